@@ -1,0 +1,1 @@
+//! The backing tier: where all blocks live.

@@ -1,0 +1,17 @@
+//! The places a block can be in: RAM ([`ram`]), a segment log on an SSD ([`ssd`]), a backing store ([`backing`]).
+//!
+//! A tier is synchronous bookkeeping over a [`device::Device`]. It has no thread, no lock, no clock and no random
+//! source of its own: the cache above calls it with real blocks, the simulator calls the very same types with none.
+//!
+//! Imports point down this list: `ram`, `ssd` and `backing` never name each other; all stand on `device`, which
+//! stands on `error` and `block`.
+
+pub mod backing;
+pub mod block;
+pub mod device;
+pub mod error;
+pub mod ram;
+pub mod ssd;
+pub mod testing;
+
+pub use error::{Error, Result};
