@@ -1,0 +1,7 @@
+//! The tier as a whole: on a device in memory that loses what was not synced, and beside its simulated twin.
+
+mod crash;
+mod device;
+mod driver;
+mod opening;
+mod races;
