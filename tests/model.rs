@@ -83,6 +83,7 @@ fn run(case: &Case) {
         let stats = cache.stats();
         assert_eq!(stats.read_ram_hits + stats.read_ssd_hits + stats.disk_reads, stats.reads, "seed {seed}");
         assert_eq!(stats.reads + stats.writes, stats.references, "seed {seed}");
+        println!("{stats:?}");
         cache.close().expect("the cache closes");
         let below = std::fs::read(files.disk()).expect("the backing file can be read");
         assert!(below == models.concat(), "seed {seed}: after a close the backing store has every byte");
