@@ -63,7 +63,9 @@ mod tests {
 
     #[test]
     fn a_line_of_another_shape_is_named_by_its_number_and_what_was_expected() {
-        for bad in ["1 2 3", "1 2 3 4 5", "a b c d", "1 0 0 0", "-1 1 0 0", "1,1,0,0", "18446744073709551615 2 0 0"] {
+        for bad in
+            ["1 2 3", "1 2 3 4 5", "a b c d", "1 0 0 0", "-1 1 0 0", "1,1,0,0", "18446744073709551615 2 0 0"]
+        {
             let error = read_all(Format::Arc, format!("1 1 0 0\n{bad}\n").as_bytes()).expect_err(bad);
             assert!(error.contains("line 2: expected `start count"), "{error}");
             assert!(error.contains(&format!("found `{bad}`")), "{error}");

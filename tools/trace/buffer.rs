@@ -74,7 +74,8 @@ impl Lines {
 
     /// The line last given could not be read: its number, what was expected, what stands there.
     pub(super) fn bad_line(&self, expected: &str, found: &[u8]) -> Failure {
-        let shown: String = String::from_utf8_lossy(found).chars().filter(|c| !c.is_control()).take(60).collect();
+        let shown: String =
+            String::from_utf8_lossy(found).chars().filter(|c| !c.is_control()).take(60).collect();
         let dots = if found.len() > 60 { "..." } else { "" };
         Failure::input(format!(
             "{}, line {}: expected {expected}, found `{shown}{dots}`",
@@ -115,7 +116,9 @@ impl<const BYTES: usize> Records<BYTES> {
         Failure::input(format!(
             "{name}, record {record} at byte {at}: expected {BYTES} bytes, found {rest} before the end"
         ))
-        .remedy("the trace is cut short or of another format: fetch it again, or name its format with --format")
+        .remedy(
+            "the trace is cut short or of another format: fetch it again, or name its format with --format",
+        )
     }
 
     /// The record last given could not be read: its number, what was expected, what stands there.

@@ -31,7 +31,8 @@ pub(super) fn detect(prefix: &[u8], name: &str) -> Result<Format> {
             return Err(Failure::input(format!("{name} is {what}, which is not read")).remedy(remedy));
         }
     }
-    let is_text = prefix.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    // Every binary format here has zero bytes in its first numbers, and no text has one.
+    let is_text = !prefix.contains(&0);
     let found = if is_text { text(prefix) } else { binary(prefix) };
     found.ok_or_else(|| {
         let begins = if is_text { "text" } else { "binary data" };
@@ -39,20 +40,22 @@ pub(super) fn detect(prefix: &[u8], name: &str) -> Result<Format> {
     })
 }
 
-/// The format of which most lines are. One bad line must not hide the format: the reader will name that line.
+/// The format that most lines are of, if it is half of them or the first. A bad line must not hide the format: the
+/// reader will name that line.
 fn text(prefix: &[u8]) -> Option<Format> {
     let whole = prefix.iter().rposition(|&byte| byte == b'\n').map_or(prefix, |end| &prefix[..end]);
     let lines = whole.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
     let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty() && *line != b"*").collect();
-    let candidates: [(Format, fn(&[u8]) -> bool); 3] = [
-        (Format::Msr, |line| msr::parse(line).is_some()),
-        (Format::Arc, |line| arc::parse(line).is_some()),
-        (Format::Ids, |line| ids::parse(line).is_some()),
-    ];
-    candidates
-        .into_iter()
-        .find(|(_, fits)| lines.iter().filter(|line| fits(line)).count() * 2 > lines.len())
-        .map(|(format, _)| format)
+    let fits = |format: Format, line: &[u8]| match format {
+        Format::Arc => arc::parse(line).is_some(),
+        Format::Ids => ids::parse(line).is_some(),
+        Format::Msr => msr::parse(line).is_some(),
+        Format::OracleGeneral | Format::Vscsi => false,
+    };
+    let count = |format| lines.iter().filter(|line| fits(format, line)).count();
+    let best = [Format::Msr, Format::Arc, Format::Ids].into_iter().max_by_key(|&format| count(format))?;
+    let is_first = lines.first().is_some_and(|line| fits(best, line));
+    (is_first || count(best) * 2 >= lines.len()).then_some(best).filter(|_| !lines.is_empty())
 }
 
 fn binary(prefix: &[u8]) -> Option<Format> {
@@ -104,6 +107,8 @@ mod tests {
         assert_eq!(found(b"128166386787582087,mds,1,Read,0,4608,1\n"), Ok(Format::Msr));
         assert_eq!(found(b"7"), Ok(Format::Ids));
         assert_eq!(found(b"1\n2\nthree\n4\n"), Ok(Format::Ids));
+        assert_eq!(found(b"1 8 0 0\n\xff garbage\n"), Ok(Format::Arc));
+        assert_eq!(found(b"a heading\n1\n2\n"), Ok(Format::Ids));
         assert_eq!(found(b"1 8 0 0\n9 16 0 1\n7 1 0 "), Ok(Format::Arc), "the piece may end inside a line");
     }
 

@@ -85,7 +85,9 @@ impl Source {
     fn check_is_file(&self) -> Result<u64> {
         let metadata = std::fs::metadata(&self.path).map_err(|error| cannot_open(&self.name, error))?;
         if metadata.is_dir() {
-            return Err(Failure::input(format!("{} is a directory", self.name)).remedy("name a trace file in it"));
+            return Err(
+                Failure::input(format!("{} is a directory", self.name)).remedy("name a trace file in it")
+            );
         }
         Ok(metadata.len())
     }
@@ -211,7 +213,8 @@ mod tests {
     use super::*;
 
     fn compressed(lines: u64) -> Vec<u8> {
-        let text: String = (0..lines).map(|line| format!("{}\n", line.wrapping_mul(0x9e37_79b9) % 99_991)).collect();
+        let text: String =
+            (0..lines).map(|line| format!("{}\n", line.wrapping_mul(0x9e37_79b9) % 99_991)).collect();
         zstd::encode_all(text.as_bytes(), 1).expect("in memory")
     }
 
@@ -225,7 +228,10 @@ mod tests {
         let whole = compressed(5000);
         for kept in [5, 6, 20, whole.len() / 2, whole.len() - 1] {
             let error = read_all(Format::Ids, &whole[..kept]).expect_err("cut");
-            assert!(error.contains("truncated") && error.contains(&format!("byte {kept} ")), "{kept}: {error}");
+            assert!(
+                error.contains("truncated") && error.contains(&format!("byte {kept} ")),
+                "{kept}: {error}"
+            );
         }
     }
 

@@ -45,7 +45,8 @@ impl TraceReader for VscsiReader {
                 continue;
             };
             let bytes = u64::from(record.bytes);
-            let offset = record.sector.checked_mul(SECTOR_BYTES).filter(|offset| offset.checked_add(bytes).is_some());
+            let offset =
+                record.sector.checked_mul(SECTOR_BYTES).filter(|offset| offset.checked_add(bytes).is_some());
             let Some(offset) = offset else {
                 let found = format!("sector {}", record.sector);
                 return Err(self.records.bad_record("a sector number below 2^55", &found));
@@ -108,7 +109,8 @@ mod tests {
     #[test]
     fn reads_and_writes_of_every_length_are_taken_and_other_commands_passed_over() {
         let operations = [0x28, 0x2a, 0x88, 0x8a, 0x08, 0x0a, 0x35, 0x00];
-        let bytes: Vec<u8> = operations.iter().flat_map(|&operation| record(operation, 1, 63, 4096)).collect();
+        let bytes: Vec<u8> =
+            operations.iter().flat_map(|&operation| record(operation, 1, 63, 4096)).collect();
         let requests = read_all(Format::Vscsi, &bytes).expect("good");
         let kinds: Vec<Kind> = requests.iter().map(|request| request.kind).collect();
         assert_eq!(kinds, [Kind::Read, Kind::Write, Kind::Read, Kind::Write, Kind::Read, Kind::Write]);
