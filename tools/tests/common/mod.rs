@@ -9,34 +9,34 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub struct Playground(tempfile::TempDir);
+pub(crate) struct Playground(tempfile::TempDir);
 
-pub struct Run {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Playground {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary directory"))
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    pub fn file(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) {
         fs::write(self.path().join(name), bytes).expect("a file in our directory");
     }
 
     /// Runs the command in this directory, which is also its place for temporary files.
-    pub fn terrace(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn terrace(&self, arguments: &[&str]) -> Run {
         self.terrace_reading(arguments, b"")
     }
 
     /// The same with something on standard input.
-    pub fn terrace_reading(&self, arguments: &[&str], stdin: &[u8]) -> Run {
+    pub(crate) fn terrace_reading(&self, arguments: &[&str], stdin: &[u8]) -> Run {
         let mut command = self.command(arguments);
         let mut child = command.spawn().expect("the binary was built for this test");
         // A command that fails early does not read it all.
@@ -49,7 +49,7 @@ impl Playground {
         }
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
         command.args(arguments).current_dir(self.path()).env("TMPDIR", self.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -57,7 +57,7 @@ impl Playground {
     }
 
     /// Everything in the directory: paths, and the content of small files (of large ones the length and both ends).
-    pub fn listing(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut found = BTreeMap::new();
         let mut waiting = vec![self.path().to_owned()];
         while let Some(directory) = waiting.pop() {
@@ -77,13 +77,13 @@ impl Playground {
 }
 
 /// The JSON object a run printed.
-pub fn json(run: &Run) -> serde_json::Value {
+pub(crate) fn json(run: &Run) -> serde_json::Value {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     serde_json::from_str(&run.stdout).expect("one JSON object")
 }
 
 /// A text of ids, one a line, with some reuse.
-pub fn many_ids(lines: u64) -> Vec<u8> {
+pub(crate) fn many_ids(lines: u64) -> Vec<u8> {
     let id = |line: u64| line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
     (0..lines).flat_map(|line| format!("{}\n", id(line)).into_bytes()).collect()
 }
