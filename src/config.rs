@@ -1,53 +1,210 @@
 //! Everything that is chosen when a cache opens.
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use terrace_tiers::block::BlockSize;
+use terrace_tiers::ram::arc_policy::ArcPolicy;
+use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::SsdPolicy;
 
+use crate::error::{Error, Result};
+
+/// How much RAM holds blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RamSize {
-    /// The whole budget of the RAM tier: frames, slack and directory.
+    /// The whole budget of the RAM tier in bytes: frames, slack and directory together.
     Bytes(u64),
-    /// Exactly so many resident blocks; frames for the slack and the directory come on top.
+    /// Exactly so many resident blocks; slack and directory come on top.
     Blocks(u64),
 }
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SsdSize { /// the cache file's size
-    Bytes(u64), /// exactly so many cached blocks
-    Blocks(u64) }
 
+/// How much the SSD tier holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SsdSize {
+    /// The size of the cache file in bytes.
+    Bytes(u64),
+    /// So many cached blocks; spare segments and summaries come on top.
+    Blocks(u64),
+}
+
+/// The SSD tier.
 #[derive(Clone, Debug)]
 pub struct SsdConfig {
+    /// The cache file or block device; a file is made when it is missing.
     pub path: PathBuf,
     pub size: SsdSize,
     pub policy: SsdPolicy,
-    /// O_DIRECT; buffered where the file system refuses, and the stats say which.
+    /// Direct I/O; where the file system refuses it the file is buffered, and the stats say so.
     pub direct: bool,
-    /// Write the file through once, in the background, so that appends never meet a hole.
+    /// Write the file through once, in the background: appending to written space is six times as fast as to holes.
     pub prepare: bool,
 }
-impl SsdConfig { pub fn new(path: impl Into<PathBuf>, size: SsdSize) -> Self { unimplemented!() } }
+
+impl SsdConfig {
+    pub fn new(path: impl Into<PathBuf>, size: SsdSize) -> Self {
+        Self { path: path.into(), size, policy: SsdPolicy::default(), direct: true, prepare: true }
+    }
+}
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WriteMode { /// the backing store has it
-    Through, /// RAM has it
-    Back }
+pub enum WriteMode {
+    /// The backing store has it; the tiers keep it.
+    Through,
+    /// RAM has it; the backing store gets it in the background, and durably at the next flush.
+    Back,
+}
 
-/// Where the cache takes the time from that the SSD write budget runs on.
+/// The time that the SSD's write budget runs on.
 #[derive(Clone, Debug)]
-pub enum Clock { System, /// microseconds, set by the owner: a replay puts the trace's time here
-    Manual(Arc<AtomicU64>) }
+pub enum Clock {
+    System,
+    /// Microseconds, set by the owner; a replay puts the trace's own time here.
+    Manual(Arc<AtomicU64>),
+}
 
+impl Clock {
+    /// Microseconds since some fixed moment.
+    pub(crate) fn now_us(&self) -> u64 {
+        match self {
+            Self::System => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+                u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+            }
+            Self::Manual(now_us) => now_us.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// When work in the background (demotion, write-back) is started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Background {
+    /// As soon as there is some.
+    Continuous,
+    /// Only in [`crate::Cache::settle`], or when a call cannot go on without it: a run with one caller is then the
+    /// same every time, which is what a comparison with the simulator needs.
+    OnSettle,
+}
+
+/// Everything that is chosen when a cache opens; [`Config::new`] fills in the rest, [`crate::Cache::open`] checks it.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub block_size: BlockSize,
     pub ram: RamSize,
-    /// Shards of the RAM directory; none: as many as keep 1,000 blocks each, at most 16.
+    /// Frames beyond the resident blocks, for what is under way and what readers hold; none: a sixteenth of the
+    /// resident blocks, but at least 32 and at most 1024.
+    pub slack_blocks: Option<u32>,
+    /// Shards of the RAM directory; none: as many as keep 1000 blocks each, at most 16.
     pub shards: Option<u32>,
     pub ssd: Option<SsdConfig>,
+    /// Share of the resident blocks that may be dirty or unsynced before writers wait, from 0 to 1.
+    pub dirty_high: f64,
+    /// Share at which waiting writers go on, and below which write-back takes its time.
+    pub dirty_low: f64,
+    /// How long write-back lets a block be overwritten before it starts, in milliseconds.
+    pub writeback_delay_ms: u64,
+    /// The longest run that one write below takes, in bytes.
+    pub run_bytes_max: usize,
+    /// Worker threads for each backing device, and for the SSD.
+    pub disk_threads: u32,
+    pub ssd_threads: u32,
+    /// Requests that may queue for one device before callers of the callback and future entries wait.
+    pub queue_max: usize,
+    /// How long a blocking call waits for a frame before it says [`Error::WouldBlock`], in milliseconds.
+    pub frame_wait_ms: u64,
+    pub background: Background,
     pub clock: Clock,
-    // more: threads, queue bound, dirty marks
 }
-impl Config { pub fn new(ram: RamSize) -> Self { unimplemented!() } }
+
+impl Config {
+    pub fn new(ram: RamSize) -> Self {
+        Self {
+            block_size: BlockSize::DEFAULT,
+            ram,
+            slack_blocks: None,
+            shards: None,
+            ssd: None,
+            dirty_high: 0.5,
+            dirty_low: 0.25,
+            writeback_delay_ms: 200,
+            run_bytes_max: 2 << 20,
+            disk_threads: 4,
+            ssd_threads: 4,
+            queue_max: 1024,
+            frame_wait_ms: 1000,
+            background: Background::Continuous,
+            clock: Clock::System,
+        }
+    }
+
+    /// The sizes of the RAM tier that follow.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field and the remedy.
+    pub(crate) fn ram_layout(&self) -> Result<RamLayout> {
+        let marks = self.dirty_low > 0.0 && self.dirty_low <= self.dirty_high && self.dirty_high <= 0.9;
+        if !marks {
+            return Err(Error::Config(format!(
+                "dirty marks {} and {} do not work; they need 0 < low <= high <= 0.9",
+                self.dirty_low, self.dirty_high
+            )));
+        }
+        if self.disk_threads == 0 || self.ssd_threads == 0 || self.queue_max == 0 {
+            return Err(Error::Config("threads and queue bound must be at least 1".into()));
+        }
+        let slack_for = |blocks: u64| self.slack_blocks.unwrap_or_else(|| (blocks / 16).clamp(32, 1024) as u32);
+        let capacity = match self.ram {
+            RamSize::Blocks(blocks) => blocks,
+            RamSize::Bytes(bytes) => {
+                let all = bytes / self.bytes_per_block();
+                all.saturating_sub(u64::from(slack_for(all)))
+            }
+        };
+        let slack = slack_for(capacity);
+        if capacity < 8 {
+            let wanted = (8 + u64::from(slack)) * self.bytes_per_block();
+            return Err(Error::Config(format!(
+                "the RAM tier holds {capacity} blocks of {} bytes, it needs 8; give it {wanted} bytes or make the \
+                 blocks smaller",
+                self.block_size.bytes()
+            )));
+        }
+        let capacity = u32::try_from(capacity).ok().filter(|&blocks| blocks <= 1 << 30).ok_or_else(|| {
+            Error::Config(format!("{capacity} blocks in RAM are too many; make the blocks larger"))
+        })?;
+        let shards = self.shards.unwrap_or_else(|| (capacity / 1000).clamp(1, 16));
+        if shards == 0 || shards > capacity / 8 {
+            return Err(Error::Config(format!(
+                "{shards} shards do not work for {capacity} blocks; use from 1 to {}",
+                capacity / 8
+            )));
+        }
+        Ok(RamLayout { capacity, slack, shards })
+    }
+
+    /// RAM that one frame of the tier takes in all, in bytes.
+    fn bytes_per_block(&self) -> u64 {
+        (self.block_size.bytes() + Frames::OVERHEAD_BYTES + ArcPolicy::BYTES_PER_BLOCK) as u64
+            + crate::cache::DIRECTORY_BYTES_PER_BLOCK as u64
+    }
+}
+
+/// Sizes of the RAM tier, checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RamLayout {
+    /// Resident blocks.
+    pub(crate) capacity: u32,
+    /// Frames beyond them.
+    pub(crate) slack: u32,
+    pub(crate) shards: u32,
+}
+
+impl RamLayout {
+    /// The resident blocks of shard `index`: they differ by one at the most.
+    pub(crate) fn shard_capacity(&self, index: u32) -> u32 {
+        self.capacity / self.shards + u32::from(index < self.capacity % self.shards)
+    }
+}

@@ -1,29 +1,75 @@
-//! What can go wrong in the cache.
+//! What can go wrong in the cache, split by what the caller can do about it.
+
 use std::fmt;
 use std::sync::Arc;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error of a tier, shared because one failed fill answers every caller that waited for it.
+pub type TierError = Arc<terrace_tiers::Error>;
+
+/// What can go wrong in the cache.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// A tier failed; shared, because one failed fill answers many callers.
-    Tier(Arc<terrace_tiers::Error>),
+    /// A tier failed; the message is its own.
+    Tier(TierError),
     /// The configuration does not work: what, and the remedy.
     Config(String),
     /// The range reaches past the end of the volume.
     OutOfRange { offset: u64, bytes: u64, volume_bytes: u64 },
-    /// It would have to wait for frames or for room among the dirty blocks.
+    /// It would have to wait: every frame is held by readers, or too many blocks are dirty. Drop references or
+    /// flush, then try again.
     WouldBlock,
-    /// Blocks that could not be written below; they stay in RAM and are tried again.
-    StillDirty { blocks: u64, cause: Arc<terrace_tiers::Error> },
-    /// The cache or the volume is closed.
+    /// Blocks that could not be written below. They are kept in RAM and tried again; so may the caller.
+    StillDirty { volume: String, blocks: u64, cause: TierError },
+    /// A volume of this name is attached already.
+    AlreadyAttached { name: String },
+    /// The cache is closed.
     Closed,
 }
+
 impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, "{self:?}") }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tier(error) => error.fmt(f),
+            Self::Config(what) => f.write_str(what),
+            Self::OutOfRange { offset, bytes, volume_bytes } => {
+                write!(f, "{bytes} bytes at offset {offset} reach past the end of the volume at {volume_bytes}")
+            }
+            Self::WouldBlock => {
+                f.write_str("no frame is free within the time to wait; drop block references or flush, then try again")
+            }
+            Self::StillDirty { volume, blocks, .. } => {
+                write!(f, "{blocks} blocks of volume {volume} are not on the backing store; they are kept and retried")
+            }
+            Self::AlreadyAttached { name } => {
+                write!(f, "a volume named {name} is attached already; give each volume its own name")
+            }
+            Self::Closed => f.write_str("the cache is closed"),
+        }
+    }
 }
-impl std::error::Error for Error {}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // `Display` already speaks for the tier's error, so its own cause comes next.
+            Self::Tier(error) => error.source(),
+            Self::StillDirty { cause, .. } => Some(cause.as_ref()),
+            _ => None,
+        }
+    }
+}
+
 impl From<terrace_tiers::Error> for Error {
-    fn from(e: terrace_tiers::Error) -> Self { Self::Tier(Arc::new(e)) }
+    fn from(error: terrace_tiers::Error) -> Self {
+        Self::Tier(Arc::new(error))
+    }
+}
+
+impl From<TierError> for Error {
+    fn from(error: TierError) -> Self {
+        Self::Tier(error)
+    }
 }

@@ -1,14 +1,179 @@
-//! The same policies without data.
-use crate::{Config, Result, Stats};
-use terrace_tiers::block::BlockId;
+//! The cache without data: the same directory and the same SSD bookkeeping over ids, what a size would give.
+//!
+//! A request does what a call of the cache does, in the same order; what the cache leaves to the background is done
+//! before the next request. A cache with one caller that settles after each request therefore counts the same hits, to
+//! the block (a test holds the two equal on recorded traces).
+//!
+//! Requests are of whole blocks. Written blocks may not leave before their request ends, as in the cache, where they
+//! wait for a sync.
 
-/// Runs the cache's own directory and SSD bookkeeping over ids.
-pub struct Simulation {}
+use foldhash::fast::FixedState;
+use terrace_tiers::block::{BlockId, Version};
+use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, Side, Slot};
+use terrace_tiers::ssd::{Demote, SealPlan, Ssd};
+
+use crate::cache::shard_index;
+use crate::config::Config;
+use crate::error::Result;
+use crate::stats::Stats;
+
+/// Runs the policies of a cache over ids.
+pub struct Simulation {
+    shards: Vec<SimulatedShard>,
+    ssd: Option<Ssd>,
+    counts: Stats,
+    /// Of the request that runs now.
+    request: u64,
+    /// Blocks written by it that were refused as victims, by shard.
+    set_aside: Vec<(usize, Slot)>,
+    hasher: FixedState,
+}
+
+struct SimulatedShard {
+    policy: ArcPolicy,
+    /// By slot: the last request that wrote the block there.
+    written_in: Vec<u64>,
+}
+
 impl Simulation {
-    /// Takes of `config` the block size, RAM size, shards, SSD size and policy; paths are not touched.
-    pub fn new(config: &Config) -> Result<Self> { unimplemented!() }
-    /// One request that reads whole blocks `first`, `first + 1`, ...; all that it set off is done before the next.
-    pub fn read(&mut self, first: BlockId, count: u64, now_us: u64) { unimplemented!() }
-    pub fn write(&mut self, first: BlockId, count: u64, now_us: u64) { unimplemented!() }
-    pub fn stats(&self) -> Stats { unimplemented!() }
+    /// A simulation of the cache that `config` describes: of it the block size, the RAM size, the shards, and the SSD's
+    /// size and policy count. No path is touched.
+    ///
+    /// # Errors
+    /// As [`crate::Cache::open`] for sizes that do not work.
+    pub fn new(config: &Config) -> Result<Self> {
+        let layout = config.ram_layout()?;
+        let shard = |index| {
+            let policy = ArcPolicy::new(layout.shard_capacity(index));
+            let written_in = vec![0; policy.slot_limit()];
+            SimulatedShard { policy, written_in }
+        };
+        let ssd = match &config.ssd {
+            Some(ssd) => Some(Ssd::simulated(ssd.geometry(config)?, ssd.policy.clone())),
+            None => None,
+        };
+        Ok(Self {
+            shards: (0..layout.shards).map(shard).collect(),
+            ssd,
+            counts: Stats::default(),
+            request: 0,
+            set_aside: Vec::new(),
+            hasher: FixedState::default(),
+        })
+    }
+
+    /// A request that reads the whole blocks `first`, `first + 1`, and so on, `now_us` on the trace's clock.
+    pub fn read(&mut self, first: BlockId, count: u64, now_us: u64) {
+        self.request += 1;
+        for number in 0..count {
+            let block = BlockId::from_u64(first.as_u64() + number);
+            if self.reference(block, false, now_us) {
+                self.counts.read_ram_hits += 1;
+            } else if self.ssd.as_mut().is_some_and(|ssd| ssd.plan_read(block).is_some()) {
+                self.counts.read_ssd_hits += 1;
+            } else {
+                self.counts.disk_reads += 1;
+            }
+        }
+        self.settle();
+    }
+
+    /// A request that writes whole blocks.
+    pub fn write(&mut self, first: BlockId, count: u64, now_us: u64) {
+        self.request += 1;
+        for number in 0..count {
+            let block = BlockId::from_u64(first.as_u64() + number);
+            self.counts.writes += 1;
+            self.counts.write_ram_hits += u64::from(self.reference(block, true, now_us));
+            if let Some(ssd) = &mut self.ssd {
+                ssd.void(block, Version::ZERO.next(), terrace_tiers::ssd::VoidMark::Exact);
+            }
+        }
+        self.settle();
+    }
+
+    /// One reference; tells whether the block was resident.
+    fn reference(&mut self, block: BlockId, is_write: bool, now_us: u64) -> bool {
+        let index = shard_index(&self.hasher, block, self.shards.len());
+        let access = loop {
+            let SimulatedShard { policy, written_in } = &mut self.shards[index];
+            let (request, set_aside) = (self.request, &mut self.set_aside);
+            let access = policy.request(block, |slot| {
+                let may_leave = written_in[slot.index()] != request;
+                if !may_leave {
+                    set_aside.push((index, slot));
+                }
+                may_leave
+            });
+            match access {
+                Ok(access) => break access,
+                // The whole shard was written by this request: the cache waits for the flusher here.
+                Err(_) => self.release(),
+            }
+        };
+        let (slot, was_resident) = match access {
+            Access::Hit(slot) => (slot, true),
+            Access::Miss { slot, evicted, .. } => {
+                if let Some(evicted) = evicted {
+                    self.demote(evicted, now_us);
+                }
+                (slot, false)
+            }
+        };
+        self.shards[index].written_in[slot.index()] = if is_write { self.request } else { 0 };
+        was_resident
+    }
+
+    fn demote(&mut self, evicted: Evicted, now_us: u64) {
+        let Some(ssd) = &mut self.ssd else { return };
+        let earned = evicted.from == Side::Frequent;
+        if let Demote::Append(plan) = ssd.plan_demote(evicted.block, Version::ZERO, earned, now_us)
+            && let Some(seal) = ssd.finish_append(&[plan], Some(&[0]))
+        {
+            seal_now(ssd, seal);
+        }
+    }
+
+    /// What was written may leave: it is below, and synced.
+    fn release(&mut self) {
+        self.request += 1;
+        for (index, slot) in self.set_aside.drain(..) {
+            self.shards[index].policy.release(slot);
+        }
+    }
+
+    /// Everything that the request set off ends.
+    fn settle(&mut self) {
+        self.release();
+        let Some(ssd) = &mut self.ssd else { return };
+        ssd.settle_simulated_journal();
+        while let Some(plan) = ssd.plan_reclaim() {
+            let entries = ssd.simulated_entries(&plan);
+            let moves = ssd.plan_moves(&plan, Some(&entries));
+            let crcs: Vec<u32> = moves.iter().map(|step| step.from.crc).collect();
+            if let Some(seal) = ssd.finish_moves(&moves, Some(&crcs)) {
+                seal_now(ssd, seal);
+            }
+            ssd.finish_reclaim(&plan);
+            ssd.settle_simulated_journal();
+        }
+    }
+
+    /// What the cache would count: references and hits, and what the SSD tier did. Operations and bytes of I/O to the
+    /// backing store, which depend on timing, stay zero.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.counts;
+        stats.reads = stats.read_ram_hits + stats.read_ssd_hits + stats.disk_reads;
+        stats.references = stats.reads + stats.writes;
+        stats.ram_hits = stats.read_ram_hits + stats.write_ram_hits;
+        if let Some(ssd) = &self.ssd {
+            stats.ssd_in_use = true;
+            stats.ssd = ssd.stats();
+        }
+        stats
+    }
+}
+
+fn seal_now(ssd: &mut Ssd, plan: SealPlan) {
+    ssd.finish_seal(plan, true);
 }

@@ -1,22 +1,49 @@
 //! Counters with stated laws.
+
 use terrace_tiers::ssd::SsdStats;
 
+/// What a cache did since it opened, in blocks touched unless a name says otherwise.
+///
+/// Laws, at any moment in which no call is under way:
 /// `reads + writes == references`; `read_ram_hits + read_ssd_hits + disk_reads == reads`;
-/// `read_ram_hits + write_ram_hits == ram_hits`. All count blocks touched, not calls.
+/// `read_ram_hits + write_ram_hits == ram_hits`.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
-    pub references: u64, pub reads: u64, pub writes: u64,
-    pub ram_hits: u64, pub read_ram_hits: u64, pub write_ram_hits: u64,
-    /// Reads answered by the SSD tier.
+    /// Blocks that calls touched; a block that two calls touch counts twice.
+    pub references: u64,
+    pub reads: u64,
+    pub writes: u64,
+    /// References to blocks that were resident in RAM.
+    pub ram_hits: u64,
+    pub read_ram_hits: u64,
+    pub write_ram_hits: u64,
+    /// Reads whose bytes came from the SSD tier (or were on their way to it).
     pub read_ssd_hits: u64,
-    /// Reads answered by the backing store.
+    /// Reads whose bytes came from the backing store.
     pub disk_reads: u64,
+    /// Reads that waited for the fill of another call (counted under its source as well).
+    pub fills_joined: u64,
+    /// Blocks that left RAM and would have gone to the SSD, but too many were on their way.
     pub demotions_dropped: u64,
+    /// Blocks newer in RAM than below, now.
     pub dirty_blocks: u64,
-    pub disk_read_operations: u64, pub disk_read_bytes: u64,
-    pub disk_write_operations: u64, pub disk_write_bytes: u64,
-    pub ssd_read_operations: u64, pub ssd_read_bytes: u64,
+    /// Blocks written below that no sync covers yet, now.
+    pub unsynced_blocks: u64,
+    /// Operations on the backing stores as they were issued, adjacent ones merged.
+    pub disk_read_operations: u64,
+    pub disk_read_bytes: u64,
+    pub disk_write_operations: u64,
+    pub disk_write_bytes: u64,
+    pub disk_syncs: u64,
+    pub ssd_read_operations: u64,
+    pub ssd_read_bytes: u64,
+    /// Appends of blocks; the bytes of all that goes to the SSD are in `ssd`.
     pub ssd_write_operations: u64,
-    pub disk_syncs: u64, pub ssd_syncs: u64,
+    pub ssd_syncs: u64,
+    /// False once an SSD that failed was switched off, or when there is none.
+    pub ssd_in_use: bool,
+    /// Whether the cache file is read and written with direct I/O.
+    pub ssd_direct: bool,
     pub ssd: SsdStats,
 }

@@ -54,3 +54,6 @@ pub struct Identity {
     pub inode: u64,
     pub device: u64,
 }
+pub struct PageBuf; impl PageBuf { pub fn zeroed(_b: usize) -> Self { todo!() } }
+impl std::ops::Deref for PageBuf { type Target=[u8]; fn deref(&self)->&[u8]{todo!()} }
+impl std::ops::DerefMut for PageBuf { fn deref_mut(&mut self)->&mut [u8]{todo!()} }

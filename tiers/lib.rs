@@ -10,6 +10,7 @@ pub mod backing;
 pub mod block;
 pub mod device;
 pub mod error;
+pub mod file_device;
 pub mod ram;
 pub mod ssd;
 pub mod testing;

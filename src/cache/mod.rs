@@ -1,38 +1,231 @@
-//! SKELETON of the cache.
+//! The cache: joins the tiers, and decides what moves between them.
+//!
+//! A read looks its blocks up in the index of RAM; what is missing is *planned* under the lock of its shard, *run* on
+//! the pool (or by the caller, who would only wait), and *finished* under the lock again, which checks that what plan
+//! saw still holds. Writes, demotions and write-back go the same three steps.
+//!
+//! | file      | what it does                                                                 |
+//! |-----------|------------------------------------------------------------------------------|
+//! | `index`   | what is in RAM: shards, entries, fills                                       |
+//! | `read`    | looks up, plans and finishes fills                                           |
+//! | `write`   | puts bytes into RAM, makes writers wait when too much is dirty               |
+//! | `flush`   | writes dirty blocks below, syncs, flushes                                    |
+//! | `demote`  | the SSD: appends, seals, reclaim, journal, checkpoint                        |
+//! | `recover` | opens and closes caches and volumes                                          |
+//! | `volume`  | the three entries over one engine: blocking, callback, future                |
+//!
+//! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
+//! volumes, never a shard while one of the others is held. No lock is held over I/O, nor while a caller's callback runs.
+
+mod answer;
+mod demote;
+mod flush;
+mod index;
+mod read;
+mod recover;
+mod volume;
+mod write;
+
+use std::hash::BuildHasher;
 use std::sync::Arc;
-use terrace_tiers::device::Device;
-use terrace_tiers::block::VolumeId;
-use crate::{Config, Result, Stats, WriteMode};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// Where the blocks of one call came from: counts of blocks; `ram + ssd + disk` is what the call touched
-/// (a write counts a block under `ram` when it was resident, else under none).
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Answer { pub ram_blocks: u32, pub ssd_blocks: u32, pub disk_blocks: u32 }
+use crossbeam::utils::CachePadded;
+use hashbrown::HashMap;
+use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
+use terrace_tiers::ram::frames::Frames;
 
-/// The cache; a cheap handle.
+use crate::config::{Background, Clock, Config};
+use crate::error::{Error, Result};
+use crate::pool::{Lane, Pool};
+use crate::stats::Stats;
+use crate::sync::{Event, Mutex, MutexGuard, RwLock};
+
+pub use answer::{Answer, BlockRef, Blocks};
+pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub use volume::{FlushFuture, ReadFuture, Volume, WriteFuture};
+
+use flush::VolumeState;
+use index::{FastHash, Shard};
+use write::WriteWaiter;
+
+/// Neighbouring blocks share a shard in groups of this many, so that a request takes few locks.
+const SHARD_GROUP_SHIFT: u32 = 4;
+
+/// A tiered block cache. A cheap handle: clones are the same cache, and the last one closes it.
 #[derive(Clone)]
-pub struct Cache {}
-impl Cache {
-    pub fn open(config: Config) -> Result<Self> { unimplemented!() }
-    /// Puts the cache in front of `device`. `name` is how the cache file remembers the volume.
-    pub fn attach(&self, name: &str, device: Arc<dyn Device>, mode: WriteMode) -> Result<Volume> { unimplemented!() }
-    pub fn stats(&self) -> Stats { unimplemented!() }
-    /// Waits until nothing is under way: fills, demotions, reclaim, and every dirty block written and synced.
-    pub fn settle(&self) -> Result<()> { unimplemented!() }
-    /// Flushes everything, leaves the cache file in order, ends all threads. Idempotent.
-    pub fn close(&self) -> Result<()> { unimplemented!() }
+pub struct Cache {
+    handle: Arc<Handle>,
 }
 
-/// One backing store seen through the cache; a cheap handle.
-#[derive(Clone)]
-pub struct Volume {}
-impl Volume {
-    pub fn id(&self) -> VolumeId { unimplemented!() }
-    pub fn len_bytes(&self) -> u64 { unimplemented!() }
-    /// Blocks until `buffer` holds the bytes from `offset` on.
-    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<Answer> { unimplemented!() }
-    /// Blocks until the write is acknowledged, as the mode says.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<Answer> { unimplemented!() }
-    /// Every write acknowledged before this call is durable when it returns.
-    pub fn flush(&self) -> Result<()> { unimplemented!() }
+/// Closes the cache when the last [`Cache`] and [`Volume`] are gone.
+struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Whoever wants to know whether everything was written calls `close` and looks at the answer.
+        let _ = self.inner.close();
+    }
+}
+
+/// Everything of one cache.
+struct Inner {
+    size: BlockSize,
+    frames: Frames,
+    hasher: FastHash,
+    shards: Box<[CachePadded<Mutex<Shard>>]>,
+    /// By id; hundreds of thousands may be attached.
+    volumes: RwLock<HashMap<VolumeId, Arc<VolumeState>, FastHash>>,
+    /// Numbers volumes when there is no cache file to number them.
+    volumes_attached: AtomicU32,
+    ssd: Option<demote::SsdTier>,
+    throttle: write::Throttle,
+    /// A block may leave RAM that could not, or a frame became free.
+    released: Event,
+    /// The last version that was given out.
+    version: AtomicU64,
+    ticker: Arc<flush::Ticker>,
+    /// Runs what waited for a release.
+    waking_lane: Lane,
+    pool: Pool,
+    /// One lane for each backing device, by its device number.
+    lanes: Mutex<HashMap<u64, Lane, FastHash>>,
+    counters: Counters,
+    limits: Limits,
+    clock: Clock,
+    closed: AtomicBool,
+    closing: Mutex<()>,
+}
+
+/// What [`Config`] says and calls look at.
+struct Limits {
+    run_bytes_max: usize,
+    disk_threads: u32,
+    queue_max: usize,
+    frame_wait: std::time::Duration,
+    writeback_delay: std::time::Duration,
+    background: Background,
+    /// Blocks that one blocking read or write takes at a time.
+    chunk_blocks: usize,
+}
+
+/// Counts that belong to no shard.
+#[derive(Default)]
+struct Counters {
+    demotions_dropped: AtomicU64,
+    disk_syncs: AtomicU64,
+}
+
+impl Cache {
+    /// Opens a cache as `config` says; starts its threads.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for what cannot work, [`Error::Tier`] when the cache file cannot be opened or made, or belongs
+    /// to another cache, format or process. Nothing is left behind then.
+    pub fn open(config: &Config) -> Result<Self> {
+        Ok(Self { handle: Arc::new(Handle { inner: recover::open(config)? }) })
+    }
+
+    pub fn block_size(&self) -> BlockSize {
+        self.handle.inner.size
+    }
+
+    /// Counters since the cache opened, and gauges of now.
+    pub fn stats(&self) -> Stats {
+        self.handle.inner.stats()
+    }
+
+    /// Waits until nothing is under way: every dirty block written and synced, every demotion and reclaim done.
+    ///
+    /// # Errors
+    /// [`Error::StillDirty`] when a block could not be written below.
+    pub fn settle(&self) -> Result<()> {
+        self.handle.inner.settle()
+    }
+
+    /// Flushes everything, leaves the cache file in order and ends all threads. A second call does nothing.
+    ///
+    /// # Errors
+    /// [`Error::StillDirty`] when blocks could not be written below: the cache stays open and keeps them, so that the
+    /// caller may mend the cause and close again.
+    pub fn close(&self) -> Result<()> {
+        self.handle.inner.close()
+    }
+}
+
+impl Inner {
+    fn shard(&self, block: BlockId) -> MutexGuard<'_, Shard> {
+        let index = shard_index(&self.hasher, block, self.shards.len());
+        self.shards[index].lock()
+    }
+
+    fn next_version(&self) -> Version {
+        Version::from_u64(self.version.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Whether work in the background may start by itself.
+    fn is_continuous(&self) -> bool {
+        self.limits.background == Background::Continuous
+    }
+
+    fn volumes(&self) -> Vec<Arc<VolumeState>> {
+        self.volumes.read().values().cloned().collect()
+    }
+
+    /// Tells callers that wait for a frame, or for a block that may leave, to look again; on the pool, since whoever
+    /// lets go of a frame may hold any lock.
+    fn announce_release(self: &Arc<Self>) {
+        let wakes = self.released.change();
+        if !wakes.is_empty() {
+            self.waking_lane.task(crate::pool::Priority::Foreground, Box::new(|| crate::sync::wake_all(wakes)));
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for shard in &self.shards {
+            let counters = shard.lock().counters;
+            stats.read_ram_hits += counters.read_ram_hits;
+            stats.read_ssd_hits += counters.read_ssd_hits;
+            stats.disk_reads += counters.disk_reads;
+            stats.fills_joined += counters.fills_joined;
+            stats.writes += counters.writes;
+            stats.write_ram_hits += counters.write_ram_hits;
+        }
+        stats.reads = stats.read_ram_hits + stats.read_ssd_hits + stats.disk_reads;
+        stats.references = stats.reads + stats.writes;
+        stats.ram_hits = stats.read_ram_hits + stats.write_ram_hits;
+        stats.demotions_dropped = self.counters.demotions_dropped.load(Ordering::Relaxed);
+        stats.disk_syncs = self.counters.disk_syncs.load(Ordering::Relaxed);
+        for volume in self.volumes() {
+            let dirty = volume.dirty.lock();
+            stats.dirty_blocks += dirty.dirty_blocks();
+            stats.unsynced_blocks += dirty.unsynced_blocks();
+        }
+        for lane in self.lanes.lock().values() {
+            let io = lane.stats();
+            stats.disk_read_operations += io.read_operations;
+            stats.disk_read_bytes += io.read_bytes;
+            stats.disk_write_operations += io.write_operations;
+            stats.disk_write_bytes += io.write_bytes;
+        }
+        if let Some(ssd) = &self.ssd {
+            ssd.add_stats(&mut stats);
+        }
+        stats
+    }
+}
+
+/// The shard of `block`: by a hash of the id without its lowest bits.
+#[inline]
+pub(crate) fn shard_index(hasher: &FastHash, block: BlockId, shard_count: usize) -> usize {
+    let hash = hasher.hash_one(block.as_u64() >> SHARD_GROUP_SHIFT);
+    // Multiply and shift in place of a remainder: any number of shards is as good.
+    ((u128::from(hash) * shard_count as u128) >> 64) as usize
 }

@@ -1,18 +1,133 @@
-//! SKELETON: shapes only.
+//! L1 replacement policy: which block leaves RAM next.
+//!
+//! Source: Megiddo and Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache", FAST 2003, Figure 4.
+//!
+//! | here                  | paper | holds                                              |
+//! |-----------------------|-------|----------------------------------------------------|
+//! | `List::Recent`        | T1    | resident, used once                                |
+//! | `List::Frequent`      | T2    | resident, used at least twice                      |
+//! | `List::RecentGhost`   | B1    | ids only, lately evicted from `Recent`             |
+//! | `List::FrequentGhost` | B2    | ids only, lately evicted from `Frequent`           |
+//! | `recent_target`       | p     | wanted length of `Recent`, in blocks, a real number|
+//!
+//! Each side's residents are two chains: those that may leave, and those *set aside*. Both count as the side's length.
+//!
+//! Invariants (the first four after every call in debug builds, all by `assert_invariants`):
+//! 1. `T1 + T2 <= capacity`, but for an excess left by `resize`; one entry for a resident is always free.
+//! 2. `T1 + B1 <= capacity`, or B1 is empty; without an excess the former.
+//! 3. `T1 + T2 + B1 + B2 <= 2 * capacity`, or there are no ghosts; without an excess the former.
+//! 4. `B1 + B2 <= capacity` and `0 <= p <= capacity`.
+//! 5. An id is in at most one list; without removal and resize ghosts exist only when the cache is full.
+//!
+//! What the paper does not say:
+//! - *Removal.* A block may be taken out of any list, so the cache may have room while there are ghosts. A block
+//!   leaves only when the cache is full; otherwise each ghost met after a removal would shrink the cache for good.
+//! - *Blocks that may not leave.* A candidate that is refused is set aside: off its chain, so that no later call
+//!   asks for it again, and back at the cold end by `release` (in the order of the releases). A hit takes it to the
+//!   hot end of T2 like any other. Each question is paid for by the call that put the block on its chain, so the
+//!   cost stays O(1) amortised. When the side that should give has no candidate, the other one gives.
+//!   When neither has, nothing is adapted and nothing moves, so that the same request can be made again.
+//! - *Resize.* To more: p and the ghosts stay. To less: p is capped, REPLACE makes room (x being in no ghost list), the
+//!   coldest ghosts go until the invariants hold. While blocks that may not leave keep the cache larger than its
+//!   capacity, a miss lets one block go for the one that comes, and `shrink_excess` works the rest off.
+//!
+//! Every request is O(1) but for the questions above; memory is allocated by `new` and `resize` alone.
+//! Pure bookkeeping: no bytes, no I/O, no locks, no clock. Same calls, same victims, so the tuner replays a trace
+//! through this very type.
+
+use super::id_lists::{ENTRIES_MAX, IdLists, PLACES, Place};
 use crate::block::BlockId;
 
-/// Where a block's entry is while it is in the directory; stable as long as it is resident or a ghost.
+#[cfg(test)]
+mod tests;
+
+/// Where a block's entry is while the block is resident.
+///
+/// A slot that a call gave up (`Evicted::slot`, or the answer of `remove`) is not given to another block before the
+/// next call, so what is kept in arrays by slot can be fetched after the call.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Slot(u32);
-impl Slot { pub fn index(self) -> usize { self.0 as usize } }
 
-/// Which list a resident block is or was in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side { Recent, Frequent }
+impl Slot {
+    /// Below [`ArcPolicy::slot_limit`].
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
 
-/// A block that left RAM. Its slot may already be that of a ghost, or free.
+    #[inline]
+    fn of(entry: u32) -> Self {
+        Self(entry - PLACES as u32)
+    }
+
+    #[inline]
+    fn entry(self) -> u32 {
+        self.0 + PLACES as u32
+    }
+}
+
+/// Whether a block was used once, or more often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Evicted { pub block: BlockId, pub slot: Slot, pub from: Side }
+pub enum Side {
+    Recent,
+    Frequent,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Recent => Self::Frequent,
+            Self::Frequent => Self::Recent,
+        }
+    }
+
+    fn chain(self) -> Place {
+        match self {
+            Self::Recent => Place::Recent,
+            Self::Frequent => Place::Frequent,
+        }
+    }
+
+    fn aside(self) -> Place {
+        match self {
+            Self::Recent => Place::RecentAside,
+            Self::Frequent => Place::FrequentAside,
+        }
+    }
+
+    fn ghosts(self) -> Place {
+        match self {
+            Self::Recent => Place::RecentGhost,
+            Self::Frequent => Place::FrequentGhost,
+        }
+    }
+
+    /// The side whose blocks, or ghosts, are in `place`.
+    fn of(place: Place) -> Self {
+        match place {
+            Place::Recent | Place::RecentAside | Place::RecentGhost => Self::Recent,
+            Place::Frequent | Place::FrequentAside | Place::FrequentGhost => Self::Frequent,
+            Place::FreeResident | Place::FreeGhost => unreachable!("a free entry is never found"),
+        }
+    }
+}
+
+/// The four lists of the paper, for inspection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum List {
+    Recent,
+    Frequent,
+    RecentGhost,
+    FrequentGhost,
+}
+
+/// A block that left RAM, the slot it had, and the side it left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Evicted {
+    pub block: BlockId,
+    pub slot: Slot,
+    pub from: Side,
+}
 
 /// What a request for a block found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,30 +142,327 @@ pub enum Access {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoVictim;
 
-pub struct ArcPolicy {}
+/// See the head of this file.
+pub struct ArcPolicy {
+    lists: IdLists,
+    capacity: u32,
+    recent_target: f64,
+}
 
 impl ArcPolicy {
-    /// Room for `capacity` resident blocks (at least 1) and as many ghosts.
-    pub fn new(_capacity: u32) -> Self { unimplemented!() }
-    pub fn capacity(&self) -> u32 { unimplemented!() }
+    /// RAM that the directory takes for each block of capacity: an entry, its link and a bucket for the block and for
+    /// a ghost. The whole is that and [`Self::FIXED_BYTES`].
+    pub const BYTES_PER_BLOCK: usize = IdLists::BYTES_PER_PAIR;
+    /// RAM that a directory takes besides.
+    pub const FIXED_BYTES: usize = 384;
+    /// The largest capacity of one directory, in blocks.
+    pub const CAPACITY_MAX: u32 = ((ENTRIES_MAX - PLACES) / 2 - 1) as u32;
+
+    /// Room for `capacity` resident blocks and as many ghosts.
+    ///
+    /// # Panics
+    /// When `capacity` is 0 or above [`Self::CAPACITY_MAX`].
+    pub fn new(capacity: u32) -> Self {
+        check_capacity(capacity);
+        Self { lists: IdLists::new(resident_entries(capacity), capacity), capacity, recent_target: 0.0 }
+    }
+
+    #[inline]
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// Resident blocks.
-    pub fn len(&self) -> u32 { unimplemented!() }
-    pub fn is_empty(&self) -> bool { self.len() == 0 }
-    /// Slots are below this, now and until the next `resize` to more.
-    pub fn slot_limit(&self) -> usize { unimplemented!() }
+    #[inline]
+    pub fn len(&self) -> u32 {
+        self.side_len(Side::Recent) + self.side_len(Side::Frequent)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many blocks more than its capacity the cache holds, because they may not leave.
+    pub fn excess(&self) -> u32 {
+        self.len().saturating_sub(self.capacity)
+    }
+
+    /// The wanted length of `Recent`: the paper's p.
+    pub fn recent_target(&self) -> f64 {
+        self.recent_target
+    }
+
+    /// Slots are below this: one more than the largest capacity so far. It only grows, by [`Self::resize`].
+    pub fn slot_limit(&self) -> usize {
+        self.lists.resident_entries() as usize
+    }
+
+    /// Every byte that the directory has allocated.
+    pub fn allocated_bytes(&self) -> usize {
+        self.lists.allocated_bytes()
+    }
+
     /// The slot of a resident block; changes nothing.
-    pub fn lookup(&self, _block: BlockId) -> Option<Slot> { unimplemented!() }
-    pub fn block_at(&self, _slot: Slot) -> BlockId { unimplemented!() }
+    #[inline]
+    pub fn lookup(&self, block: BlockId) -> Option<Slot> {
+        let entry = self.lists.find(block)?;
+        self.lists.place(entry).is_resident().then(|| Slot::of(entry))
+    }
+
+    /// The resident block that has this slot.
+    ///
+    /// # Panics
+    /// When none has.
+    pub fn block_at(&self, slot: Slot) -> BlockId {
+        assert!(self.lists.place(slot.entry()).is_resident(), "no block has slot {}", slot.0);
+        self.lists.id(slot.entry())
+    }
+
+    /// Whether the block with this slot was refused as a victim and not released yet.
+    pub fn is_set_aside(&self, slot: Slot) -> bool {
+        matches!(self.lists.place(slot.entry()), Place::RecentAside | Place::FrequentAside)
+    }
+
+    /// The blocks of a list, from the least to the most recently used, those set aside first.
+    pub fn list(&self, list: List) -> impl Iterator<Item = BlockId> + '_ {
+        let places = match list {
+            List::Recent => &[Place::RecentAside, Place::Recent][..],
+            List::Frequent => &[Place::FrequentAside, Place::Frequent],
+            List::RecentGhost => &[Place::RecentGhost],
+            List::FrequentGhost => &[Place::FrequentGhost],
+        };
+        places.iter().flat_map(|&place| self.lists.iter(place)).map(|entry| self.lists.id(entry))
+    }
+
+    /// The slots of a side's resident blocks, from the cold end, those set aside first: what will be asked to leave
+    /// next, for the flusher that cleans ahead.
+    pub fn coldest(&self, side: Side) -> impl Iterator<Item = Slot> + '_ {
+        [side.aside(), side.chain()].into_iter().flat_map(|place| self.lists.iter(place)).map(Slot::of)
+    }
+
     /// One reference to `block`, as in Figure 4 of the paper. `may_leave` says of a resident block whether it may be
-    /// the victim; one that may not is set aside until `release`.
-    pub fn request(&mut self, _block: BlockId, _may_leave: impl FnMut(Slot) -> bool) -> Result<Access, NoVictim> { unimplemented!() }
+    /// the victim; one that may not is set aside until [`Self::release`].
+    ///
+    /// # Errors
+    /// [`NoVictim`] when the cache is full and no block may leave. Make the same request again after a `release`.
+    #[inline]
+    pub fn request(
+        &mut self,
+        block: BlockId,
+        may_leave: impl FnMut(Slot) -> bool,
+    ) -> Result<Access, NoVictim> {
+        let found = self.lists.find(block);
+        match found {
+            // Case I.
+            Some(entry) if self.lists.place(entry).is_resident() => {
+                self.lists.move_hot(entry, Place::Frequent);
+                self.debug_check();
+                Ok(Access::Hit(Slot::of(entry)))
+            }
+            _ => self.request_absent(block, found, may_leave),
+        }
+    }
+
+    /// Cases II to IV; `ghost_entry` is where the block is remembered. Decides first, so that a refusal changes nothing.
+    fn request_absent(
+        &mut self,
+        block: BlockId,
+        ghost_entry: Option<u32>,
+        may_leave: impl FnMut(Slot) -> bool,
+    ) -> Result<Access, NoVictim> {
+        let ghost = ghost_entry.map(|entry| Side::of(self.lists.place(entry)));
+        let target = self.adapted_target(ghost);
+        let recent_fills_all = self.side_len(Side::Recent) >= self.capacity;
+        // Case IV A with B1 empty: a block seen once makes room for another, and no ghost.
+        let leaves_no_ghost = ghost.is_none() && recent_fills_all;
+        let victim = if self.len() < self.capacity {
+            None
+        } else {
+            let side = if leaves_no_ghost { Side::Recent } else { self.replace_side(target, ghost) };
+            Some(self.find_victim(side, may_leave).ok_or(NoVictim)?)
+        };
+
+        self.recent_target = target;
+        let entry = match ghost_entry {
+            Some(entry) => self.lists.convert(entry, Place::Frequent),
+            None => {
+                self.forget_a_ghost();
+                self.lists.insert(block, Place::Recent)
+            }
+        };
+        let evicted = victim.map(|victim| self.evict(victim, leaves_no_ghost));
+        if self.len() > self.capacity {
+            self.trim_ghosts();
+        }
+        self.debug_check();
+        Ok(Access::Miss { slot: Slot::of(entry), ghost, evicted })
+    }
+
     /// A block that was refused as a victim may leave again. Nothing happens when it was not set aside.
-    pub fn release(&mut self, _slot: Slot) { unimplemented!() }
+    pub fn release(&mut self, slot: Slot) {
+        match self.lists.place(slot.entry()) {
+            Place::RecentAside => self.lists.move_cold(slot.entry(), Place::Recent),
+            Place::FrequentAside => self.lists.move_cold(slot.entry(), Place::Frequent),
+            _ => {}
+        }
+        self.debug_check();
+    }
+
     /// Takes a block out of whatever list it is in, ghosts too; its slot, if it was resident.
-    pub fn remove(&mut self, _block: BlockId) -> Option<Slot> { unimplemented!() }
+    pub fn remove(&mut self, block: BlockId) -> Option<Slot> {
+        let entry = self.lists.find(block)?;
+        let was_resident = self.lists.place(entry).is_resident();
+        self.lists.delete(entry);
+        self.debug_check();
+        was_resident.then(|| Slot::of(entry))
+    }
+
     /// Changes the capacity. Blocks that no longer fit are appended to `evicted`; when those left may not leave, the
-    /// cache stays larger until later requests shrink it.
-    pub fn resize(&mut self, _capacity: u32, _may_leave: impl FnMut(Slot) -> bool, _evicted: &mut Vec<Evicted>) { unimplemented!() }
-    /// RAM that the directory takes for each block of capacity, ghosts and hash table included.
-    pub const BYTES_PER_BLOCK: usize = 64;
+    /// cache stays larger (see [`Self::excess`]) until [`Self::shrink_excess`]. O(capacity).
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn resize(&mut self, capacity: u32, may_leave: impl FnMut(Slot) -> bool, evicted: &mut Vec<Evicted>) {
+        check_capacity(capacity);
+        self.capacity = capacity;
+        self.recent_target = self.recent_target.min(f64::from(capacity));
+        self.trim_ghosts();
+        self.shrink_excess(may_leave, evicted);
+        let residents = resident_entries(capacity).max(self.lists.resident_entries());
+        self.lists.rebuild(residents, capacity);
+        self.debug_check();
+    }
+
+    /// Lets blocks go until the cache is down to its capacity or no more may leave; appends them to `evicted`.
+    pub fn shrink_excess(&mut self, mut may_leave: impl FnMut(Slot) -> bool, evicted: &mut Vec<Evicted>) {
+        while self.len() > self.capacity {
+            let side = self.replace_side(self.recent_target, None);
+            let Some(victim) = self.find_victim(side, &mut may_leave) else { break };
+            evicted.push(self.evict(victim, false));
+            self.trim_ghosts();
+        }
+        self.debug_check();
+    }
+
+    #[inline]
+    fn side_len(&self, side: Side) -> u32 {
+        self.lists.len(side.chain()) + self.lists.len(side.aside())
+    }
+
+    fn ghost_len(&self, side: Side) -> u32 {
+        self.lists.len(side.ghosts())
+    }
+
+    /// p after a ghost of this side was met: the first lines of cases II and III.
+    fn adapted_target(&self, ghost: Option<Side>) -> f64 {
+        let recent = f64::from(self.ghost_len(Side::Recent));
+        let frequent = f64::from(self.ghost_len(Side::Frequent));
+        match ghost {
+            None => self.recent_target,
+            Some(Side::Recent) => {
+                (self.recent_target + (frequent / recent).max(1.0)).min(f64::from(self.capacity))
+            }
+            Some(Side::Frequent) => (self.recent_target - (recent / frequent).max(1.0)).max(0.0),
+        }
+    }
+
+    /// The side that REPLACE takes from.
+    fn replace_side(&self, target: f64, ghost: Option<Side>) -> Side {
+        let recent = f64::from(self.side_len(Side::Recent));
+        let is_tie = ghost == Some(Side::Frequent) && recent == target;
+        if recent > 0.0 && (recent > target || is_tie) { Side::Recent } else { Side::Frequent }
+    }
+
+    /// The coldest block that may leave, of this side if it has one; sets aside those that may not.
+    fn find_victim(&mut self, side: Side, mut may_leave: impl FnMut(Slot) -> bool) -> Option<u32> {
+        for side in [side, side.other()] {
+            while let Some(entry) = self.lists.coldest(side.chain()) {
+                if may_leave(Slot::of(entry)) {
+                    return Some(entry);
+                }
+                self.lists.move_hot(entry, side.aside());
+            }
+        }
+        None
+    }
+
+    /// The deletions from ghost lists in case IV.
+    fn forget_a_ghost(&mut self) {
+        let recent = self.side_len(Side::Recent) + self.ghost_len(Side::Recent);
+        let all = self.len() + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent);
+        let coldest = if recent >= self.capacity {
+            self.lists.coldest(Place::RecentGhost)
+        } else if all >= 2 * self.capacity {
+            self.lists.coldest(Place::FrequentGhost)
+        } else {
+            None
+        };
+        if let Some(entry) = coldest {
+            self.lists.delete(entry);
+        }
+    }
+
+    fn evict(&mut self, entry: u32, leaves_no_ghost: bool) -> Evicted {
+        let from = Side::of(self.lists.place(entry));
+        let block = self.lists.id(entry);
+        if leaves_no_ghost && from == Side::Recent {
+            self.lists.delete(entry);
+        } else {
+            self.lists.convert(entry, from.ghosts());
+        }
+        Evicted { block, slot: Slot::of(entry), from }
+    }
+
+    /// Forgets the coldest ghosts until invariants 2 to 4 hold; only a resize can have broken them.
+    fn trim_ghosts(&mut self) {
+        while let Some(entry) = self.lists.coldest(Place::RecentGhost)
+            && self.side_len(Side::Recent) + self.ghost_len(Side::Recent) > self.capacity
+        {
+            self.lists.delete(entry);
+        }
+        let resident = self.len().max(self.capacity);
+        while resident + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent) > 2 * self.capacity {
+            let coldest = [Place::FrequentGhost, Place::RecentGhost].into_iter();
+            let Some(entry) = coldest.flat_map(|place| self.lists.coldest(place)).next() else { break };
+            self.lists.delete(entry);
+        }
+    }
+
+    #[inline]
+    fn debug_check(&self) {
+        #[cfg(debug_assertions)]
+        self.assert_lengths();
+    }
+
+    fn assert_lengths(&self) {
+        let [t1, t2] = [Side::Recent, Side::Frequent].map(|side| self.side_len(side));
+        let [b1, b2] = [Side::Recent, Side::Frequent].map(|side| self.ghost_len(side));
+        let capacity = self.capacity;
+        let lengths = (t1, t2, b1, b2, capacity);
+        let room = self.lists.resident_entries();
+        assert!(t1 + t2 < room, "{lengths:?} in {room} entries");
+        assert!(t1 + b1 <= capacity || b1 == 0, "{lengths:?}");
+        assert!(t1 + t2 + b1 + b2 <= 2 * capacity || b1 + b2 == 0, "{lengths:?}");
+        assert!(b1 + b2 <= capacity, "{lengths:?}");
+        assert!((0.0..=f64::from(capacity)).contains(&self.recent_target), "p = {}", self.recent_target);
+    }
+
+    /// Walks all lists; for tests.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    pub fn assert_invariants(&self) {
+        self.assert_lengths();
+        self.lists.assert_invariants();
+    }
+}
+
+/// One more than the capacity: a block comes before its victim goes, so that their slots differ.
+fn resident_entries(capacity: u32) -> u32 {
+    capacity + 1
+}
+
+fn check_capacity(capacity: u32) {
+    let max = ArcPolicy::CAPACITY_MAX;
+    assert!((1..=max).contains(&capacity), "a directory has room for 1 to {max} blocks, not {capacity}");
 }

@@ -1,3 +1,5 @@
 //! L1: where blocks live in RAM ([`frames`]) and which of them leaves next ([`arc_policy`]).
+
 pub mod arc_policy;
 pub mod frames;
+mod id_lists;

@@ -1,0 +1,435 @@
+//! The SSD: appends of demoted blocks, seals, reclaim, journal and checkpoint, all on the pool.
+//!
+//! A block that leaves RAM gets its place in the log at once, under the lock of its shard, and its frame queues for the
+//! write: until that is done the block is read from the frame. Workers take what queued meanwhile as one write, so the
+//! batches grow as the SSD falls behind. When too much is queued the demotion is dropped and counted: SSD writes never
+//! delay a read.
+//!
+//! The journal is written by whoever needs it durable; the others wait for that one (group commit).
+//!
+//! An SSD that fails an append loses those blocks. One that fails its journal is switched off: voids could no longer be
+//! made durable. It stays off until the cache is opened again; its file says that it was not closed in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hashbrown::HashMap;
+use terrace_tiers::block::{BlockId, BlockSize, Version};
+use terrace_tiers::device::{Device, PageBuf};
+use terrace_tiers::ram::frames::FrameRef;
+use terrace_tiers::ssd::{
+    self, Demote, JournalPlan, JournalSeq, Move, ReadPlan, ReadVerdict, ReclaimPlan, SealPlan, SlotPlan, Ssd, VoidMark,
+};
+
+use super::index::{Departed, FastHash};
+use super::{Inner, Result};
+use crate::error::TierError;
+use crate::pool::{Lane, Priority};
+use crate::stats::Stats;
+use crate::sync::{Condvar, Mutex};
+
+/// An append takes at most so many bytes: beyond, nothing is gained (bench ssd/append).
+const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// Appends under way at once; more only scatter the log.
+const APPENDS_MAX: u32 = 2;
+
+/// The SSD as the cache drives it.
+pub(super) struct SsdTier {
+    pub(super) device: Arc<dyn Device>,
+    pub(super) lane: Lane,
+    pub(super) is_direct: bool,
+    state: Mutex<SsdState>,
+    /// The journal's writer is done, or nothing is under way any more.
+    changed: Condvar,
+    is_off: AtomicBool,
+    size: BlockSize,
+    /// Frames that may wait for their append.
+    queue_max: usize,
+    write_operations: AtomicU64,
+    syncs: AtomicU64,
+    append_errors: AtomicU64,
+}
+
+struct SsdState {
+    tier: Ssd,
+    /// Blocks whose append is queued or under way, with the place they go to.
+    on_the_way: HashMap<BlockId, (SlotPlan, FrameRef), FastHash>,
+    /// In the order of the log.
+    queue: VecDeque<(SlotPlan, FrameRef)>,
+    /// Appends and seals under way.
+    appends: u32,
+    is_reclaiming: bool,
+    journal_is_writing: bool,
+}
+
+/// Where the SSD tier has a block.
+pub(super) enum OnSsd {
+    /// Still in RAM, on its way.
+    OnTheWay(FrameRef),
+    Stored(ReadPlan),
+}
+
+impl SsdTier {
+    pub(super) fn new(tier: Ssd, device: Arc<dyn Device>, is_direct: bool, lane: Lane, queue_max: usize) -> Self {
+        let size = tier.geometry().block_size;
+        let state = SsdState {
+            tier,
+            on_the_way: HashMap::default(),
+            queue: VecDeque::new(),
+            appends: 0,
+            is_reclaiming: false,
+            journal_is_writing: false,
+        };
+        Self {
+            device,
+            lane,
+            is_direct,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            is_off: AtomicBool::new(false),
+            size,
+            queue_max,
+            write_operations: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            append_errors: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.is_off.load(Ordering::Relaxed)
+    }
+
+    fn switch_off(&self) {
+        self.is_off.store(true, Ordering::SeqCst);
+        let mut state = self.state.lock();
+        state.queue.clear();
+        state.on_the_way.clear();
+        self.changed.notify_all();
+    }
+
+    /// Runs `work` on the tier's bookkeeping.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Ssd) -> T) -> T {
+        work(&mut self.state.lock().tier)
+    }
+
+    /// Where `block` is, counted as a hit of the tier.
+    pub(super) fn find(&self, block: BlockId) -> Option<OnSsd> {
+        if self.is_off() {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let plan = state.tier.plan_read(block)?;
+        match state.on_the_way.get(&block) {
+            Some((_, frame)) => Some(OnSsd::OnTheWay(frame.clone())),
+            None => Some(OnSsd::Stored(plan)),
+        }
+    }
+
+    pub(super) fn finish_read(&self, plan: &ReadPlan, verified: bool, error: Option<&TierError>) -> ReadVerdict {
+        if error.is_some() {
+            self.append_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        self.state.lock().tier.finish_read(plan, verified)
+    }
+
+    /// No copy of `block` older than `version` may be read again, not after a crash either.
+    pub(super) fn void(&self, block: BlockId, version: Version, mark: VoidMark) {
+        if self.is_off() {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.tier.void(block, version, mark);
+        state.on_the_way.remove(&block);
+    }
+
+    pub(super) fn add_stats(&self, stats: &mut Stats) {
+        let io = self.lane.stats();
+        stats.ssd_read_operations = io.read_operations;
+        stats.ssd_read_bytes = io.read_bytes;
+        stats.ssd_write_operations = self.write_operations.load(Ordering::Relaxed);
+        stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
+        stats.ssd_in_use = !self.is_off();
+        stats.ssd_direct = self.is_direct;
+        stats.ssd = self.state.lock().tier.stats();
+    }
+
+    /// Waits until no append, seal or reclaim is under way.
+    pub(super) fn wait_idle(&self) {
+        let mut state = self.state.lock();
+        while !self.is_off() && (state.appends > 0 || !state.queue.is_empty() || state.is_reclaiming) {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Makes the journal durable up to `through`, or as far as it is now.
+    fn make_durable(&self, through: Option<JournalSeq>) -> Result<(), TierError> {
+        let mut state = self.state.lock();
+        let Some(through) = through.or_else(|| state.tier.journal_pending()) else { return Ok(()) };
+        while state.tier.journal_durable() < through {
+            if self.is_off() {
+                return Ok(());
+            }
+            if state.journal_is_writing {
+                self.changed.wait(&mut state);
+                continue;
+            }
+            state.journal_is_writing = true;
+            let result = match state.tier.plan_journal() {
+                JournalPlan::Nothing => {
+                    state.journal_is_writing = false;
+                    self.changed.notify_all();
+                    return Ok(());
+                }
+                JournalPlan::Write(write) => {
+                    drop(state);
+                    let result = write.run(&*self.device);
+                    self.syncs.fetch_add(1, Ordering::Relaxed);
+                    state = self.state.lock();
+                    state.tier.finish_journal(&write, result.is_ok());
+                    result
+                }
+                JournalPlan::Full => {
+                    let plan = state.tier.plan_checkpoint(false);
+                    drop(state);
+                    let result = plan.run(&*self.device);
+                    self.syncs.fetch_add(2, Ordering::Relaxed);
+                    state = self.state.lock();
+                    state.tier.finish_checkpoint(plan, result.is_ok());
+                    result
+                }
+            };
+            state.journal_is_writing = false;
+            self.changed.notify_all();
+            if let Err(error) = result {
+                drop(state);
+                self.switch_off();
+                return Err(Arc::new(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next neighbours in the log that wait for their append.
+    fn take_batch(&self) -> Vec<(SlotPlan, FrameRef)> {
+        let mut state = self.state.lock();
+        let count_max = (APPEND_BYTES_MAX / self.size.bytes()).max(1);
+        let mut batch: Vec<(SlotPlan, FrameRef)> = Vec::new();
+        while batch.len() < count_max {
+            let Some((plan, _)) = state.queue.front() else { break };
+            let follows = batch
+                .last()
+                .is_none_or(|(last, _)| last.segment == plan.segment && last.slot + 1 == plan.slot);
+            if !follows {
+                break;
+            }
+            batch.extend(state.queue.pop_front());
+        }
+        if batch.is_empty() {
+            state.appends -= 1;
+            self.changed.notify_all();
+        }
+        batch
+    }
+
+    /// Writes the summary of a full segment.
+    fn run_seal(&self, plan: SealPlan) {
+        let result = self.make_durable(None).and_then(|()| plan.run(&*self.device).map_err(Arc::new));
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.state.lock().tier.finish_seal(plan, result.is_ok());
+    }
+}
+
+impl Inner {
+    /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
+    pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
+        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        let Departed { block, frame, version, earned } = departed;
+        let mut state = ssd.state.lock();
+        if state.queue.len() >= ssd.queue_max {
+            if !state.tier.contains(block) {
+                self.counters.demotions_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        let Demote::Append(plan) = state.tier.plan_demote(block, version, earned, self.clock.now_us()) else { return };
+        state.on_the_way.insert(block, (plan, frame.clone()));
+        state.queue.push_back((plan, frame));
+        if self.is_continuous() {
+            self.start_append(ssd, &mut state);
+        }
+    }
+
+    fn start_append(self: &Arc<Self>, ssd: &SsdTier, state: &mut SsdState) {
+        if state.queue.is_empty() || state.appends >= APPENDS_MAX || (state.appends > 0 && state.queue.len() < 32) {
+            return;
+        }
+        state.appends += 1;
+        let inner = self.clone();
+        ssd.lane.task(Priority::Background, Box::new(move || inner.run_appends()));
+    }
+
+    /// Appends what is queued until nothing is.
+    fn run_appends(self: &Arc<Self>) {
+        let Some(ssd) = &self.ssd else { return };
+        loop {
+            let batch = ssd.take_batch();
+            if batch.is_empty() {
+                return;
+            }
+            let plans: Vec<SlotPlan> = batch.iter().map(|(plan, _)| *plan).collect();
+            let data: Vec<&[u8]> = batch.iter().map(|(_, frame)| &frame[..]).collect();
+            let result = ssd::append(&*ssd.device, &plans, &data);
+            ssd.write_operations.fetch_add(1, Ordering::Relaxed);
+            if result.is_err() {
+                ssd.append_errors.fetch_add(1, Ordering::Relaxed);
+            }
+            let seal = {
+                let mut state = ssd.state.lock();
+                let seal = state.tier.finish_append(&plans, result.as_deref().ok());
+                for plan in &plans {
+                    if state.on_the_way.get(&plan.block).is_some_and(|(other, _)| other == plan) {
+                        state.on_the_way.remove(&plan.block);
+                    }
+                }
+                seal
+            };
+            drop(batch);
+            if let Some(seal) = seal {
+                ssd.run_seal(seal);
+                self.start_reclaim(ssd);
+            }
+        }
+    }
+
+    fn start_reclaim(self: &Arc<Self>, ssd: &SsdTier) {
+        let mut state = ssd.state.lock();
+        if state.is_reclaiming || ssd.is_off() {
+            return;
+        }
+        let Some(plan) = state.tier.plan_reclaim() else { return };
+        state.is_reclaiming = true;
+        drop(state);
+        let inner = self.clone();
+        ssd.lane.task(Priority::Background, Box::new(move || inner.run_reclaims(plan)));
+    }
+
+    /// Empties segments until enough are free.
+    fn run_reclaims(self: &Arc<Self>, first: ReclaimPlan) {
+        let Some(ssd) = &self.ssd else { return };
+        let mut next = Some(first);
+        while let Some(plan) = next {
+            ssd.reclaim(&plan);
+            let mut state = ssd.state.lock();
+            next = if ssd.is_off() { None } else { state.tier.plan_reclaim() };
+            if next.is_none() {
+                state.is_reclaiming = false;
+                ssd.changed.notify_all();
+            }
+        }
+    }
+
+    /// Before a write below: every void that was asked for so far is durable on the SSD (rule 1).
+    pub(super) fn make_voids_durable(&self) -> Result<(), TierError> {
+        match &self.ssd {
+            // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing
+            // store has changed since, so its clean copies are not believed again.
+            Some(ssd) if !ssd.is_off() => ssd.make_durable(None).or(Ok(())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts whatever the SSD has to do, and waits for the end of it.
+    pub(super) fn settle_ssd(self: &Arc<Self>) {
+        let Some(ssd) = &self.ssd else { return };
+        {
+            let mut state = ssd.state.lock();
+            self.start_append(ssd, &mut state);
+        }
+        ssd.wait_idle();
+        self.start_reclaim(ssd);
+        ssd.wait_idle();
+    }
+
+    /// Writes segments through that were never written, one after the other, as long as there are some.
+    pub(super) fn start_preparing(self: &Arc<Self>) {
+        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        let Some((segment, offset, bytes)) = ssd.with(Ssd::plan_prepare) else { return };
+        let inner = self.clone();
+        let job = move || {
+            let Some(ssd) = &inner.ssd else { return };
+            let zeros = PageBuf::zeroed(APPEND_BYTES_MAX.min(bytes as usize));
+            let mut at = 0;
+            while at < bytes && !inner.closed.load(Ordering::Relaxed) {
+                let length = (bytes - at).min(zeros.len() as u64);
+                // A failure shows again at the first append, where it is counted.
+                if ssd.device.write(offset + at, &[std::io::IoSlice::new(&zeros[..length as usize])]).is_err() {
+                    break;
+                }
+                at += length;
+            }
+            ssd.with(|tier| tier.finish_prepare(segment));
+            if !inner.closed.load(Ordering::Relaxed) {
+                inner.start_preparing();
+            }
+        };
+        ssd.lane.task(Priority::Background, Box::new(job));
+    }
+
+    /// Leaves the cache file in order: everything appended and sealed, and a checkpoint that says so.
+    pub(super) fn close_ssd(self: &Arc<Self>) -> Result<()> {
+        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return Ok(()) };
+        self.settle_ssd();
+        let seals = ssd.with(Ssd::plan_seal_open);
+        for seal in seals {
+            ssd.run_seal(seal);
+        }
+        ssd.make_durable(None)?;
+        let plan = ssd.with(|tier| tier.plan_checkpoint(true));
+        let result = plan.run(&*ssd.device);
+        ssd.with(|tier| tier.finish_checkpoint(plan, result.is_ok()));
+        Ok(result?)
+    }
+}
+
+impl SsdTier {
+    /// Empties one segment: blocks that were hit move on, the others are forgotten.
+    fn reclaim(&self, plan: &ReclaimPlan) {
+        let entries = plan.run(&*self.device);
+        let moves = self.with(|tier| tier.plan_moves(plan, entries.as_deref().ok()));
+        let chunk_max = (APPEND_BYTES_MAX / self.size.bytes()).max(1);
+        let mut rest = &moves[..];
+        while let Some(first) = rest.first() {
+            let neighbours = rest.iter().enumerate().take(chunk_max).take_while(|(index, step)| {
+                step.to.segment == first.to.segment && step.to.slot == first.to.slot + *index as u32
+            });
+            let (now, later) = rest.split_at(neighbours.count());
+            self.move_blocks(now);
+            rest = later;
+        }
+        self.with(|tier| tier.finish_reclaim(plan));
+        // The segment is free once the journal says that it is empty.
+        let _ = self.make_durable(None);
+    }
+
+    /// Copies blocks within the log, to neighbouring places.
+    fn move_blocks(&self, moves: &[Move]) {
+        let block_bytes = self.size.bytes();
+        let mut buffer = PageBuf::zeroed(moves.len() * block_bytes);
+        let mut is_good = true;
+        for (step, bytes) in moves.iter().zip(buffer.chunks_exact_mut(block_bytes)) {
+            let read = self.device.read(step.from.offset, &mut [std::io::IoSliceMut::new(bytes)]);
+            is_good &= read.is_ok() && step.from.verify(bytes);
+        }
+        let plans: Vec<SlotPlan> = moves.iter().map(|step| step.to).collect();
+        let data: Vec<&[u8]> = buffer.chunks_exact(block_bytes).collect();
+        // One bad block spoils its batch: these are clean copies, and the store below has them all.
+        let crcs = if is_good { ssd::append(&*self.device, &plans, &data).ok() } else { None };
+        self.write_operations.fetch_add(1, Ordering::Relaxed);
+        let seal = self.with(|tier| tier.finish_moves(moves, crcs.as_deref()));
+        if let Some(seal) = seal {
+            self.run_seal(seal);
+        }
+    }
+}

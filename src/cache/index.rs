@@ -1,0 +1,396 @@
+//! The index of RAM: shards, each a whole directory of its own under a short lock.
+//!
+//! A block is in exactly one shard, chosen by a hash of its id without the lowest bits, so that neighbours share a
+//! lock. All that happens to a block in RAM happens under the lock of its shard.
+//!
+//! | the block is        | slot | `frame`  | `sectors`                | in `fills` | may leave                 |
+//! |---------------------|------|----------|--------------------------|------------|---------------------------|
+//! | clean               | yes  | yes      | none                     | no         | yes                       |
+//! | being filled        | yes  | no       | none                     | yes        | yes: the fill goes on     |
+//! | written             | yes  | yes      | valid, dirty, unsynced   | no         | once written and synced   |
+//! | written, and filled | yes  | yes      | valid, dirty, unsynced   | yes        | not before the fill ended |
+//! | left while filled   | no   | no       | none                     | yes        | it has left               |
+//! | elsewhere           | no   | no       | none                     | no         | -                         |
+//!
+//! Invariants:
+//! 1. A block that is resident and in `fills` has `filling` set, and the fill knows the slot.
+//! 2. `sectors` is none exactly when every sector is valid, none is dirty, none is unsynced and no write is under way.
+//! 3. A fill never overwrites a valid sector: what was written since it was planned is newer than what it brings.
+//! 4. A block with written sectors stays until a sync of the backing store covers them (rule 7), and while a fill is
+//!    under way, so that the fill cannot hand out bytes that are older than an acknowledged write.
+
+use std::ops::Range;
+
+use hashbrown::HashMap;
+use smallvec::{SmallVec, smallvec};
+use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES, Version, mask};
+use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, NoVictim, Side, Slot};
+use terrace_tiers::ram::frames::{FrameMut, FrameRef};
+
+use super::WriteWaiter;
+use super::read::FillWaiter;
+
+pub(super) type FastHash = foldhash::fast::FixedState;
+
+/// RAM that a block of capacity takes in the index beyond [`ArcPolicy::BYTES_PER_BLOCK`]: the entries of its slot and
+/// of a ghost's.
+pub(crate) const DIRECTORY_BYTES_PER_BLOCK: usize = 2 * size_of::<Entry>();
+
+/// Which sectors of a block are valid, dirty (newer than below) and unsynced (written below, no sync since).
+#[derive(Clone, Debug)]
+pub(super) struct Sectors {
+    words: usize,
+    bits: SmallVec<[u64; 3]>,
+}
+
+impl Sectors {
+    /// Of a block whose sectors are all valid, or all not.
+    fn new(size: BlockSize, all_valid: bool) -> Self {
+        let words = size.mask_words();
+        let mut sectors = Self { words, bits: smallvec![0; words * 3] };
+        if all_valid {
+            mask::set(sectors.valid_mut(), 0..size.sectors());
+        }
+        sectors
+    }
+
+    pub(super) fn valid(&self) -> &[u64] {
+        &self.bits[..self.words]
+    }
+
+    fn valid_mut(&mut self) -> &mut [u64] {
+        &mut self.bits[..self.words]
+    }
+
+    pub(super) fn dirty(&self) -> &[u64] {
+        &self.bits[self.words..2 * self.words]
+    }
+
+    pub(super) fn dirty_mut(&mut self) -> &mut [u64] {
+        &mut self.bits[self.words..2 * self.words]
+    }
+
+    pub(super) fn unsynced_mut(&mut self) -> &mut [u64] {
+        &mut self.bits[2 * self.words..]
+    }
+
+    pub(super) fn unsynced(&self) -> &[u64] {
+        &self.bits[2 * self.words..]
+    }
+}
+
+/// What a shard knows of the block in one slot.
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) frame: Option<FrameRef>,
+    /// Of the last write, or the volume's when the block was read from below.
+    pub(super) version: Version,
+    pub(super) sectors: Option<Box<Sectors>>,
+    /// The flush epoch in which the block became dirty; meaningful while it is.
+    pub(super) dirty_epoch: u64,
+    /// The sync that will cover what was written below; meaningful while `unsynced` is set.
+    pub(super) covered_by: u64,
+    pub(super) filling: bool,
+    pub(super) dirty: bool,
+    /// A write below is under way.
+    pub(super) writing: bool,
+    pub(super) unsynced: bool,
+}
+
+impl Entry {
+    /// Whether written sectors keep the block here.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.dirty || self.writing || self.unsynced
+    }
+
+    fn may_leave(&self) -> bool {
+        !self.is_pinned() && !(self.filling && self.frame.is_some())
+    }
+
+    /// Whether every sector of `range` may be read.
+    fn has(&self, range: Range<usize>) -> bool {
+        self.frame.is_some() && self.sectors.as_ref().is_none_or(|sectors| mask::contains(sectors.valid(), range))
+    }
+
+    pub(super) fn sectors_mut(&mut self, size: BlockSize) -> &mut Sectors {
+        let all_valid = self.frame.is_some();
+        self.sectors.get_or_insert_with(|| Box::new(Sectors::new(size, all_valid)))
+    }
+}
+
+/// One block on its way into RAM.
+pub(super) struct Fill {
+    pub(super) waiters: SmallVec<[FillWaiter; 1]>,
+    /// Where the block goes; none when it left, or found no place, meanwhile.
+    pub(super) slot: Option<Slot>,
+    /// The volume's version when the fill was planned.
+    pub(super) version: Version,
+    /// Set when the block left RAM before its bytes came: from where.
+    pub(super) left_from: Option<Side>,
+}
+
+/// A block that left RAM.
+pub(super) struct Departed {
+    pub(super) block: BlockId,
+    pub(super) frame: FrameRef,
+    pub(super) version: Version,
+    /// It left the frequent side: it was met at least twice.
+    pub(super) earned: bool,
+}
+
+/// References by what became of them; see [`crate::Stats`] for the laws.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counters {
+    pub(super) read_ram_hits: u64,
+    pub(super) read_ssd_hits: u64,
+    pub(super) disk_reads: u64,
+    pub(super) fills_joined: u64,
+    pub(super) writes: u64,
+    pub(super) write_ram_hits: u64,
+}
+
+/// What a read found.
+pub(super) enum Found {
+    /// All wanted sectors are in this frame.
+    Ready(FrameRef),
+    /// A fill is under way: wait for it.
+    Filling,
+    /// Nothing: plan a fill.
+    Absent,
+}
+
+/// What became of a fill: who waits for it, the bytes they get, and the block if it has left meanwhile.
+pub(super) struct FilledBlock {
+    pub(super) waiters: SmallVec<[FillWaiter; 1]>,
+    pub(super) frame: Option<FrameRef>,
+    pub(super) departed: Option<Departed>,
+    /// The block may leave now and could not before.
+    pub(super) released: bool,
+}
+
+/// One directory.
+pub(super) struct Shard {
+    pub(super) policy: ArcPolicy,
+    pub(super) entries: Vec<Entry>,
+    pub(super) fills: HashMap<BlockId, Fill, FastHash>,
+    /// Writes that are acknowledged when the backing store has them.
+    pub(super) write_waiters: HashMap<BlockId, Vec<WriteWaiter>, FastHash>,
+    pub(super) counters: Counters,
+    size: BlockSize,
+}
+
+impl Shard {
+    pub(super) fn new(capacity: u32, size: BlockSize) -> Self {
+        let policy = ArcPolicy::new(capacity);
+        let mut entries = Vec::new();
+        entries.resize_with(policy.slot_limit(), Entry::default);
+        Self {
+            policy,
+            entries,
+            fills: HashMap::default(),
+            write_waiters: HashMap::default(),
+            counters: Counters::default(),
+            size,
+        }
+    }
+
+    pub(super) fn entry_of(&mut self, block: BlockId) -> Option<(Slot, &mut Entry)> {
+        let slot = self.policy.lookup(block)?;
+        Some((slot, &mut self.entries[slot.index()]))
+    }
+
+    /// One reference by a read that wants the sectors of `range`, and the block that left to make room.
+    pub(super) fn find(&mut self, block: BlockId, range: Range<usize>) -> (Found, Option<Departed>) {
+        match self.reference(block) {
+            Ok((slot, _, departed)) => {
+                let entry = &self.entries[slot.index()];
+                if entry.has(range) {
+                    self.counters.read_ram_hits += 1;
+                    let frame = entry.frame.clone().expect("an entry with valid sectors has a frame");
+                    return (Found::Ready(frame), departed);
+                }
+                (if entry.filling { Found::Filling } else { Found::Absent }, departed)
+            }
+            // Nothing here may leave: the block is read past the directory.
+            Err(NoVictim) if self.fills.contains_key(&block) => (Found::Filling, None),
+            Err(NoVictim) => (Found::Absent, None),
+        }
+    }
+
+    /// One reference by a write: the slot of `block`, whether it was resident, and the block that left to make room.
+    pub(super) fn find_for_write(&mut self, block: BlockId) -> Result<(Slot, Option<Departed>), NoVictim> {
+        let (slot, was_resident, departed) = self.reference(block)?;
+        self.counters.writes += 1;
+        self.counters.write_ram_hits += u64::from(was_resident);
+        Ok((slot, departed))
+    }
+
+    fn reference(&mut self, block: BlockId) -> Result<(Slot, bool, Option<Departed>), NoVictim> {
+        let entries = &self.entries;
+        match self.policy.request(block, |slot| entries[slot.index()].may_leave())? {
+            Access::Hit(slot) => Ok((slot, true, None)),
+            Access::Miss { slot, evicted, .. } => {
+                let departed = evicted.and_then(|evicted| self.take(evicted));
+                // A block that left while its fill was under way is wanted again: the fill goes on for it.
+                if let Some(fill) = self.fills.get_mut(&block) {
+                    fill.slot = Some(slot);
+                    fill.left_from = None;
+                    self.entries[slot.index()].filling = true;
+                }
+                Ok((slot, false, departed))
+            }
+        }
+    }
+
+    /// Empties the entry of a block that the policy let go.
+    fn take(&mut self, evicted: Evicted) -> Option<Departed> {
+        let entry = std::mem::take(&mut self.entries[evicted.slot.index()]);
+        debug_assert!(entry.may_leave(), "{} left with {}", evicted.block, entry.frame.is_some());
+        if entry.filling {
+            let fill = self.fills.get_mut(&evicted.block).expect("a filling entry has a fill");
+            fill.slot = None;
+            fill.left_from = Some(evicted.from);
+            return None;
+        }
+        // Only whole blocks go to the SSD: one that was written in part is read again when it is wanted.
+        let frame = entry.frame.filter(|_| entry.sectors.is_none())?;
+        let earned = evicted.from == Side::Frequent;
+        Some(Departed { block: evicted.block, frame, version: entry.version, earned })
+    }
+
+    /// Notes that a fill is under way for `block`, which is resident or found no place.
+    pub(super) fn start_fill(&mut self, block: BlockId, version: Version, waiter: FillWaiter) {
+        let slot = self.policy.lookup(block);
+        if let Some(slot) = slot {
+            self.entries[slot.index()].filling = true;
+        }
+        let before = self.fills.insert(block, Fill { waiters: smallvec![waiter], slot, version, left_from: None });
+        assert!(before.is_none(), "two fills of {block} at once");
+    }
+
+    /// No frame was to be had for a fill of `block`: its place is given up again, if it holds nothing.
+    pub(super) fn give_up(&mut self, block: BlockId) {
+        if let Some((_, entry)) = self.entry_of(block)
+            && entry.frame.is_none()
+        {
+            *entry = Entry::default();
+            self.policy.remove(block);
+        }
+    }
+
+    /// Puts a block back into RAM that is on its way to the SSD, whole and clean.
+    pub(super) fn take_back(&mut self, block: BlockId, frame: FrameRef, version: Version) -> FrameRef {
+        self.counters.read_ssd_hits += 1;
+        if let Some((_, entry)) = self.entry_of(block) {
+            debug_assert!(entry.frame.is_none(), "{block} was written while a copy of it went to the SSD");
+            entry.frame = Some(frame.clone());
+            entry.version = version;
+        }
+        frame
+    }
+
+    /// Puts the bytes of a fill in place, around what was written meanwhile; none when they could not be read.
+    ///
+    /// `is_on_ssd` says that they came from there, so that they need not go there again.
+    pub(super) fn finish_fill(&mut self, block: BlockId, bytes: Option<FrameMut>, is_on_ssd: bool) -> FilledBlock {
+        let fill = self.fills.remove(&block).expect("only its own fill finishes a fill");
+        let mut done = FilledBlock { waiters: fill.waiters, frame: None, departed: None, released: false };
+        let Some(slot) = fill.slot else {
+            done.frame = bytes.map(FrameMut::freeze);
+            if let (Some(frame), Some(from), false) = (&done.frame, fill.left_from, is_on_ssd) {
+                let (frame, earned) = (frame.clone(), from == Side::Frequent);
+                done.departed = Some(Departed { block, frame, version: fill.version, earned });
+            }
+            return done;
+        };
+        let entry = &mut self.entries[slot.index()];
+        entry.filling = false;
+        let is_read = bytes.is_some();
+        match (&entry.frame, bytes) {
+            (None, None) => {
+                *entry = Entry::default();
+                self.policy.remove(block);
+                return done;
+            }
+            (None, Some(bytes)) => {
+                entry.version = fill.version;
+                entry.frame = Some(bytes.freeze());
+            }
+            (Some(_), None) => {}
+            (Some(written), Some(mut bytes)) => {
+                if let Some(sectors) = &mut entry.sectors {
+                    for run in mask::runs(sectors.valid(), self.size.sectors()) {
+                        let run = run.start * SECTOR_BYTES..run.end * SECTOR_BYTES;
+                        bytes[run.clone()].copy_from_slice(&written[run]);
+                    }
+                    mask::set(sectors.valid_mut(), 0..self.size.sectors());
+                    entry.frame = Some(bytes.freeze());
+                }
+            }
+        }
+        done.frame = entry.frame.clone().filter(|_| is_read);
+        self.settle_entry(slot);
+        done.released = self.entries[slot.index()].may_leave();
+        done
+    }
+
+    /// Writes `data` into the block in `slot`, from byte `start` on: in place when nobody else holds the frame, else
+    /// into a new one. `spare` is that new one; what is left of it comes back.
+    ///
+    /// `start` and the length are whole sectors, or the sectors at the edges are valid already.
+    pub(super) fn store(
+        &mut self,
+        slot: Slot,
+        start: usize,
+        data: &[u8],
+        version: Version,
+        spare: FrameMut,
+    ) -> Option<FrameMut> {
+        let size = self.size;
+        let entry = &mut self.entries[slot.index()];
+        let sectors = start / SECTOR_BYTES..(start + data.len()).div_ceil(SECTOR_BYTES);
+        let masks = entry.sectors_mut(size);
+        mask::set(masks.valid_mut(), sectors.clone());
+        mask::set(masks.dirty_mut(), sectors);
+        entry.version = version;
+        if let Some(bytes) = entry.frame.as_mut().and_then(FrameRef::get_mut) {
+            bytes[start..start + data.len()].copy_from_slice(data);
+            return Some(spare);
+        }
+        let mut bytes = spare;
+        if let Some(old) = &entry.frame {
+            bytes[..start].copy_from_slice(&old[..start]);
+            bytes[start + data.len()..].copy_from_slice(&old[start + data.len()..]);
+        }
+        bytes[start..start + data.len()].copy_from_slice(data);
+        entry.frame = Some(bytes.freeze());
+        None
+    }
+
+    /// Whether the sectors that a write of `start..end` touches in part are valid, so that it can merge with them.
+    pub(super) fn edges_are_valid(&self, slot: Slot, start: usize, end: usize) -> bool {
+        let entry = &self.entries[slot.index()];
+        [start, end]
+            .into_iter()
+            .filter(|edge| edge % SECTOR_BYTES != 0)
+            .all(|edge| entry.has(edge / SECTOR_BYTES..edge / SECTOR_BYTES + 1))
+    }
+
+    /// Brings an entry whose state changed back to the invariants: a clean, whole block has no sectors, and one that
+    /// may leave again is given back to the policy.
+    pub(super) fn settle_entry(&mut self, slot: Slot) {
+        let size = self.size;
+        let entry = &mut self.entries[slot.index()];
+        if entry.is_pinned() {
+            return;
+        }
+        let is_whole = entry.sectors.as_ref().is_none_or(|s| mask::contains(s.valid(), 0..size.sectors()));
+        if is_whole {
+            debug_assert!(entry.sectors.as_ref().is_none_or(|s| mask::is_empty(s.dirty()) && mask::is_empty(s.unsynced())));
+            entry.sectors = None;
+        }
+        if entry.may_leave() {
+            self.policy.release(slot);
+        }
+    }
+}

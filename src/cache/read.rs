@@ -1,0 +1,445 @@
+//! Reading: look up, plan fills for what is missing, run them, finish them.
+//!
+//! A fill is single-flight: whoever wants a block that is on its way waits for it. Fills of neighbours that one call
+//! plans are one vectored read. A blocking caller, who would only wait, runs the last of its reads itself; the rest,
+//! and all reads of the other entries, go to the pool.
+//!
+//! A copy on the SSD that moved or is damaged sends its block below; an error below answers everyone who waited.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use smallvec::{SmallVec, smallvec};
+use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES};
+use terrace_tiers::ram::frames::{FrameMut, FrameRef};
+use terrace_tiers::ssd::{ReadPlan, ReadVerdict};
+
+use super::answer::{Answer, BlockRef, Blocks};
+use super::demote::OnSsd;
+use super::flush::VolumeState;
+use super::index::{Found, Shard};
+use super::{Inner, Result};
+use crate::error::{Error, TierError};
+use crate::pool::{Lane, Priority, ReadRequest};
+use crate::sync::{Mutex, MutexGuard};
+
+/// The end of a read that could not be answered at once.
+pub(super) type ReadDone = Box<dyn FnOnce(Result<Blocks>) + Send>;
+
+/// Who runs the I/O that a call needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Runner {
+    /// The calling thread, which would only wait.
+    Caller,
+    Pool(Priority),
+}
+
+/// The part of one block that a call touches, in bytes of the block.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) block: BlockId,
+    pub(super) bytes: Range<usize>,
+}
+
+impl Piece {
+    fn sectors(&self) -> Range<usize> {
+        self.bytes.start / SECTOR_BYTES..self.bytes.end.div_ceil(SECTOR_BYTES)
+    }
+}
+
+/// `bytes` bytes from `offset` on, block by block.
+pub(super) fn pieces(
+    volume: terrace_tiers::block::VolumeId,
+    offset: u64,
+    bytes: usize,
+    size: BlockSize,
+) -> impl Iterator<Item = Piece> {
+    let end = offset + bytes as u64;
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let start = (at & (size.bytes() as u64 - 1)) as usize;
+        let length = (size.bytes() - start).min((end - at) as usize);
+        let block = BlockId::new(volume, at >> size.shift());
+        at += length as u64;
+        Some(Piece { block, bytes: start..start + length })
+    })
+}
+
+/// A read that waits for fills.
+pub(super) struct ReadOperation {
+    /// Parts that are not there yet, and one for whoever plans the read.
+    pending: AtomicU32,
+    state: Mutex<ReadState>,
+}
+
+struct ReadState {
+    frames: SmallVec<[Option<FrameRef>; 2]>,
+    ranges: SmallVec<[Range<usize>; 2]>,
+    answer: Answer,
+    error: Option<Error>,
+    done: Option<ReadDone>,
+}
+
+/// One who waits for a fill: a read, and which of its parts.
+pub(super) struct FillWaiter {
+    operation: Arc<ReadOperation>,
+    part: usize,
+}
+
+/// Where the bytes of a fill come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    Disk,
+    Ssd(ReadPlan),
+}
+
+/// A fill whose frame is at hand and whose I/O is not yet under way.
+struct PlannedFill {
+    block: BlockId,
+    source: Source,
+    frame: FrameMut,
+}
+
+/// Fills that are neighbours where they come from.
+struct FillRun {
+    blocks: SmallVec<[(BlockId, Source); 1]>,
+    offset: u64,
+    frames: Vec<FrameMut>,
+}
+
+impl ReadOperation {
+    fn new(piece_count: usize, done: ReadDone) -> Arc<Self> {
+        let state = ReadState {
+            frames: smallvec![None; piece_count],
+            ranges: smallvec![0..0; piece_count],
+            answer: Answer::default(),
+            error: None,
+            done: Some(done),
+        };
+        Arc::new(Self { pending: AtomicU32::new(1), state: Mutex::new(state) })
+    }
+
+    /// One part arrived; the last one completes the operation.
+    fn deliver(&self, part: usize, frame: Result<FrameRef, TierError>, source: Source) {
+        let mut state = self.state.lock();
+        match source {
+            Source::Disk => state.answer.disk_blocks += 1,
+            Source::Ssd(_) => state.answer.ssd_blocks += 1,
+        }
+        match frame {
+            Ok(frame) => state.frames[part] = Some(frame),
+            Err(error) => state.error = Some(Error::Tier(error)),
+        }
+        drop(state);
+        self.part_done();
+    }
+
+    fn part_done(&self) {
+        if self.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let mut state = self.state.lock();
+        let done = state.done.take().expect("an operation completes once");
+        let result = match state.error.take() {
+            Some(error) => Err(error),
+            None => Ok(state.blocks()),
+        };
+        drop(state);
+        done(result);
+    }
+}
+
+impl ReadState {
+    fn blocks(&mut self) -> Blocks {
+        let frames = std::mem::take(&mut self.frames);
+        let parts = frames.into_iter().zip(&self.ranges).map(|(frame, range)| {
+            BlockRef::new(frame.expect("every part was delivered"), range.start, range.end)
+        });
+        Blocks { parts: parts.collect(), answer: self.answer }
+    }
+}
+
+/// A read while it is planned: what is at hand, and the operation once something is missing.
+struct Planning<'a> {
+    ready: SmallVec<[BlockRef; 2]>,
+    operation: Option<Arc<ReadOperation>>,
+    fills: Vec<PlannedFill>,
+    error: Option<Error>,
+    piece_count: usize,
+    answer: Answer,
+    new_done: &'a mut dyn FnMut() -> ReadDone,
+}
+
+impl Planning<'_> {
+    fn waiter(&mut self, part: usize) -> FillWaiter {
+        let operation =
+            self.operation.get_or_insert_with(|| ReadOperation::new(self.piece_count, (self.new_done)())).clone();
+        operation.pending.fetch_add(1, Ordering::Relaxed);
+        FillWaiter { operation, part }
+    }
+}
+
+impl Inner {
+    /// Reads `bytes` bytes from `offset` on. The answer when all was at hand; else none, and the function that
+    /// `new_done` gives (it is asked once) runs when the answer is there, on the thread that brought the last part.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        bytes: usize,
+        runner: Runner,
+        new_done: &mut dyn FnMut() -> ReadDone,
+    ) -> Option<Result<Blocks>> {
+        if let Err(error) = self.check_open().and_then(|()| volume.check_range(offset, bytes)) {
+            return Some(Err(error));
+        }
+        let piece_count = (volume.block_number(offset + bytes.max(1) as u64 - 1) - volume.block_number(offset) + 1) as usize;
+        let mut planning = Planning {
+            ready: SmallVec::new(),
+            operation: None,
+            fills: Vec::new(),
+            error: None,
+            piece_count,
+            answer: Answer::default(),
+            new_done,
+        };
+        let mut ranges: SmallVec<[Range<usize>; 2]> = SmallVec::new();
+        let mut frames: SmallVec<[Option<FrameRef>; 2]> = SmallVec::new();
+        for (part, piece) in pieces(volume.id, offset, bytes, self.size).enumerate() {
+            ranges.push(piece.bytes.clone());
+            frames.push(self.plan_part(volume, part, &piece, &mut planning));
+        }
+        let Planning { operation, fills, error, answer, .. } = planning;
+        let Some(operation) = operation else {
+            return Some(match error {
+                Some(error) => Err(error),
+                None => Ok(gather(frames, &ranges, answer)),
+            });
+        };
+        {
+            let mut state = operation.state.lock();
+            state.answer.add(answer);
+            state.ranges = ranges;
+            if error.is_some() {
+                state.error = error;
+            }
+            for (part, frame) in frames.into_iter().enumerate() {
+                if frame.is_some() {
+                    state.frames[part] = frame;
+                }
+            }
+        }
+        self.run_fills(volume, fills, runner);
+        operation.part_done();
+        None
+    }
+
+    /// Looks one block up: its frame when it is at hand; else a fill is planned or joined.
+    fn plan_part(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        part: usize,
+        piece: &Piece,
+        planning: &mut Planning<'_>,
+    ) -> Option<FrameRef> {
+        let mut shard = self.shard(piece.block);
+        let (found, departed) = shard.find(piece.block, piece.sectors());
+        if let Some(departed) = departed {
+            self.demote(departed);
+        }
+        match found {
+            Found::Ready(frame) => {
+                planning.answer.ram_blocks += 1;
+                Some(frame)
+            }
+            Found::Filling => {
+                let waiter = planning.waiter(part);
+                let fill = shard.fills.get_mut(&piece.block).expect("a block that is being filled has a fill");
+                fill.waiters.push(waiter);
+                None
+            }
+            Found::Absent => self.plan_fill(volume, part, piece, shard, planning),
+        }
+    }
+
+    fn plan_fill(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        part: usize,
+        piece: &Piece,
+        mut shard: MutexGuard<'_, Shard>,
+        planning: &mut Planning<'_>,
+    ) -> Option<FrameRef> {
+        let block = piece.block;
+        let source = match self.ssd.as_ref().and_then(|ssd| ssd.find(block)) {
+            Some(OnSsd::OnTheWay(frame)) => {
+                planning.answer.ssd_blocks += 1;
+                return Some(shard.take_back(block, frame, volume.version()));
+            }
+            Some(OnSsd::Stored(plan)) => Source::Ssd(plan),
+            None => Source::Disk,
+        };
+        let Some(frame) = self.frames.alloc() else {
+            shard.give_up(block);
+            planning.error = Some(Error::WouldBlock);
+            return None;
+        };
+        let waiter = planning.waiter(part);
+        shard.start_fill(block, volume.version(), waiter);
+        planning.fills.push(PlannedFill { block, source, frame });
+        None
+    }
+
+    /// Brings planned fills on their way, neighbours together.
+    fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, fills: Vec<PlannedFill>, runner: Runner) {
+        let mut runs = self.into_runs(fills);
+        let own = if runner == Runner::Caller { runs.pop() } else { None };
+        let priority = match runner {
+            Runner::Caller => Priority::Foreground,
+            Runner::Pool(priority) => priority,
+        };
+        for run in runs {
+            let (lane, request) = self.request_for(volume, run, priority);
+            lane.read(request);
+        }
+        if let Some(run) = own {
+            let (lane, request) = self.request_for(volume, run, priority);
+            lane.run_read(request);
+        }
+    }
+
+    fn into_runs(&self, fills: Vec<PlannedFill>) -> Vec<FillRun> {
+        let block_bytes = self.size.bytes() as u64;
+        let blocks_max = (self.limits.run_bytes_max / self.size.bytes()).max(1);
+        let mut runs: Vec<FillRun> = Vec::new();
+        for fill in fills {
+            let offset = match fill.source {
+                Source::Disk => fill.block.byte_offset(self.size),
+                Source::Ssd(plan) => plan.offset,
+            };
+            let last = runs.last_mut().filter(|run| {
+                let same_place = matches!(run.blocks[0].1, Source::Disk) == matches!(fill.source, Source::Disk);
+                let end = run.offset + run.frames.len() as u64 * block_bytes;
+                same_place && end == offset && run.frames.len() < blocks_max
+            });
+            match last {
+                Some(run) => {
+                    run.blocks.push((fill.block, fill.source));
+                    run.frames.push(fill.frame);
+                }
+                None => runs.push(FillRun {
+                    blocks: smallvec![(fill.block, fill.source)],
+                    offset,
+                    frames: vec![fill.frame],
+                }),
+            }
+        }
+        runs
+    }
+
+    fn request_for(self: &Arc<Self>, volume: &Arc<VolumeState>, run: FillRun, priority: Priority) -> (Lane, ReadRequest) {
+        let (lane, device) = match (run.blocks[0].1, &self.ssd) {
+            (Source::Ssd(_), Some(ssd)) => (ssd.lane.clone(), ssd.device.clone()),
+            _ => (volume.lane.clone(), volume.device.clone()),
+        };
+        let (inner, volume, blocks) = (self.clone(), volume.clone(), run.blocks);
+        let done = Box::new(move |frames, result| inner.finish_fills(&volume, blocks, frames, result));
+        (lane, ReadRequest { priority, device, offset: run.offset, frames: run.frames, done })
+    }
+
+    /// The I/O of a run ended.
+    fn finish_fills(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        blocks: SmallVec<[(BlockId, Source); 1]>,
+        frames: Vec<FrameMut>,
+        result: Result<(), TierError>,
+    ) {
+        let is_alone = blocks.len() == 1;
+        let mut again = Vec::new();
+        for ((block, source), frame) in blocks.into_iter().zip(frames) {
+            match (source, &result) {
+                (Source::Ssd(plan), _) => {
+                    let verified = result.is_ok() && plan.verify(&frame);
+                    let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
+                    if ssd.finish_read(&plan, verified, result.as_ref().err()) == ReadVerdict::Valid {
+                        self.finish_fill(block, Ok(frame), source);
+                    } else {
+                        again.push(PlannedFill { block, source: Source::Disk, frame });
+                    }
+                }
+                (Source::Disk, Ok(())) => self.finish_fill(block, Ok(frame), source),
+                (Source::Disk, Err(error)) if is_alone => self.finish_fill(block, Err(error.clone()), source),
+                // One bad block must not fail its neighbours.
+                (Source::Disk, Err(_)) => again.push(PlannedFill { block, source, frame }),
+            }
+        }
+        let runs_alone = result.is_err();
+        for run in self.into_runs(again).into_iter().flat_map(|run| if runs_alone { run.split() } else { vec![run] }) {
+            let run = run.at(self.size);
+            let (lane, request) = self.request_for(volume, run, Priority::Foreground);
+            lane.run_read(request);
+        }
+    }
+
+    fn finish_fill(self: &Arc<Self>, block: BlockId, frame: Result<FrameMut, TierError>, source: Source) {
+        let mut shard = self.shard(block);
+        let (frame, error) = match frame {
+            Ok(frame) => (Some(frame), None),
+            Err(error) => (None, Some(error)),
+        };
+        let filled = shard.finish_fill(block, frame, source != Source::Disk);
+        let count = filled.waiters.len() as u64;
+        if error.is_none() {
+            match source {
+                Source::Disk => shard.counters.disk_reads += count,
+                Source::Ssd(_) => shard.counters.read_ssd_hits += count,
+            }
+            shard.counters.fills_joined += count.saturating_sub(1);
+        }
+        if let Some(departed) = filled.departed {
+            self.demote(departed);
+        }
+        drop(shard);
+        if filled.released {
+            self.announce_release();
+        }
+        for waiter in filled.waiters {
+            let part = match (&filled.frame, &error) {
+                (Some(frame), None) => Ok(frame.clone()),
+                (_, Some(error)) => Err(error.clone()),
+                (None, None) => unreachable!("a fill that was read has a frame"),
+            };
+            waiter.operation.deliver(waiter.part, part, source);
+        }
+    }
+}
+
+impl FillRun {
+    /// Each block by itself.
+    fn split(self) -> Vec<FillRun> {
+        let parts = self.blocks.into_iter().zip(self.frames);
+        parts.map(|(block, frame)| FillRun { blocks: smallvec![block], offset: 0, frames: vec![frame] }).collect()
+    }
+
+    fn at(mut self, size: BlockSize) -> FillRun {
+        self.offset = self.blocks[0].0.byte_offset(size);
+        self
+    }
+}
+
+fn gather(
+    frames: SmallVec<[Option<FrameRef>; 2]>,
+    ranges: &[Range<usize>],
+    answer: Answer,
+) -> Blocks {
+    let parts = frames
+        .into_iter()
+        .zip(ranges)
+        .map(|(frame, range)| BlockRef::new(frame.expect("all parts were ready"), range.start, range.end));
+    Blocks { parts: parts.collect(), answer }
+}

@@ -1,0 +1,272 @@
+//! Opening and closing: caches and volumes.
+//!
+//! Everything in the configuration is checked before anything is made on disk. Closing flushes every volume, then
+//! leaves the cache file in order; only then does the file say so, and only then are its copies believed at the next
+//! opening if a volume was written meanwhile.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam::utils::CachePadded;
+use hashbrown::HashMap;
+use terrace_tiers::block::{BlockId, Version, VolumeId};
+use terrace_tiers::device::{Device, Identity};
+use terrace_tiers::file_device::{FileDevice, FileOptions};
+use terrace_tiers::ram::frames::Frames;
+use terrace_tiers::ssd::{Geometry, Ssd};
+
+use super::demote::SsdTier;
+use super::flush::{Ticker, VolumeState};
+use super::index::Shard;
+use super::write::Throttle;
+use super::{Counters, Inner, Limits, Result};
+use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
+use crate::error::Error;
+use crate::pool::{Lane, LaneConfig, Pool};
+use crate::sync::{Event, Mutex, RwLock};
+
+/// Merged requests grow to this at the most, in bytes.
+const MERGE_BYTES_MAX: usize = 4 << 20;
+
+impl SsdConfig {
+    /// The layout of the cache file.
+    pub(crate) fn geometry(&self, config: &Config) -> Result<Geometry> {
+        Ok(match self.size {
+            SsdSize::Bytes(bytes) => Geometry::for_bytes(config.block_size, bytes)?,
+            SsdSize::Blocks(blocks) => Geometry::for_blocks(config.block_size, blocks)?,
+        })
+    }
+}
+
+pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
+    let layout = config.ram_layout()?;
+    let geometry = config.ssd.as_ref().map(|ssd| ssd.geometry(config)).transpose()?;
+    let frames = Frames::new(config.block_size.bytes(), layout.capacity + layout.slack)?;
+    let pool = Pool::new();
+    let ssd = match (&config.ssd, geometry) {
+        (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, layout, &pool)?),
+        _ => None,
+    };
+    let first_version = ssd.as_ref().map_or(Version::first_of_opening(1), |ssd| ssd.with(|tier| tier.first_version()));
+    let shards = (0..layout.shards)
+        .map(|index| CachePadded::new(Mutex::new(Shard::new(layout.shard_capacity(index), config.block_size))))
+        .collect();
+    let mark = |share: f64| (f64::from(layout.capacity) * share) as u64;
+    let inner = Arc::new(Inner {
+        size: config.block_size,
+        frames,
+        hasher: super::index::FastHash::default(),
+        shards,
+        volumes: RwLock::new(HashMap::default()),
+        volumes_attached: AtomicU32::new(0),
+        ssd,
+        throttle: Throttle::new(mark(config.dirty_low), mark(config.dirty_high)),
+        released: Event::default(),
+        version: AtomicU64::new(first_version.as_u64()),
+        ticker: Arc::new(Ticker::new()),
+        waking_lane: pool.lane(lane_config("wake", 1, config)),
+        pool,
+        lanes: Mutex::new(HashMap::default()),
+        counters: Counters::default(),
+        limits: limits(config, layout),
+        clock: config.clock.clone(),
+        closed: AtomicBool::new(false),
+        closing: Mutex::new(()),
+    });
+    start(&inner, config);
+    Ok(inner)
+}
+
+fn limits(config: &Config, layout: RamLayout) -> Limits {
+    Limits {
+        run_bytes_max: config.run_bytes_max,
+        disk_threads: config.disk_threads,
+        queue_max: config.queue_max,
+        frame_wait: Duration::from_millis(config.frame_wait_ms),
+        writeback_delay: Duration::from_millis(config.writeback_delay_ms),
+        background: config.background,
+        // A call holds the frames of one chunk at a time, so that many callers share few frames.
+        chunk_blocks: (layout.slack as usize / 2).clamp(1, 256),
+    }
+}
+
+fn lane_config(name: &str, threads: u32, config: &Config) -> LaneConfig {
+    LaneConfig { name: name.to_owned(), threads, queue_max: config.queue_max, merge_bytes_max: MERGE_BYTES_MAX }
+}
+
+fn open_ssd(config: &Config, ssd: &SsdConfig, geometry: Geometry, layout: RamLayout, pool: &Pool) -> Result<SsdTier> {
+    let is_new = std::fs::metadata(&ssd.path).map_or(true, |found| found.is_file() && found.len() == 0);
+    let mut options = FileOptions::new(&ssd.path);
+    options.direct = ssd.direct;
+    options.lock = true;
+    options.create = is_new.then(|| geometry.file_bytes());
+    let device = FileDevice::open(&options)?;
+    let opened = if is_new {
+        device.allocate(geometry.file_bytes()).and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
+    } else {
+        Ssd::open(&device, geometry, ssd.policy.clone())
+    };
+    let tier = match opened {
+        Ok(tier) => tier,
+        Err(error) => {
+            if is_new {
+                // Nothing is left behind; that it could not be removed says less than why it could not be made.
+                let _ = std::fs::remove_file(&ssd.path);
+            }
+            return Err(error.into());
+        }
+    };
+    let is_direct = device.is_direct();
+    let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
+    Ok(SsdTier::new(tier, Arc::new(device), is_direct, lane, (layout.slack as usize * 3 / 4).max(1)))
+}
+
+fn start(inner: &Arc<Inner>, config: &Config) {
+    let weak = Arc::downgrade(inner);
+    inner.frames.on_free(Box::new(move || {
+        if let Some(inner) = weak.upgrade() {
+            inner.announce_release();
+        }
+    }));
+    if inner.is_continuous() {
+        let weak = Arc::downgrade(inner);
+        let delay = inner.limits.writeback_delay.max(Duration::from_millis(1));
+        let ticker = inner.ticker.clone();
+        std::thread::Builder::new()
+            .name("terrace-ticker".into())
+            .spawn(move || ticker.run(&weak, delay))
+            .expect("a thread can be started");
+    }
+    if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
+        inner.start_preparing();
+    }
+}
+
+impl Inner {
+    pub(super) fn attach(self: &Arc<Self>, name: &str, device: Arc<dyn Device>, mode: WriteMode) -> Result<Arc<VolumeState>> {
+        self.check_open()?;
+        let mut volumes = self.volumes.write();
+        if volumes.values().any(|volume| volume.name == name) {
+            return Err(Error::AlreadyAttached { name: name.to_owned() });
+        }
+        let len_bytes = device.len_bytes();
+        if self.size.blocks_for(len_bytes) > BlockId::NUMBER_LIMIT {
+            return Err(Error::Config(format!("volume {name} has more than 2^40 blocks; make the blocks larger")));
+        }
+        let identity = device.identity();
+        let lane = self.lane_for(identity);
+        let id = match &self.ssd {
+            Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)),
+            None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
+        };
+        let padded = Arc::new(Padded { device, len_bytes });
+        let version = Version::from_u64(self.version.load(Ordering::Relaxed));
+        let volume = Arc::new(VolumeState::new(id, name, padded, len_bytes, lane, mode, self.size, version));
+        volumes.insert(id, volume.clone());
+        Ok(volume)
+    }
+
+    /// Volumes on one device share its lane: the device is what is slow.
+    fn lane_for(&self, identity: Option<Identity>) -> Lane {
+        let device = identity.map_or(u64::MAX, |identity| identity.device);
+        let new = || {
+            let name = format!("disk {device:x}");
+            let threads = self.limits.disk_threads;
+            let queue_max = self.limits.queue_max;
+            self.pool.lane(LaneConfig { name, threads, queue_max, merge_bytes_max: MERGE_BYTES_MAX })
+        };
+        self.lanes.lock().entry(device).or_insert_with(new).clone()
+    }
+
+    pub(super) fn settle(self: &Arc<Self>) -> Result<()> {
+        self.check_open()?;
+        for volume in self.volumes() {
+            self.flush_while_closing(&volume)?;
+        }
+        self.settle_ssd();
+        Ok(())
+    }
+
+    pub(super) fn close(self: &Arc<Self>) -> Result<()> {
+        let _closing = self.closing.lock();
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let result = self.close_volumes().and_then(|()| self.close_ssd());
+        if let Err(error) = result {
+            self.closed.store(false, Ordering::SeqCst);
+            return Err(error);
+        }
+        self.ticker.stop();
+        self.pool.shutdown();
+        Ok(())
+    }
+
+    fn close_volumes(self: &Arc<Self>) -> Result<()> {
+        for volume in self.volumes() {
+            self.flush_while_closing(&volume)?;
+            if let Some(ssd) = &self.ssd {
+                ssd.with(|tier| tier.detach_volume(volume.id, volume.device.identity()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A device that reads as zeros past its end, up to the end of the last block.
+struct Padded {
+    device: Arc<dyn Device>,
+    len_bytes: u64,
+}
+
+impl Device for Padded {
+    fn name(&self) -> String {
+        self.device.name()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> terrace_tiers::Result<()> {
+        let wanted: u64 = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+        let there = self.len_bytes.saturating_sub(offset);
+        if wanted <= there {
+            return self.device.read(offset, buffers);
+        }
+        let mut left = there;
+        let mut inside = Vec::with_capacity(buffers.len());
+        for buffer in buffers {
+            let split = left.min(buffer.len() as u64);
+            left -= split;
+            let (read, zero) = buffer.split_at_mut(split as usize);
+            zero.fill(0);
+            if !read.is_empty() {
+                inside.push(IoSliceMut::new(read));
+            }
+        }
+        if inside.is_empty() { Ok(()) } else { self.device.read(offset, &mut inside) }
+    }
+
+    fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> terrace_tiers::Result<()> {
+        self.device.write(offset, buffers)
+    }
+
+    fn sync(&self) -> terrace_tiers::Result<()> {
+        self.device.sync()
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
+        self.device.discard(offset, bytes)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        self.device.identity()
+    }
+
+    fn alignment(&self) -> usize {
+        self.device.alignment()
+    }
+}

@@ -1,0 +1,253 @@
+//! A volume as callers see it: three entries over one engine.
+//!
+//! | entry    | a hit                                  | a miss                                                         |
+//! |----------|----------------------------------------|----------------------------------------------------------------|
+//! | blocking | on the caller's thread                 | the caller runs its own I/O, or waits for another's            |
+//! | callback | on the caller's thread, before it returns | on the pool; the callback runs on the worker that ended it  |
+//! | future   | at the first poll                      | on the pool; the worker wakes the task                         |
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use terrace_tiers::block::VolumeId;
+use terrace_tiers::device::Device;
+
+use super::answer::{Answer, Blocks};
+use super::flush::VolumeState;
+use super::read::{ReadDone, Runner};
+use super::{Cache, Handle, Inner, Result};
+use crate::config::WriteMode;
+use crate::error::Error;
+use crate::pool::Priority;
+use crate::sync::{Blocker, Mutex};
+
+impl Cache {
+    /// Puts the cache in front of `device`, whose size must not change while it is attached.
+    ///
+    /// `name` is how the cache file remembers the volume: a volume that comes back under its name, with a backing
+    /// store that was not changed meanwhile (size, time of change, inode), finds its copies on the SSD again.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyAttached`], and [`Error::Config`] when the device has more blocks than ids.
+    pub fn attach(&self, name: &str, device: Arc<dyn Device>, mode: WriteMode) -> Result<Volume> {
+        let state = self.handle.inner.attach(name, device, mode)?;
+        Ok(Volume { handle: self.handle.clone(), state })
+    }
+}
+
+/// One backing store seen through the cache. A cheap handle; it keeps the cache open.
+#[derive(Clone)]
+pub struct Volume {
+    handle: Arc<Handle>,
+    state: Arc<VolumeState>,
+}
+
+impl Volume {
+    pub fn id(&self) -> VolumeId {
+        self.state.id
+    }
+
+    pub fn len_bytes(&self) -> u64 {
+        self.state.len_bytes
+    }
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Tier`] when the backing store cannot be read; [`Error::WouldBlock`] when readers
+    /// hold every frame for longer than `frame_wait_ms`.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<Answer> {
+        let inner = &self.handle.inner;
+        self.state.check_range(offset, buffer.len())?;
+        let mut answer = Answer::default();
+        let (mut at, mut rest) = (offset, buffer);
+        while !rest.is_empty() {
+            let bytes = inner.chunk_from(at, rest.len());
+            let (now, later) = rest.split_at_mut(bytes);
+            let blocks = inner.read_blocking(&self.state, at, bytes)?;
+            blocks.copy_to(now);
+            answer.add(blocks.answer());
+            (at, rest) = (at + bytes as u64, later);
+        }
+        Ok(answer)
+    }
+
+    /// The `bytes` bytes from `offset` on, by reference and without a copy. See [`super::BlockRef`] for what holding
+    /// them costs; a call can have at most half of the slack at once.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_ref(&self, offset: u64, bytes: usize) -> Result<Blocks> {
+        self.handle.inner.read_blocking(&self.state, offset, bytes)
+    }
+
+    /// As [`Self::read_ref`]; `done` runs exactly once: before this call returns, when all is in RAM, and else on a
+    /// worker, where it must not block.
+    pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
+        self.state.lane.wait_for_room();
+        let runner = Runner::Pool(Priority::Foreground);
+        self.handle.inner.read_with(&self.state, offset, bytes, runner, Box::new(done));
+    }
+
+    /// As [`Self::read_ref`], for a task of any executor. The read starts at the first poll.
+    pub fn read_async(&self, offset: u64, bytes: usize) -> ReadFuture {
+        let volume = self.clone();
+        Started::future(move |set| {
+            let runner = Runner::Pool(Priority::Foreground);
+            volume.handle.inner.read_with(&volume.state, offset, bytes, runner, set);
+        })
+    }
+
+    /// Writes `data` at `offset`; returns when the volume's [`WriteMode`] says that it is acknowledged.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::WouldBlock`] as [`Self::read`]; of a `through` volume [`Error::Tier`] when the
+    /// backing store refuses: what was stored so far stays dirty, and is tried again. Blocks before the failing one
+    /// are written.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<Answer> {
+        self.handle.inner.write_blocking(&self.state, offset, data)
+    }
+
+    /// As [`Self::write`]; `done` runs exactly once, before this call returns or on a worker.
+    pub fn write_with(
+        &self,
+        offset: u64,
+        data: impl AsRef<[u8]> + Send + 'static,
+        done: impl FnOnce(Result<Answer>) + Send + 'static,
+    ) {
+        self.state.lane.wait_for_room();
+        self.handle.inner.write_with(&self.state, offset, data, Box::new(done));
+    }
+
+    /// As [`Self::write`], for a task of any executor. The write starts at the first poll.
+    pub fn write_async(&self, offset: u64, data: impl AsRef<[u8]> + Send + 'static) -> WriteFuture {
+        let volume = self.clone();
+        Started::future(move |set| volume.handle.inner.write_with(&volume.state, offset, data, set))
+    }
+
+    /// When this returns, every write that was acknowledged before the call is durable on the backing store.
+    ///
+    /// # Errors
+    /// [`Error::StillDirty`] when it is not: the blocks are kept and tried again, and so may the caller.
+    pub fn flush(&self) -> Result<()> {
+        self.handle.inner.flush_blocking(&self.state)
+    }
+
+    /// As [`Self::flush`]; `done` runs exactly once, before this call returns or on a worker.
+    pub fn flush_with(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.handle.inner.flush(&self.state, Box::new(done));
+    }
+
+    /// As [`Self::flush`], for a task of any executor. It covers the writes acknowledged before the first poll.
+    pub fn flush_async(&self) -> FlushFuture {
+        let volume = self.clone();
+        Started::future(move |set| volume.handle.inner.flush(&volume.state, set))
+    }
+}
+
+impl Inner {
+    /// How many of the next `bytes` bytes a blocking call takes at once: whole blocks, as far as frames allow.
+    fn chunk_from(&self, offset: u64, bytes: usize) -> usize {
+        let block_bytes = self.size.bytes();
+        let into_block = (offset & (block_bytes as u64 - 1)) as usize;
+        bytes.min(self.limits.chunk_blocks * block_bytes - into_block)
+    }
+
+    pub(super) fn read_with(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        bytes: usize,
+        runner: Runner,
+        done: ReadDone,
+    ) {
+        let mut done = Some(done);
+        let mut take = || done.take().expect("a read has one end");
+        if let Some(result) = self.read(volume, offset, bytes, runner, &mut take) {
+            take()(result);
+        }
+    }
+
+    pub(super) fn read_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, bytes: usize) -> Result<Blocks> {
+        let until = std::time::Instant::now() + self.limits.frame_wait;
+        loop {
+            let observed = self.released.observe();
+            let mut blocker: Option<Arc<Blocker<Result<Blocks>>>> = None;
+            let answer = self.read(volume, offset, bytes, Runner::Caller, &mut || {
+                let set = blocker.insert(Arc::default()).clone();
+                Box::new(move |result| set.set(result))
+            });
+            let answer = answer.or_else(|| blocker.map(|blocker| blocker.wait()));
+            match answer.expect("a read answers at once or later") {
+                Err(Error::WouldBlock) if std::time::Instant::now() < until => {}
+                answer => return answer,
+            }
+            // No frame was free: wait until one is. Ask first, and look whether one came between.
+            self.frames.want();
+            if self.frames.free_count() == 0 {
+                let blocker = Arc::new(Blocker::default());
+                let wake = blocker.clone();
+                self.released.park(observed, Box::new(move || wake.set(())));
+                if blocker.wait_for(until.saturating_duration_since(std::time::Instant::now())).is_none() {
+                    return Err(Error::WouldBlock);
+                }
+            }
+        }
+    }
+}
+
+/// What a future and the call it started share.
+struct Shared<T> {
+    answer: Option<Result<T>>,
+    waker: Option<Waker>,
+}
+
+type SetAnswer<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+/// A call of the callback entry as a future: started at the first poll, woken by the callback.
+pub struct Started<T> {
+    start: Option<Box<dyn FnOnce(SetAnswer<T>) + Send>>,
+    shared: Arc<Mutex<Shared<T>>>,
+}
+
+/// The answer of [`Volume::read_async`].
+pub type ReadFuture = Started<Blocks>;
+/// The answer of [`Volume::write_async`].
+pub type WriteFuture = Started<Answer>;
+/// The answer of [`Volume::flush_async`].
+pub type FlushFuture = Started<()>;
+
+impl<T: Send + 'static> Started<T> {
+    fn future(start: impl FnOnce(SetAnswer<T>) + Send + 'static) -> Self {
+        Self { start: Some(Box::new(start)), shared: Arc::new(Mutex::new(Shared { answer: None, waker: None })) }
+    }
+}
+
+impl<T: Send + 'static> Future for Started<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(start) = self.start.take() {
+            let shared = self.shared.clone();
+            start(Box::new(move |answer| {
+                let mut shared = shared.lock();
+                shared.answer = Some(answer);
+                let waker = shared.waker.take();
+                drop(shared);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }));
+        }
+        let mut shared = self.shared.lock();
+        match shared.answer.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                shared.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Writing: bytes go into RAM at once, block by block; what happens then depends on the volume's mode.
+//!
+//! `back` is acknowledged there. `through` is the same, and then writes the blocks below and waits for that; so in
+//! both modes a block is written below by one write-back at a time, and the last write to RAM is the last one below.
+//!
+//! A write waits only when it must:
+//!
+//! | it waits for | because                                                              | until                      |
+//! |--------------|----------------------------------------------------------------------|----------------------------|
+//! | room         | dirty and unsynced blocks reached the high mark                      | they are at the low mark   |
+//! | a release    | no frame is free, or nothing in the block's shard may leave          | a block or a frame is freed|
+//! | a fill       | it changes part of a sector that is not in RAM                       | the block is read          |
+//!
+//! The version of a write is taken, the copy on the SSD voided and the bytes stored under one hold of the shard's lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version};
+use terrace_tiers::ssd::VoidMark;
+
+use super::answer::Answer;
+use super::flush::VolumeState;
+use super::read::{Piece, Runner, pieces};
+use super::{Inner, Result};
+use crate::config::WriteMode;
+use crate::error::{Error, TierError};
+use crate::pool::Priority;
+use crate::sync::{Blocker, Mutex, Observed, Wake, wake_all};
+
+/// The end of a write.
+pub(super) type WriteDone = Box<dyn FnOnce(Result<Answer>) + Send>;
+
+/// Bounds the blocks that may not leave RAM (dirty, being written, or unsynced), so that reads always find victims.
+pub(super) struct Throttle {
+    pinned_blocks: AtomicU64,
+    high: u64,
+    low: u64,
+    is_shut: AtomicBool,
+    waiting: Mutex<Vec<Wake>>,
+    /// Callers that wait for a release: write-back hurries for them too.
+    pub(super) pressed: AtomicU32,
+}
+
+impl Throttle {
+    pub(super) fn new(low: u64, high: u64) -> Self {
+        Self {
+            pinned_blocks: AtomicU64::new(0),
+            high: high.max(1),
+            low: low.max(1).min(high.max(1)),
+            is_shut: AtomicBool::new(false),
+            waiting: Mutex::new(Vec::new()),
+            pressed: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) fn pinned_blocks(&self) -> u64 {
+        self.pinned_blocks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_over_low(&self) -> bool {
+        self.pinned_blocks() >= self.low
+    }
+
+    /// Whether someone waits until blocks may leave.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.is_shut.load(Ordering::Relaxed) || self.pressed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a writer has to wait now.
+    fn must_wait(&self) -> bool {
+        if self.pinned_blocks() >= self.high {
+            self.is_shut.store(true, Ordering::SeqCst);
+        }
+        self.is_shut.load(Ordering::SeqCst)
+    }
+
+    /// Runs `wake` once there is room again; at once, if there is.
+    fn park(&self, wake: Wake) {
+        let mut waiting = self.waiting.lock();
+        waiting.push(wake);
+        // Whoever opens the throttle takes the lock to empty the list: either it finds this entry, or we see it open.
+        if self.is_shut.load(Ordering::SeqCst) {
+            return;
+        }
+        let wakes = std::mem::take(&mut *waiting);
+        drop(waiting);
+        wake_all(wakes);
+    }
+
+    pub(super) fn add(&self) {
+        self.pinned_blocks.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A block may leave again; gives the writers that may go on.
+    #[must_use]
+    pub(super) fn remove(&self) -> Vec<Wake> {
+        let left = self.pinned_blocks.fetch_sub(1, Ordering::SeqCst) - 1;
+        if left > self.low || !self.is_shut.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        let mut waiting = self.waiting.lock();
+        self.is_shut.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *waiting)
+    }
+}
+
+/// A `through` write whose blocks are not all below yet.
+pub(super) struct WriteOperation {
+    /// Blocks not yet below, and one for whoever plans the write.
+    pending: AtomicU32,
+    state: Mutex<WriteState>,
+}
+
+struct WriteState {
+    answer: Answer,
+    error: Option<Error>,
+    done: Option<WriteDone>,
+}
+
+/// One block that a `through` write waits for, at its version or a later one.
+pub(super) struct WriteWaiter {
+    pub(super) version: Version,
+    operation: Arc<WriteOperation>,
+}
+
+impl WriteWaiter {
+    pub(super) fn deliver(self, result: Result<(), TierError>) {
+        if let Err(error) = result {
+            self.operation.state.lock().error = Some(Error::Tier(error));
+        }
+        self.operation.part_done();
+    }
+}
+
+impl WriteOperation {
+    fn new(done: WriteDone) -> Arc<Self> {
+        let state = WriteState { answer: Answer::default(), error: None, done: Some(done) };
+        Arc::new(Self { pending: AtomicU32::new(1), state: Mutex::new(state) })
+    }
+
+    fn part_done(&self) {
+        if self.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let mut state = self.state.lock();
+        let done = state.done.take().expect("an operation completes once");
+        let result = state.error.take().map_or(Ok(state.answer), Err);
+        drop(state);
+        done(result);
+    }
+}
+
+/// What a write has to wait for before it can go on.
+enum Wait {
+    Room,
+    /// A block of its shard that may leave.
+    Victim(Observed),
+    Frame(Observed),
+    Fill(BlockId),
+}
+
+/// Runs when what was waited for has come, or cannot come.
+type Resume = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A write on its way through its blocks.
+pub(super) struct WriteProgress {
+    mode: WriteMode,
+    offset: u64,
+    /// Bytes of the data that are stored.
+    stored_bytes: usize,
+    answer: Answer,
+    /// The end of a `through` write, until there is an operation, and then that.
+    done: Option<WriteDone>,
+    operation: Option<Arc<WriteOperation>>,
+    blocks: Vec<u64>,
+}
+
+impl WriteProgress {
+    fn new(mode: WriteMode, offset: u64, done: Option<WriteDone>) -> Self {
+        Self { mode, offset, stored_bytes: 0, answer: Answer::default(), done, operation: None, blocks: Vec::new() }
+    }
+}
+
+impl Inner {
+    /// Writes `data` at `offset`; returns when the mode's promise is kept.
+    pub(super) fn write_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, data: &[u8]) -> Result<Answer> {
+        self.check_open()?;
+        volume.check_range(offset, data.len())?;
+        let mode = volume.mode();
+        let blocker = (mode == WriteMode::Through).then(|| Arc::new(Blocker::default()));
+        let done = blocker.clone().map(|blocker| -> WriteDone { Box::new(move |result| blocker.set(result)) });
+        let mut progress = WriteProgress::new(mode, offset, done);
+        while let Some(wait) = self.store_pieces(volume, data, &mut progress) {
+            self.wait_blocking(volume, wait)?;
+        }
+        let answer = self.finish_stored(volume, progress, Runner::Caller);
+        match (answer, blocker) {
+            (None, Some(blocker)) => blocker.wait(),
+            (answer, _) => Ok(answer.unwrap_or_default()),
+        }
+    }
+
+    /// As [`Self::write_blocking`] with an end that is called, on whatever thread brings the last part.
+    pub(super) fn write_with<D: AsRef<[u8]> + Send + 'static>(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        data: D,
+        done: WriteDone,
+    ) {
+        if let Err(error) = self.check_open().and_then(|()| volume.check_range(offset, data.as_ref().len())) {
+            return done(Err(error));
+        }
+        self.advance(volume, data, WriteProgress::new(volume.mode(), offset, Some(done)));
+    }
+
+    /// Goes on with a write of the callback entry until it is done or must wait.
+    fn advance<D: AsRef<[u8]> + Send + 'static>(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        data: D,
+        mut progress: WriteProgress,
+    ) {
+        let Some(wait) = self.store_pieces(volume, data.as_ref(), &mut progress) else {
+            let done = progress.done.take();
+            if let (Some(answer), Some(done)) =
+                (self.finish_stored(volume, progress, Runner::Pool(Priority::Awaited)), done)
+            {
+                done(Ok(answer));
+            }
+            return;
+        };
+        let (inner, volume_again) = (self.clone(), volume.clone());
+        let resume = move |result: Result<()>| match result {
+            Ok(()) => inner.advance(&volume_again, data, progress),
+            Err(error) => progress.fail(error),
+        };
+        self.park(volume, wait, Box::new(resume));
+    }
+
+    /// Stores block after block until all are stored (none), or one has to wait.
+    fn store_pieces(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        data: &[u8],
+        progress: &mut WriteProgress,
+    ) -> Option<Wait> {
+        let left = progress.stored_bytes..data.len();
+        for piece in pieces(volume.id, progress.offset + left.start as u64, left.len(), self.size) {
+            let bytes = &data[progress.stored_bytes..progress.stored_bytes + piece.bytes.len()];
+            match self.store_piece(volume, &piece, bytes, progress) {
+                Ok(was_resident) => progress.answer.ram_blocks += u32::from(was_resident),
+                Err(wait) => return Some(wait),
+            }
+            progress.stored_bytes += bytes.len();
+        }
+        None
+    }
+
+    /// Stores the part of one block; tells whether it was resident.
+    fn store_piece(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        piece: &Piece,
+        data: &[u8],
+        progress: &mut WriteProgress,
+    ) -> Result<bool, Wait> {
+        if self.throttle.must_wait() {
+            return Err(Wait::Room);
+        }
+        let observed = self.released.observe();
+        let spare = self.alloc_frame().ok_or(Wait::Frame(observed))?;
+        let block = piece.block;
+        let mut shard = self.shard(block);
+        let has_edges = piece.bytes.start % SECTOR_BYTES == 0 && piece.bytes.end % SECTOR_BYTES == 0;
+        let mut is_resident = shard.policy.lookup(block);
+        if !has_edges {
+            is_resident = is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
+            if is_resident.is_none() {
+                return Err(Wait::Fill(block));
+            }
+        }
+        let Ok((slot, departed)) = shard.find_for_write(block) else { return Err(Wait::Victim(observed)) };
+        if let Some(departed) = departed {
+            self.demote(departed);
+        }
+        let version = self.next_version();
+        volume.raise_version(version);
+        let (was_dirty, was_pinned) = {
+            let entry = &shard.entries[slot.index()];
+            (entry.dirty, entry.is_pinned())
+        };
+        if !was_dirty && let Some(ssd) = &self.ssd {
+            let mark = if progress.mode == WriteMode::Through { VoidMark::Region } else { VoidMark::Exact };
+            ssd.void(block, version, mark);
+        }
+        let left_over = shard.store(slot, piece.bytes.start, data, version, spare);
+        if !was_dirty {
+            let epoch = volume.dirty.lock().mark(block.number());
+            let entry = &mut shard.entries[slot.index()];
+            (entry.dirty, entry.dirty_epoch) = (true, epoch);
+        }
+        if !was_pinned {
+            self.throttle.add();
+        }
+        if progress.mode == WriteMode::Through {
+            let operation = progress.operation();
+            operation.pending.fetch_add(1, Ordering::Relaxed);
+            let waiter = WriteWaiter { version, operation };
+            shard.write_waiters.entry(block).or_default().push(waiter);
+            progress.blocks.push(block.number());
+        }
+        drop(shard);
+        drop(left_over);
+        Ok(is_resident.is_some())
+    }
+
+    /// All bytes are in RAM: a `back` write is done, a `through` write goes below.
+    fn finish_stored(self: &Arc<Self>, volume: &Arc<VolumeState>, progress: WriteProgress, runner: Runner) -> Option<Answer> {
+        let Some(operation) = progress.operation else {
+            if self.is_continuous() {
+                self.ticker.watch(volume);
+                if self.throttle.is_over_low() {
+                    self.pump(volume);
+                }
+            }
+            return Some(progress.answer);
+        };
+        operation.state.lock().answer = progress.answer;
+        self.write_back_blocks(volume, &progress.blocks, runner);
+        if self.is_continuous() {
+            self.ticker.watch(volume);
+        }
+        operation.part_done();
+        None
+    }
+
+    /// A frame, if one is free, or is now that the first try asked for it.
+    pub(super) fn alloc_frame(&self) -> Option<terrace_tiers::ram::frames::FrameMut> {
+        self.frames.alloc().or_else(|| {
+            self.frames.want();
+            self.frames.alloc()
+        })
+    }
+
+    /// Runs `resume` when what `wait` names has come; sees to it that it comes.
+    fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
+        match wait {
+            Wait::Room => {
+                self.throttle.park(Box::new(|| resume(Ok(()))));
+                self.pump_all();
+            }
+            Wait::Victim(observed) | Wait::Frame(observed) => {
+                self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
+                let inner = self.clone();
+                let wake = move || {
+                    inner.throttle.pressed.fetch_sub(1, Ordering::SeqCst);
+                    resume(Ok(()));
+                };
+                self.released.park(observed, Box::new(wake));
+                self.pump_all();
+            }
+            Wait::Fill(block) => {
+                let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));
+                let runner = Runner::Pool(Priority::Foreground);
+                self.read_with(volume, offset, bytes, runner, Box::new(move |read| resume(read.map(drop))));
+            }
+        }
+    }
+
+    fn wait_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait) -> Result<()> {
+        if let Wait::Fill(block) = wait {
+            let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));
+            return self.read_blocking(volume, offset, bytes).map(drop);
+        }
+        // Readers may hold frames for as long as they like; what is dirty is on its way.
+        let limit = matches!(wait, Wait::Frame(_)).then_some(self.limits.frame_wait);
+        let blocker = Arc::new(Blocker::default());
+        let wake = blocker.clone();
+        self.park(volume, wait, Box::new(move |result| wake.set(result)));
+        match limit {
+            Some(limit) => blocker.wait_for(limit).unwrap_or(Err(Error::WouldBlock)),
+            None => blocker.wait(),
+        }
+    }
+}
+
+impl WriteProgress {
+    fn operation(&mut self) -> Arc<WriteOperation> {
+        let done = &mut self.done;
+        let new = || WriteOperation::new(done.take().expect("a `through` write has an end"));
+        self.operation.get_or_insert_with(new).clone()
+    }
+
+    /// The write cannot go on; what it stored stays, and goes below with the next flush.
+    fn fail(self, error: Error) {
+        match (self.operation, self.done) {
+            (Some(operation), _) => {
+                operation.state.lock().error = Some(error);
+                operation.part_done();
+            }
+            (None, Some(done)) => done(Err(error)),
+            (None, None) => {}
+        }
+    }
+}

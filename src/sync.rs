@@ -1,0 +1,101 @@
+//! The locks and waits of this package, in one place, so that a model checker can take theirs.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+/// What runs when something that was waited for may have come.
+pub(crate) type Wake = Box<dyn FnOnce() + Send>;
+
+/// Lets calls wait for a change without a lock around the condition: observe, look, and park only if nothing
+/// changed since the observation.
+#[derive(Default)]
+pub(crate) struct Event {
+    count: AtomicU64,
+    has_parked: AtomicBool,
+    parked: Mutex<Vec<Wake>>,
+}
+
+/// A moment in the life of an [`Event`].
+#[derive(Clone, Copy)]
+pub(crate) struct Observed(u64);
+
+impl Event {
+    pub(crate) fn observe(&self) -> Observed {
+        Observed(self.count.load(Ordering::SeqCst))
+    }
+
+    /// Runs `wake` at the first change after `observed`; at once, when that has come already.
+    pub(crate) fn park(&self, observed: Observed, wake: Wake) {
+        let mut parked = self.parked.lock();
+        // The flag goes up before the count is read, and `change` reads the flag after it raised the count: at
+        // least one of the two sees the other.
+        self.has_parked.store(true, Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) == observed.0 {
+            parked.push(wake);
+            return;
+        }
+        drop(parked);
+        wake();
+    }
+
+    /// Says that something changed, and gives what waited for it; the caller runs them, holding no lock.
+    #[must_use]
+    pub(crate) fn change(&self) -> Vec<Wake> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        if !self.has_parked.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        let mut parked = self.parked.lock();
+        self.has_parked.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *parked)
+    }
+}
+
+/// Runs all of `wakes`.
+pub(crate) fn wake_all(wakes: Vec<Wake>) {
+    for wake in wakes {
+        wake();
+    }
+}
+
+/// Where a blocking call sleeps until its answer is there.
+pub(crate) struct Blocker<T> {
+    answer: Mutex<Option<T>>,
+    arrived: Condvar,
+}
+
+impl<T> Default for Blocker<T> {
+    fn default() -> Self {
+        Self { answer: Mutex::new(None), arrived: Condvar::new() }
+    }
+}
+
+impl<T> Blocker<T> {
+    pub(crate) fn set(&self, answer: T) {
+        *self.answer.lock() = Some(answer);
+        self.arrived.notify_one();
+    }
+
+    pub(crate) fn wait(&self) -> T {
+        let mut answer = self.answer.lock();
+        loop {
+            if let Some(answer) = answer.take() {
+                return answer;
+            }
+            self.arrived.wait(&mut answer);
+        }
+    }
+
+    /// As [`Self::wait`], but none once `limit` has passed.
+    pub(crate) fn wait_for(&self, limit: Duration) -> Option<T> {
+        let until = Instant::now() + limit;
+        let mut answer = self.answer.lock();
+        loop {
+            if answer.is_some() || self.arrived.wait_until(&mut answer, until).timed_out() {
+                return answer.take();
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Random operations from many threads against a plain vector of bytes.
+//!
+//! Each thread owns a stretch of the volume, at byte offsets that no block respects, so neighbours share blocks and
+//! even sectors. A thread's reads of its own stretch must give back exactly what it wrote.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Files, seed};
+use terrace::{BlockSize, Cache, Config, RamSize, SsdConfig, SsdSize, Volume, WriteMode};
+
+struct Case {
+    block_bytes: u64,
+    ram_blocks: u64,
+    ssd_blocks: u64,
+    shards: u32,
+    mode: WriteMode,
+    threads: usize,
+    stretch_bytes: usize,
+    operations: usize,
+}
+
+fn config(case: &Case, files: &Files) -> Config {
+    let mut config = Config::new(RamSize::Blocks(case.ram_blocks));
+    config.block_size = BlockSize::new(case.block_bytes).expect("a block size");
+    config.shards = Some(case.shards);
+    config.writeback_delay_ms = 5;
+    if case.ssd_blocks > 0 {
+        config.ssd = Some(SsdConfig::new(files.ssd(), SsdSize::Blocks(case.ssd_blocks)));
+    }
+    config
+}
+
+/// One thread's work: `model` is what its stretch, from `start` on, must read as.
+fn work(volume: &Volume, start: usize, model: &mut [u8], operations: usize, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    for step in 0..operations {
+        let at = random.usize(..model.len());
+        let length = match random.u8(..10) {
+            0..4 => random.usize(1..=512),
+            4..8 => random.usize(1..=20_000),
+            _ => random.usize(1..=200_000),
+        };
+        let range = at..(at + length).min(model.len());
+        let offset = (start + at) as u64;
+        match random.u8(..20) {
+            0..9 => {
+                let fill = random.u8(..);
+                for (index, byte) in model[range.clone()].iter_mut().enumerate() {
+                    *byte = fill.wrapping_add((index % 251) as u8);
+                }
+                volume.write(offset, &model[range]).expect("a write succeeds");
+            }
+            9..19 => {
+                let mut found = vec![0; range.len()];
+                volume.read(offset, &mut found).expect("a read succeeds");
+                if let Some(wrong) = (0..range.len()).find(|&index| found[index] != model[range.start + index]) {
+                    panic!("seed {seed} step {step}: byte {} is wrong", offset as usize + wrong);
+                }
+            }
+            _ => volume.flush().expect("a flush succeeds"),
+        }
+    }
+}
+
+fn run(case: &Case) {
+    let seed = seed();
+    println!("seed {seed}");
+    let files = Files::new();
+    let bytes = (case.threads * case.stretch_bytes) as u64;
+    let mut models = vec![vec![0u8; case.stretch_bytes]; case.threads];
+    for pass in 0..3 {
+        let cache = Cache::open(&config(case, &files)).expect("the cache opens");
+        let volume = cache.attach("disk", Arc::new(files.backing(bytes)), case.mode).expect("the volume attaches");
+        std::thread::scope(|scope| {
+            for (index, model) in models.iter_mut().enumerate() {
+                let volume = volume.clone();
+                let seed = seed.wrapping_add((pass * 1000 + index) as u64);
+                scope.spawn(move || work(&volume, index * case.stretch_bytes, model, case.operations, seed));
+            }
+        });
+        let stats = cache.stats();
+        assert_eq!(stats.read_ram_hits + stats.read_ssd_hits + stats.disk_reads, stats.reads, "seed {seed}");
+        assert_eq!(stats.reads + stats.writes, stats.references, "seed {seed}");
+        cache.close().expect("the cache closes");
+        let below = std::fs::read(files.disk()).expect("the backing file can be read");
+        assert!(below == models.concat(), "seed {seed}: after a close the backing store has every byte");
+    }
+}
+
+#[test]
+fn many_threads_on_shared_blocks_read_what_they_wrote_in_back_mode() {
+    run(&Case {
+        block_bytes: 16384,
+        ram_blocks: 64,
+        ssd_blocks: 400,
+        shards: 4,
+        mode: WriteMode::Back,
+        threads: 6,
+        stretch_bytes: 1_000_003,
+        operations: 400,
+    });
+}
+
+#[test]
+fn many_threads_on_shared_blocks_read_what_they_wrote_in_through_mode() {
+    run(&Case {
+        block_bytes: 4096,
+        ram_blocks: 100,
+        ssd_blocks: 800,
+        shards: 2,
+        mode: WriteMode::Through,
+        threads: 5,
+        stretch_bytes: 700_001,
+        operations: 300,
+    });
+}
+
+#[test]
+fn a_cache_without_an_ssd_of_a_few_large_blocks_reads_what_was_written() {
+    run(&Case {
+        block_bytes: 1 << 20,
+        ram_blocks: 16,
+        ssd_blocks: 0,
+        shards: 1,
+        mode: WriteMode::Back,
+        threads: 3,
+        stretch_bytes: 9_000_001,
+        operations: 150,
+    });
+}
+
+#[test]
+fn one_thread_alone_reads_what_it_wrote() {
+    run(&Case {
+        block_bytes: 65536,
+        ram_blocks: 40,
+        ssd_blocks: 100,
+        shards: 1,
+        mode: WriteMode::Back,
+        threads: 1,
+        stretch_bytes: 12_345_678,
+        operations: 800,
+    });
+}
