@@ -72,7 +72,7 @@ fn run_once(seed: u64, ssd: Option<u64>, path: &std::path::Path, title: &str) ->
     config.block_size = addressing.block_size;
     config.ssd = ssd.map(|bytes| SsdConfig::new(path.with_extension("cache"), SsdSize::Bytes(bytes)));
     let checker = Checker::new(seed, Untouched::Zeros);
-    let session = Session::open(config, &[device], WriteMode::Back, false, &checker)?;
+    let session = Session::open(&config, &[device], WriteMode::Back, false, &checker)?;
     let progress = Progress::new(title, WARM_REQUESTS + MEASURED_REQUESTS);
     let trace = DemoTrace::new(seed);
     let position = trace.requests.clone();

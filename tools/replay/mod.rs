@@ -17,6 +17,8 @@ mod checker;
 mod content;
 mod demo;
 mod latency;
+#[cfg(test)]
+mod oracle_tests;
 mod places;
 mod progress;
 mod report;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use terrace::simulate::Simulation;
-use terrace::{Clock, Config, Device, RamSize, SsdConfig, SsdSize};
+use terrace::{Background, Clock, Config, Device, RamSize, Simulation, SsdConfig, SsdSize};
 
 use super::args::ReplayArgs;
 use super::backing::{DiskModel, open_backing};
@@ -71,7 +70,7 @@ fn replay(
     let mut passes = Vec::new();
     for number in 1..=args.passes {
         let config = config(args, scan, &places)?;
-        let session = Session::open(config, &devices, args.write.mode(), args.settle, &checker)?;
+        let session = Session::open(&config, &devices, args.write.mode(), args.settle, &checker)?;
         let title = if args.passes > 1 { format!("pass {number}") } else { "replaying".into() };
         let progress = Progress::new(&title, source.file_bytes());
         let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
@@ -152,6 +151,8 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
     config.block_size = args.block_size;
     config.shards = args.shards;
     config.ssd = args.ssd()?.map(|size| ssd_config(args, places.ssd.clone(), size));
+    // What the simulation does between requests, the cache then does when it settles.
+    config.background = if args.settle { Background::OnSettle } else { Background::Continuous };
     config.clock = if scan.has_times { Clock::Manual(Arc::new(AtomicU64::new(0))) } else { Clock::System };
     Ok(config)
 }

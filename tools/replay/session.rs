@@ -50,7 +50,7 @@ struct Shared {
 impl<'a> Session<'a> {
     /// Opens the cache and puts it in front of `devices`, the volumes of the trace in their order.
     pub(crate) fn open(
-        config: Config,
+        config: &Config,
         devices: &[Arc<dyn Device>],
         mode: WriteMode,
         settles: bool,

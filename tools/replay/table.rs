@@ -32,7 +32,9 @@ pub(super) fn show(report: &Report) -> String {
     let total = &report.total;
     let mut text = heading(report);
     writeln!(text, "{}", answers(total)).expect("a string takes everything");
-    writeln!(text, "{}", transfers(report)).expect("a string takes everything");
+    if !report.setup.simulated {
+        writeln!(text, "{}", transfers(report)).expect("a string takes everything");
+    }
     if report.passes.len() > 1 {
         writeln!(text, "{}", passes(report)).expect("a string takes everything");
     }
@@ -57,7 +59,11 @@ fn heading(report: &Report) -> String {
         let skipped = show_count(setup.skipped_commands);
         write!(text, ", {skipped} other commands passed over").expect("a string takes everything");
     }
-    let how = if setup.simulated { "simulated".into() } else { format!("{} threads", setup.threads) };
+    let how = if setup.simulated {
+        "simulated".into()
+    } else {
+        format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" })
+    };
     let mode = match setup.write_mode {
         super::args::Write::Through => "write-through",
         super::args::Write::Back => "write-back",

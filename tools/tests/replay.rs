@@ -31,15 +31,18 @@ fn laws_hold(report: &Value) {
 }
 
 #[test]
-fn a_simulation_of_two_blocks_counts_as_by_hand() {
+fn a_simulation_of_eight_blocks_counts_as_by_hand() {
     let ground = Playground::new();
-    ground.file("t", b"1\n2\n1\n3\n2\n3\n");
-    let arguments = ["replay", "t", "--simulate", "--ram-blocks", "2", "--shards", "1", "--json"];
+    let twice = (1..=8).flat_map(|id| [id, id]);
+    let ids: Vec<String> = twice.chain(100..110).chain((1..=8).rev()).map(|id| id.to_string()).collect();
+    ground.file("t", ids.join("\n").as_bytes());
+    let arguments = ["replay", "t", "--simulate", "--ram-blocks", "8", "--shards", "1", "--json"];
     let report = json(&ground.terrace(&arguments));
-    // 1 is in T2 when 3 comes, so that 2, alone in T1, leaves; it comes back through B1, which makes p 1, and 1 leaves
-    // in its place: the second 1 and the second 3 are hits.
-    assert_eq!((count(&report, "references"), count(&report, "requests")), (6, 6));
-    assert_eq!(count(&report, "ram_hits"), 2);
+    assert_eq!((count(&report, "references"), count(&report, "requests")), (34, 34));
+    // Eight second uses fill T2. The first block of the scan takes the place of 1, the others that of the one before
+    // them; so 8 down to 2 are hits.
+    assert_eq!(count(&report, "ram_hits"), 8 + 7);
+    assert_eq!(count(&report, "disk_reads"), 34 - 15);
     assert_eq!(report["latency_us"], Value::Null);
     laws_hold(&report);
 }
