@@ -436,7 +436,7 @@ impl Inner {
     }
 
     pub(super) fn pump_all(self: &Arc<Self>) {
-        for volume in self.volumes() {
+        for volume in self.ticker.watched_volumes() {
             self.pump(&volume);
             self.sync_if_due(&volume);
         }
@@ -624,6 +624,10 @@ impl Ticker {
             self.watched.lock().volumes.push(volume.clone());
             self.changed.notify_one();
         }
+    }
+
+    fn watched_volumes(&self) -> Vec<Arc<VolumeState>> {
+        self.watched.lock().volumes.clone()
     }
 
     /// Leaves `volume` be until the next `watch`.

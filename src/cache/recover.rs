@@ -21,7 +21,7 @@ use super::demote::SsdTier;
 use super::flush::{Ticker, VolumeState};
 use super::index::Shard;
 use super::write::Throttle;
-use super::{Counters, Inner, Limits, Result};
+use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
@@ -59,13 +59,14 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         frames,
         hasher: super::index::FastHash::default(),
         shards,
-        volumes: RwLock::new(HashMap::default()),
+        volumes: RwLock::new(Volumes::default()),
         volumes_attached: AtomicU32::new(0),
         ssd,
         throttle: Throttle::new(mark(config.dirty_low), mark(config.dirty_high)),
         released: Event::default(),
         version: AtomicU64::new(first_version.as_u64()),
         ticker: Arc::new(Ticker::new()),
+        ticker_thread: Mutex::new(None),
         waking_lane: pool.lane(lane_config("wake", 1, config)),
         pool,
         lanes: Mutex::new(HashMap::default()),
@@ -134,10 +135,9 @@ fn start(inner: &Arc<Inner>, config: &Config) {
         let weak = Arc::downgrade(inner);
         let delay = inner.limits.writeback_delay.max(Duration::from_millis(1));
         let ticker = inner.ticker.clone();
-        std::thread::Builder::new()
-            .name("terrace-ticker".into())
-            .spawn(move || ticker.run(&weak, delay))
-            .expect("a thread can be started");
+        let thread = std::thread::Builder::new().name("terrace-ticker".into());
+        let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
+        *inner.ticker_thread.lock() = Some(thread);
     }
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
         inner.start_preparing();
@@ -148,7 +148,7 @@ impl Inner {
     pub(super) fn attach(self: &Arc<Self>, name: &str, device: Arc<dyn Device>, mode: WriteMode) -> Result<Arc<VolumeState>> {
         self.check_open()?;
         let mut volumes = self.volumes.write();
-        if volumes.values().any(|volume| volume.name == name) {
+        if volumes.names.contains(name) {
             return Err(Error::AlreadyAttached { name: name.to_owned() });
         }
         let len_bytes = device.len_bytes();
@@ -164,7 +164,8 @@ impl Inner {
         let padded = Arc::new(Padded { device, len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
         let volume = Arc::new(VolumeState::new(id, name, padded, len_bytes, lane, mode, self.size, version));
-        volumes.insert(id, volume.clone());
+        volumes.names.insert(name.to_owned());
+        volumes.by_id.insert(id, volume.clone());
         Ok(volume)
     }
 
@@ -199,9 +200,19 @@ impl Inner {
             self.closed.store(false, Ordering::SeqCst);
             return Err(error);
         }
-        self.ticker.stop();
-        self.pool.shutdown();
+        self.stop();
         Ok(())
+    }
+
+    /// Ends all threads, after what they have under way.
+    pub(super) fn stop(&self) {
+        self.ticker.stop();
+        let thread = self.ticker_thread.lock().take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A ticker that panicked has said so itself.
+            let _ = thread.join();
+        }
+        self.pool.shutdown();
     }
 
     fn close_volumes(self: &Arc<Self>) -> Result<()> {

@@ -69,8 +69,12 @@ impl Throttle {
 
     /// Whether a writer has to wait now.
     fn must_wait(&self) -> bool {
-        if self.pinned_blocks() >= self.high {
+        if self.pinned_blocks.load(Ordering::SeqCst) >= self.high {
             self.is_shut.store(true, Ordering::SeqCst);
+            // Blocks that left between the two lines saw it open, and would never open it.
+            if self.pinned_blocks.load(Ordering::SeqCst) <= self.low {
+                wake_all(self.open());
+            }
         }
         self.is_shut.load(Ordering::SeqCst)
     }
@@ -99,6 +103,11 @@ impl Throttle {
         if left > self.low || !self.is_shut.load(Ordering::SeqCst) {
             return Vec::new();
         }
+        self.open()
+    }
+
+    #[must_use]
+    fn open(&self) -> Vec<Wake> {
         let mut waiting = self.waiting.lock();
         self.is_shut.store(false, Ordering::SeqCst);
         std::mem::take(&mut *waiting)
@@ -319,19 +328,15 @@ impl Inner {
     /// All bytes are in RAM: a `back` write is done, a `through` write goes below.
     fn finish_stored(self: &Arc<Self>, volume: &Arc<VolumeState>, progress: WriteProgress, runner: Runner) -> Option<Answer> {
         let Some(operation) = progress.operation else {
-            if self.is_continuous() {
-                self.ticker.watch(volume);
-                if self.throttle.is_over_low() {
-                    self.pump(volume);
-                }
+            self.ticker.watch(volume);
+            if self.throttle.is_over_low() {
+                self.pump(volume);
             }
             return Some(progress.answer);
         };
         operation.state.lock().answer = progress.answer;
         self.write_back_blocks(volume, &progress.blocks, runner);
-        if self.is_continuous() {
-            self.ticker.watch(volume);
-        }
+        self.ticker.watch(volume);
         operation.part_done();
         None
     }
