@@ -38,109 +38,11 @@
 use super::id_lists::{ENTRIES_MAX, IdLists, PLACES, Place};
 use crate::block::BlockId;
 
+mod answers;
 #[cfg(test)]
 mod tests;
 
-/// Where a block's entry is while the block is resident.
-///
-/// A slot that a call gave up (`Evicted::slot`, or the answer of `remove`) is not given to another block before the
-/// next call, so what is kept in arrays by slot can be fetched after the call.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct Slot(u32);
-
-impl Slot {
-    /// Below [`ArcPolicy::slot_limit`].
-    #[inline]
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-
-    #[inline]
-    fn of(entry: u32) -> Self {
-        Self(entry - PLACES as u32)
-    }
-
-    #[inline]
-    fn entry(self) -> u32 {
-        self.0 + PLACES as u32
-    }
-}
-
-/// Whether a block was used once, or more often.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
-    Recent,
-    Frequent,
-}
-
-impl Side {
-    fn other(self) -> Self {
-        match self {
-            Self::Recent => Self::Frequent,
-            Self::Frequent => Self::Recent,
-        }
-    }
-
-    fn chain(self) -> Place {
-        match self {
-            Self::Recent => Place::Recent,
-            Self::Frequent => Place::Frequent,
-        }
-    }
-
-    fn aside(self) -> Place {
-        match self {
-            Self::Recent => Place::RecentAside,
-            Self::Frequent => Place::FrequentAside,
-        }
-    }
-
-    fn ghosts(self) -> Place {
-        match self {
-            Self::Recent => Place::RecentGhost,
-            Self::Frequent => Place::FrequentGhost,
-        }
-    }
-
-    /// The side whose blocks, or ghosts, are in `place`.
-    fn of(place: Place) -> Self {
-        match place {
-            Place::Recent | Place::RecentAside | Place::RecentGhost => Self::Recent,
-            Place::Frequent | Place::FrequentAside | Place::FrequentGhost => Self::Frequent,
-            Place::FreeResident | Place::FreeGhost => unreachable!("a free entry is never found"),
-        }
-    }
-}
-
-/// The four lists of the paper, for inspection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum List {
-    Recent,
-    Frequent,
-    RecentGhost,
-    FrequentGhost,
-}
-
-/// A block that left RAM, the slot it had, and the side it left.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Evicted {
-    pub block: BlockId,
-    pub slot: Slot,
-    pub from: Side,
-}
-
-/// What a request for a block found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
-    /// It was resident.
-    Hit(Slot),
-    /// It was not, and is now; `ghost` tells the ghost list that remembered it.
-    Miss { slot: Slot, ghost: Option<Side>, evicted: Option<Evicted> },
-}
-
-/// No resident block may leave: nothing was changed (blocks may have been set aside).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NoVictim;
+pub use answers::{Access, Evicted, List, NoVictim, Side, Slot};
 
 /// See the head of this file.
 pub struct ArcPolicy {
@@ -214,7 +116,7 @@ impl ArcPolicy {
     /// # Panics
     /// When none has.
     pub fn block_at(&self, slot: Slot) -> BlockId {
-        assert!(self.lists.place(slot.entry()).is_resident(), "no block has slot {}", slot.0);
+        assert!(self.lists.place(slot.entry()).is_resident(), "no block has slot {}", slot.index());
         self.lists.id(slot.entry())
     }
 

@@ -331,7 +331,7 @@ fn random_life(seed: u64, steps: usize) {
             0..10 => {
                 assert_eq!(policy.remove(block(x)), slots.remove(&x), "{context}");
                 twin.take_resident(x);
-                twin.ghosts.iter_mut().for_each(|list| drop(take(list, x)));
+                twin.ghosts.iter_mut().for_each(|list| _ = take(list, x));
             }
             10..25 if random.f64() < pin_share => pinned.push(x),
             25..45 => {
