@@ -73,6 +73,19 @@ fn the_frame_freed_last_is_used_first() {
 }
 
 #[test]
+fn a_pop_that_began_before_its_frame_was_used_and_freed_fails() {
+    let frames = frames(3);
+    let changing = &frames.pool().changing;
+    let begun = changing.top.load(SeqCst);
+    let (first, second) = (frames.alloc(), frames.alloc());
+    drop(second);
+    drop(first);
+    let now = changing.top.load(SeqCst);
+    assert_eq!(begun as u32, now as u32, "the same frame is first again");
+    assert_ne!(begun, now);
+}
+
+#[test]
 fn frames_outlive_every_handle_of_the_pool() {
     let frames = frames(3);
     let second_handle = frames.clone();
