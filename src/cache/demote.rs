@@ -127,11 +127,12 @@ impl SsdTier {
             return None;
         }
         let mut state = self.state.lock();
-        let plan = state.tier.plan_read(block)?;
-        match state.on_the_way.get(&block) {
-            Some((_, frame)) => Some(OnSsd::OnTheWay(frame.clone())),
-            None => Some(OnSsd::Stored(plan)),
+        if let Some((_, frame)) = state.on_the_way.get(&block) {
+            let frame = frame.clone();
+            state.tier.note_hit_on_the_way(block);
+            return Some(OnSsd::OnTheWay(frame));
         }
+        state.tier.plan_read(block).map(OnSsd::Stored)
     }
 
     pub(super) fn finish_read(
@@ -315,7 +316,10 @@ impl Inner {
             drop(batch);
             if let Some(seal) = seal {
                 ssd.run_seal(seal);
-                self.start_reclaim(ssd);
+                // Else `settle` starts it when all is appended, so that the order of the log does not depend on time.
+                if self.is_continuous() {
+                    self.start_reclaim(ssd);
+                }
             }
         }
     }
