@@ -138,11 +138,11 @@ fn a_cache_file_of_another_cache_or_format_is_refused_and_stays_as_it_is() {
     ground.file("t", b"1\n2\n");
     ground.file("foreign", &vec![0x5a; 1 << 20]);
     refused(&ground, &["replay", "t", "--ssd-file", "foreign"]);
-    let made = ground.terrace(&["replay", "t", "--ssd-file", "cache", "--ssd-size", "256MiB"]);
+    let made = ground.terrace(&["replay", "t", "--ssd-file", "cache", "--ssd-size", "64MiB"]);
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     let line = refused(
         &ground,
-        &["replay", "t", "--ssd-file", "cache", "--ssd-size", "256MiB", "--block-size", "4k"],
+        &["replay", "t", "--ssd-file", "cache", "--ssd-size", "64MiB", "--block-size", "4k"],
     );
     assert!(line.contains("block size"), "{line}");
 }
