@@ -53,7 +53,12 @@ impl Pieces for Writes<'_, '_> {
 /// A buffer that was cut short is finished on its own, and what follows a short transfer goes buffered, for it need
 /// not be aligned; that way no list of buffers is ever copied or changed. A direct call that is refused as misaligned
 /// goes buffered too.
-pub(super) fn transfer(direct: Option<&File>, buffered: &File, offset: u64, pieces: &mut impl Pieces) -> io::Result<()> {
+pub(super) fn transfer(
+    direct: Option<&File>,
+    buffered: &File,
+    offset: u64,
+    pieces: &mut impl Pieces,
+) -> io::Result<()> {
     let (mut direct, mut at, mut index, mut done) = (direct, offset, 0, 0);
     while let Some(length) = pieces.length(index) {
         if done >= length {
