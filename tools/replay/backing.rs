@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace::Device;
 use terrace::tiers::Error;
+use terrace::tiers::backing::file::FileBacking;
 use terrace::tiers::device::Identity;
 
 use super::args::{Disk, ReplayArgs};
@@ -103,85 +104,20 @@ pub(crate) fn slowed(device: Arc<dyn Device>, model: DiskModel) -> Arc<dyn Devic
     Arc::new(SlowDevice::new(device, model))
 }
 
-fn open_file(path: &Path, bytes: u64) -> Result<BackingFile> {
+fn open_file(path: &Path, bytes: u64) -> Result<FileBacking> {
     let shown = path.display();
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    let file = opened.map_err(|error| {
-        Failure::caused(format!("cannot make the backing file {shown}"), error)
-            .remedy("name another --backing, or none for a temporary one")
-    })?;
-    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(|error| {
-            Failure::caused(format!("cannot make {shown} a sparse file of {bytes} bytes"), error)
-                .remedy("choose a smaller --block-size, or a --backing on a file system with larger files")
+    if path.is_file() {
+        // What it held may go, or we would not be here; empty, it is made anew.
+        OpenOptions::new().write(true).truncate(true).open(path).map_err(|error| {
+            Failure::caused(format!("cannot empty the backing file {shown}"), error)
+                .remedy("name another --backing, or none for a temporary one")
         })?;
     }
-    Ok(BackingFile { file, path: path.to_owned(), bytes })
-}
-
-struct BackingFile {
-    file: File,
-    path: PathBuf,
-    bytes: u64,
-}
-
-impl BackingFile {
-    fn failed(&self, action: &'static str, offset: u64, bytes: usize, source: io::Error) -> Error {
-        Error::Device { action, device: self.name(), offset, bytes: bytes as u64, source }
-    }
-}
-
-impl Device for BackingFile {
-    fn name(&self) -> String {
-        self.path.display().to_string()
-    }
-
-    fn len_bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), Error> {
-        let mut at = offset;
-        for buffer in buffers {
-            self.file
-                .read_exact_at(buffer, at)
-                .map_err(|error| self.failed("read", at, buffer.len(), error))?;
-            at += buffer.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> Result<(), Error> {
-        let mut at = offset;
-        for buffer in buffers {
-            self.file
-                .write_all_at(buffer, at)
-                .map_err(|error| self.failed("write", at, buffer.len(), error))?;
-            at += buffer.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|error| self.failed("sync", 0, 0, error))
-    }
-
-    fn discard(&self, offset: u64, bytes: u64) -> Result<(), Error> {
-        let zeros = [0; 64 << 10];
-        let mut at = offset;
-        while at < offset + bytes {
-            let count = (offset + bytes - at).min(zeros.len() as u64) as usize;
-            self.write(at, &[IoSlice::new(&zeros[..count])])?;
-            at += count as u64;
-        }
-        Ok(())
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        let metadata = self.file.metadata().ok()?;
-        let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Some(Identity { bytes: self.bytes, modified_ns, inode: metadata.ino(), device: metadata.dev() })
-    }
+    FileBacking::create(path, bytes).map_err(|error| {
+        Failure::caused(format!("cannot make the backing file of {bytes} bytes"), error).remedy(
+            "name another --backing; if it is too large for the file system, choose a smaller --block-size",
+        )
+    })
 }
 
 /// A device that takes as long as its model: one access at a time, in the order they come.

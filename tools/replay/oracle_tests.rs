@@ -18,6 +18,7 @@ struct Point {
     misses: u64,
 }
 
+#[expect(clippy::print_stdout, reason = "a test that skips says so")]
 fn traces() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces");
     let directory = std::env::var_os("TERRACE_TRACES").map_or(beside, PathBuf::from);

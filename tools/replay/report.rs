@@ -46,8 +46,10 @@ counters! {
     write_ram_hits = write_ram_hits, "of these, by writes";
     ssd_hits = read_ssd_hits, "reads of blocks answered by the SSD (also as read_ssd_hits)";
     disk_reads = disk_reads, "reads of blocks answered by the backing store";
-    ssd_blocks_written = ssd.blocks_written, "blocks written to the SSD";
-    ssd_bytes_written = ssd.bytes_written, "bytes written to the SSD, everything included";
+    ssd_blocks_written = ssd.blocks_written, "blocks that went from RAM to the SSD";
+    ssd_blocks_reinserted = ssd.blocks_reinserted, "blocks written again so that they stay on the SSD";
+    ssd_bytes_written = ssd.bytes_written, "bytes written to the SSD: all blocks, and what is needed to find them";
+    ssd_bytes_prepared = ssd.bytes_prepared, "bytes written once to a new cache file; not in ssd_bytes_written";
     ssd_read_bytes = ssd_read_bytes, "bytes read from the SSD";
     ssd_read_operations = ssd_read_operations, "in so many operations";
     ssd_write_operations = ssd_write_operations, "writes to the SSD";

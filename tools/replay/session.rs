@@ -57,7 +57,7 @@ impl<'a> Session<'a> {
         checker: &'a Checker,
     ) -> Result<Self> {
         let (clock, block_bytes) = (config.clock.clone(), config.block_size.bytes());
-        let cache = Cache::open(config).map_err(|error| Failure::caused("cannot open the cache", error))?;
+        let cache = Cache::open(config).map_err(cannot_open)?;
         let attach = |(number, device): (usize, &Arc<dyn Device>)| {
             cache.attach(&format!("replay-{number}"), device.clone(), mode).map_err(|error| {
                 Failure::caused(format!("cannot put the cache in front of {}", device.name()), error)
@@ -108,6 +108,21 @@ impl<'a> Session<'a> {
     pub(crate) fn close(self) -> Result<()> {
         Ok(self.cache.close()?)
     }
+}
+
+/// The library's remedies are in its messages; what the operating system says comes without one.
+fn cannot_open(error: terrace::Error) -> Failure {
+    use terrace::tiers::Error as Tier;
+    let remedy = match &error {
+        terrace::Error::Tier(tier) => match &**tier {
+            Tier::Path { .. } | Tier::Device { .. } => "name another --ssd-file, or none for a temporary one",
+            Tier::Damaged { .. } => "remove the file, or name another --ssd-file",
+            _ => "",
+        },
+        _ => "",
+    };
+    let failure = Failure::caused("cannot open the cache", error);
+    if remedy.is_empty() { failure } else { failure.remedy(remedy) }
 }
 
 impl Shared {

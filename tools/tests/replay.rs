@@ -71,7 +71,7 @@ fn a_replay_checks_every_byte_and_leaves_nothing_behind() {
     let before = ground.listing();
     for mode in ["through", "back"] {
         for threads in ["1", "4"] {
-            let tiers = ["--ram-blocks", "500", "--ssd-size", "128MiB", "--block-size", "4k"];
+            let tiers = ["--ram-blocks", "500", "--ssd-size", "64MiB", "--block-size", "4k"];
             let run = ["replay", "t", "--write", mode, "--threads", threads, "--json"];
             let report = json(&ground.terrace(&[&run[..], &tiers].concat()));
             assert_eq!((count(&report, "requests"), count(&report, "volumes")), (4000, 2));
@@ -97,7 +97,7 @@ fn a_settled_replay_counts_what_the_simulation_counts() {
 fn a_second_pass_starts_warm_and_the_totals_are_sums() {
     let ground = Playground::new();
     ground.file("t", &many_ids(3000));
-    let run = ["replay", "t", "--json", "--block-size", "4k", "--ram-blocks", "300", "--ssd-size", "256MiB"];
+    let run = ["replay", "t", "--json", "--block-size", "4k", "--ram-blocks", "300", "--ssd-size", "64MiB"];
     let report = json(&ground.terrace(&[&run[..], &["--passes", "2"]].concat()));
     let passes = report["passes"].as_array().expect("a list");
     assert_eq!(passes.len(), 2);
@@ -116,7 +116,7 @@ fn named_files_stay_and_the_tables_say_what_was_found() {
     let ground = Playground::new();
     ground.file("t", &many_ids(2000));
     let run =
-        ground.terrace(&["replay", "t", "--ssd-file", "cache", "--ssd-size", "128MiB", "--backing", "disk"]);
+        ground.terrace(&["replay", "t", "--ssd-file", "cache", "--ssd-size", "64MiB", "--backing", "disk"]);
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
     assert!(ground.path().join("cache").exists() && ground.path().join("disk").exists());
     for words in

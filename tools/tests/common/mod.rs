@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -56,19 +57,20 @@ impl Playground {
         command
     }
 
-    /// Everything in the directory: paths, and the content of small files (of large ones the length and both ends).
-    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    /// Everything in the directory: paths, and of files a hash of their content.
+    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, u64> {
         let mut found = BTreeMap::new();
         let mut waiting = vec![self.path().to_owned()];
         while let Some(directory) = waiting.pop() {
             for entry in fs::read_dir(&directory).expect("a directory") {
                 let path = entry.expect("an entry").path();
                 if path.is_dir() {
-                    found.insert(path.clone(), Vec::new());
+                    found.insert(path.clone(), 0);
                     waiting.push(path);
                 } else {
-                    let bytes = fs::read(&path).expect("readable");
-                    found.insert(path, bytes);
+                    let mut hash = DefaultHasher::new();
+                    hash.write(&fs::read(&path).expect("readable"));
+                    found.insert(path, hash.finish());
                 }
             }
         }
