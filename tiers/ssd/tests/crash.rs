@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Power cut after every write: what was overwritten below never comes back, what was sealed does.
 
 use std::collections::BTreeMap;
@@ -197,4 +194,3 @@ driver.demote(number, version);
     let mut ssd = Ssd::open(driver.device(), geometry(1000), SsdPolicy::default()).expect("opens");
     assert!(ssd.plan_read(BlockId::new(volume, 1)).is_none() && ssd.plan_read(BlockId::new(volume, 2)).is_some());
 }
->>>>>>> ssd
