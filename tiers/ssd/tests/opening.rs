@@ -236,8 +236,10 @@ fn another_kind_of_file_another_format_and_other_sizes_are_told_apart() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a panic deep inside cannot name the seed")]
 fn random_bytes_anywhere_in_the_metadata_never_panic() {
     let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut driver = Driver::create(100, SsdPolicy::default());
     let version = driver.ssd.first_version();
@@ -266,9 +268,11 @@ driver.demote(number, version);
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a panic deep inside cannot name the seed")]
 fn random_items_behind_good_checksums_never_panic() {
     use super::super::format::{CHECKPOINT_MAGIC, FrameHeader, JOURNAL_MAGIC};
     let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut driver = Driver::create(100, SsdPolicy::default());
     let version = driver.ssd.first_version();
