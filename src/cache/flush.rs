@@ -468,11 +468,25 @@ impl Inner {
         })
     }
 
-    pub(super) fn pump_all(self: &Arc<Self>) {
+    /// Someone waits until blocks may leave: write-back goes on with all threads, and syncs as soon as that helps.
+    pub(super) fn hurry(self: &Arc<Self>) {
         for volume in self.ticker.watched_volumes() {
             self.pump(&volume);
             self.sync_if_due(&volume);
         }
+    }
+
+    /// Flushes all that is dirty, one volume after the other, and then runs `done`.
+    pub(super) fn flush_watched(self: &Arc<Self>, done: FlushDone) {
+        let mut volumes = self.ticker.watched_volumes();
+        volumes.retain(|volume| !volume.dirty.lock().is_clean());
+        let Some(volume) = volumes.pop() else { return done(Ok(())) };
+        let inner = self.clone();
+        let next: FlushDone = Box::new(move |result| match result {
+            Ok(()) => inner.flush_watched(done),
+            Err(error) => done(Err(error)),
+        });
+        self.flush_open(&volume, next);
     }
 
     /// Starts a sync when blocks wait for one to leave RAM, and someone waits for them or many are.
@@ -490,7 +504,7 @@ impl Inner {
             self.throttle.is_over_low() && is_half
         };
         drop(dirty);
-        if is_due && (self.is_continuous() || self.throttle.is_urgent()) {
+        if is_due && self.is_continuous() {
             self.sync_volume(volume, Box::new(|_| ()));
         }
     }
@@ -657,7 +671,7 @@ impl Ticker {
 
     /// Sees to it that what is dirty in `volume` goes below in time.
     pub(super) fn watch(&self, volume: &Arc<VolumeState>) {
-        if !volume.is_watched.swap(true, Ordering::SeqCst) {
+        if !volume.is_watched.load(Ordering::SeqCst) && !volume.is_watched.swap(true, Ordering::SeqCst) {
             self.watched.lock().volumes.push(volume.clone());
             self.changed.notify_one();
         }

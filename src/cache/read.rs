@@ -300,6 +300,14 @@ impl Inner {
     /// Brings planned fills on their way, neighbours together.
     fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, fills: Vec<PlannedFill>, runner: Runner) {
         let mut runs = self.into_runs(fills);
+        if !self.is_continuous() && runner == Runner::Caller {
+            // One after the other, so that what follows does not depend on which read is faster.
+            for run in runs {
+                let (lane, request) = self.request_for(volume, run, Priority::Foreground);
+                lane.run_read(request);
+            }
+            return;
+        }
         let own = if runner == Runner::Caller { runs.pop() } else { None };
         let priority = match runner {
             Runner::Caller => Priority::Foreground,

@@ -56,7 +56,6 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
             CachePadded::new(Mutex::new(Shard::new(layout.shard_capacity(index), config.block_size)))
         })
         .collect();
-    let mark = |share: f64| (f64::from(layout.capacity) * share) as u64;
     let inner = Arc::new(Inner {
         size: config.block_size,
         frames,
@@ -65,7 +64,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         volumes: RwLock::new(Volumes::default()),
         volumes_attached: AtomicU32::new(0),
         ssd,
-        throttle: Throttle::new(mark(config.dirty_low), mark(config.dirty_high)),
+        throttle: Throttle::new(layout.dirty_low, layout.dirty_high),
         released: Event::default(),
         version: AtomicU64::new(first_version.as_u64()),
         ticker: Arc::new(Ticker::new()),

@@ -46,8 +46,8 @@ impl Throttle {
     pub(super) fn new(low: u64, high: u64) -> Self {
         Self {
             pinned_blocks: AtomicU64::new(0),
-            high: high.max(1),
-            low: low.max(1).min(high.max(1)),
+            high,
+            low,
             is_shut: AtomicBool::new(false),
             waiting: Mutex::new(Vec::new()),
             pressed: AtomicU32::new(0),
@@ -337,6 +337,9 @@ impl Inner {
         }
         drop(shard);
         drop(left_over);
+        if !was_dirty {
+            self.ticker.watch(volume);
+        }
         Ok(is_resident.is_some())
     }
 
@@ -348,7 +351,6 @@ impl Inner {
         runner: Runner,
     ) -> Option<Answer> {
         let Some(operation) = progress.operation else {
-            self.ticker.watch(volume);
             if self.throttle.is_over_low() {
                 self.pump(volume);
             }
@@ -356,7 +358,6 @@ impl Inner {
         };
         operation.state.lock().answer = progress.answer;
         self.write_back_blocks(volume, &progress.blocks, runner);
-        self.ticker.watch(volume);
         operation.part_done();
         None
     }
@@ -372,9 +373,10 @@ impl Inner {
     /// Runs `resume` when what `wait` names has come; sees to it that it comes.
     fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
         match wait {
+            Wait::Room | Wait::Victim(_) if !self.is_continuous() => self.flush_watched(resume),
             Wait::Room => {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
-                self.pump_all();
+                self.hurry();
             }
             Wait::Victim(observed) | Wait::Frame(observed) => {
                 self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
@@ -384,7 +386,7 @@ impl Inner {
                     resume(Ok(()));
                 };
                 self.released.park(observed, Box::new(wake));
-                self.pump_all();
+                self.hurry();
             }
             Wait::Fill(block) => {
                 let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));

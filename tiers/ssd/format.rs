@@ -50,8 +50,8 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version};
 
 use super::encoding::Item;
 use super::geometry::Geometry;
-use super::log::Stream;
 use super::plan::Entry;
+use super::segment::Stream;
 
 const SUPERBLOCK_MAGIC: [u8; 8] = *b"TERRACE1";
 pub(super) const JOURNAL_MAGIC: [u8; 8] = *b"TERRJRN1";

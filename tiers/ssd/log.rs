@@ -29,44 +29,11 @@ use super::geometry::Geometry;
 use super::index::Place;
 use super::journal::Seq;
 use super::plan::{Entry, SlotPlan};
+use super::segment::{Segment, State, Stream};
+use super::slot_bits::SlotBits;
 
 /// Segments that only reinsertion may open, so that reclaim can always go on.
 const RESERVED_SEGMENTS: usize = 1;
-/// A hit counter has two bits.
-pub(super) const HITS_MAX: u32 = 3;
-
-/// Who writes to a segment; the number is part of the format.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stream {
-    Clean = 0,
-    Reinserted = 1,
-}
-
-impl Stream {
-    pub(super) const COUNT: usize = 2;
-
-    pub(super) fn from_number(number: u32) -> Option<Self> {
-        [Self::Clean, Self::Reinserted].into_iter().find(|&stream| stream as u32 == number)
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
-    Free,
-    Preparing,
-    Open,
-    Sealing,
-    Sealed,
-    Reclaiming,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
-    pub(super) state: State,
-    pub(super) is_prepared: bool,
-    pub(super) generation: u32,
-    pub(super) slots_used: u32,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Slot {
@@ -88,6 +55,8 @@ struct Retiring {
     segment: u32,
     /// Durable when the journal is durable up to here.
     seq: Seq,
+    /// Kept blocks that are not finished yet.
+    moves: usize,
     is_finished: bool,
 }
 
@@ -100,8 +69,7 @@ pub(super) struct Log {
     open: [Option<u32>; Stream::COUNT],
     drafts: BTreeMap<u32, Draft>,
     retiring: Vec<Retiring>,
-    live: Vec<u64>,
-    hits: Vec<u64>,
+    pub(super) bits: SlotBits,
     used_slots: u64,
     pub(super) next_generation: u32,
     pub(super) next_sequence: u64,
@@ -122,8 +90,7 @@ impl Log {
             open: [None; Stream::COUNT],
             drafts: BTreeMap::new(),
             retiring: Vec::new(),
-            live: vec![0; count * geometry.live_words()],
-            hits: vec![0; count * geometry.hit_words()],
+            bits: SlotBits::new(&geometry),
             used_slots: 0,
             next_generation: 1,
             next_sequence: 1,
@@ -133,8 +100,7 @@ impl Log {
 
     /// RAM of what grows with the number of slots and segments.
     pub(super) fn bytes(&self) -> u64 {
-        let bits = (self.live.len() + self.hits.len()) * 8;
-        (bits + self.segments.len() * (size_of::<Segment>() + 2 * 4)) as u64
+        self.bits.bytes() + (self.segments.len() * (size_of::<Segment>() + 2 * 4)) as u64
     }
 
     pub(super) fn free_count(&self) -> usize {
@@ -178,8 +144,7 @@ impl Log {
             generation.checked_add(1).expect("recovery refuses a file near the last generation");
         self.segments[segment as usize] =
             Segment { state: State::Open, is_prepared: false, generation, slots_used: 0 };
-        self.live_words_mut(segment).fill(u64::MAX);
-        self.hit_words_mut(segment).fill(0);
+        self.bits.open(segment);
         let slots = Vec::with_capacity(self.geometry.slots_per_segment as usize);
         self.drafts.insert(segment, Draft { stream, slots, in_flight: 0, is_closed: false });
         self.open[stream as usize] = Some(segment);
@@ -208,8 +173,7 @@ impl Log {
     /// Takes the copy in `place` out. True when recovery might find it, so that the journal must know.
     pub(super) fn drop_copy(&mut self, place: Place) -> bool {
         let (segment, slot) = self.segment_and_slot(place);
-        let bit = slot as usize;
-        self.live_words_mut(segment)[bit / 64] &= !(1 << (bit % 64));
+        self.bits.set_dead(segment, slot);
         if let Some(draft) = self.draft_of(segment) {
             // What is still in flight becomes dead when it is finished: the index does not point to it any more.
             let state = &mut draft.slots[slot as usize].1;
@@ -239,16 +203,13 @@ impl Log {
 
     pub(super) fn hit_count(&self, place: Place) -> u32 {
         let (segment, slot) = self.segment_and_slot(place);
-        hits_in(self.hit_words(segment), slot)
+        self.bits.hit_count(segment, slot)
     }
 
     /// One more hit of the copy in `place`, up to `max`.
     pub(super) fn hit(&mut self, place: Place, max: u32) {
         let (segment, slot) = self.segment_and_slot(place);
-        let word = &mut self.hit_words_mut(segment)[slot as usize / 32];
-        if (*word >> (slot % 32 * 2)) as u32 & HITS_MAX < max {
-            *word += 1 << (slot % 32 * 2);
-        }
+        self.bits.hit(segment, slot, max);
     }
 
     /// The summary of `segment` if it is closed and nothing is in flight to it; it is sealing from now on.
@@ -261,12 +222,11 @@ impl Log {
         self.next_sequence += 1;
         self.segments[segment as usize].state = State::Sealing;
         self.fifo.push_back(segment);
-        let hits = self.hit_words(segment);
         let entries: Vec<Entry> = draft
             .slots
             .iter()
             .filter(|(_, slot)| *slot == Slot::Written)
-            .map(|(entry, _)| Entry { flags: hits_in(hits, entry.slot), ..*entry })
+            .map(|(entry, _)| Entry { flags: self.bits.hit_count(segment, entry.slot), ..*entry })
             .collect();
         if let Some(kept) = &mut self.kept {
             kept.insert(segment, entries.clone());
@@ -337,14 +297,33 @@ impl Log {
 
     /// `segment` is out of recovery once the journal is durable up to `seq`.
     pub(super) fn retire(&mut self, segment: u32, seq: Seq) {
-        self.retiring.push(Retiring { segment, seq, is_finished: false });
+        self.retiring.push(Retiring { segment, seq, moves: 0, is_finished: false });
     }
 
-    pub(super) fn finish_reclaim(&mut self, segment: u32, durable: Seq) {
-        for retiring in &mut self.retiring {
-            retiring.is_finished |= retiring.segment == segment;
+    /// So many blocks of the retired `segment` are on their way to another place.
+    pub(super) fn start_moves(&mut self, segment: u32, count: usize) {
+        for retiring in self.retiring.iter_mut().filter(|retiring| retiring.segment == segment) {
+            retiring.moves += count;
         }
-        self.free_retired(durable);
+    }
+
+    pub(super) fn finish_move(&mut self, segment: u32, generation: u32) {
+        if self.segments[segment as usize].generation == generation {
+            for retiring in self.retiring.iter_mut().filter(|retiring| retiring.segment == segment) {
+                retiring.moves = retiring.moves.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The segment may be freed. True when moves out of it were never finished, so that the index may still name it.
+    pub(super) fn finish_reclaim(&mut self, segment: u32, generation: u32) -> bool {
+        let is_same = self.segments[segment as usize].generation == generation;
+        let mut is_named = false;
+        for retiring in self.retiring.iter_mut().filter(|retiring| is_same && retiring.segment == segment) {
+            retiring.is_finished = true;
+            is_named |= retiring.moves > 0;
+        }
+        is_named
     }
 
     /// Frees what is emptied and durably out of recovery.
@@ -400,29 +379,4 @@ impl Log {
         let slack = u64::from(self.geometry.slots_per_segment) * Stream::COUNT as u64;
         self.used_slots + slack <= self.geometry.capacity_blocks()
     }
-
-    pub(super) fn live_words(&self, segment: u32) -> &[u64] {
-        let words = self.geometry.live_words();
-        &self.live[segment as usize * words..][..words]
-    }
-
-    pub(super) fn live_words_mut(&mut self, segment: u32) -> &mut [u64] {
-        let words = self.geometry.live_words();
-        &mut self.live[segment as usize * words..][..words]
-    }
-
-    pub(super) fn hit_words(&self, segment: u32) -> &[u64] {
-        let words = self.geometry.hit_words();
-        &self.hits[segment as usize * words..][..words]
-    }
-
-    pub(super) fn hit_words_mut(&mut self, segment: u32) -> &mut [u64] {
-        let words = self.geometry.hit_words();
-        &mut self.hits[segment as usize * words..][..words]
-    }
-}
-
-/// The hit counter of `slot` in a segment's words.
-pub(super) fn hits_in(words: &[u64], slot: u32) -> u32 {
-    (words[slot as usize / 32] >> (slot % 32 * 2)) as u32 & HITS_MAX
 }

@@ -8,11 +8,14 @@
 //! | plan       | the plans given out, and their I/O                                                 |
 //! | index      | which block is in which place                                                      |
 //! | log        | segments and slots: who is written to, who goes next                               |
+//! | segment    | the states of one segment                                                          |
+//! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
 //! | recover    | which copies of a file at rest are believed                                        |
+//! | stats      | the counters                                                                       |
 //! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
 //!
 //! ```text
@@ -40,6 +43,9 @@ mod journal;
 mod log;
 mod plan;
 mod recover;
+mod segment;
+mod slot_bits;
+mod stats;
 mod void;
 mod volumes;
 
@@ -61,6 +67,7 @@ pub use journal::{JournalPlan, JournalSeq, JournalWrite};
 pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };
+pub use stats::SsdStats;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;
 
@@ -69,47 +76,10 @@ use encoding::JournalEntry;
 use format::{Pages, crc32c};
 use index::{Found, Index, Place};
 use journal::Journal;
-use log::{Log, Stream};
+use log::Log;
+use segment::Stream;
 use void::region_of;
 use volumes::Volumes;
-
-/// What the tier has done since it was opened, and what it holds.
-///
-/// Laws: `reads_planned == hits + reads_moved + corrupt_blocks` when no read is in flight;
-/// `segments_free + segments_in_use == segments`.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct SsdStats {
-    pub capacity_blocks: u64,
-    /// In the index now, those on their way included.
-    pub cached_blocks: u64,
-    /// Blocks appended that came from RAM.
-    pub blocks_written: u64,
-    /// Blocks appended that were kept from a segment that was emptied.
-    pub blocks_reinserted: u64,
-    /// All bytes that were written with success: blocks, summaries, journal, checkpoints, superblocks.
-    pub bytes_written: u64,
-    /// Segments written through once, before anything was in them; not part of `bytes_written`.
-    pub bytes_prepared: u64,
-    pub reads_planned: u64,
-    /// Reads that found what they were to find.
-    pub hits: u64,
-    /// Reads whose block went elsewhere meanwhile.
-    pub reads_moved: u64,
-    /// Copies that failed their checksum or could not be read, and were dropped.
-    pub corrupt_blocks: u64,
-    pub refused_not_earned: u64,
-    pub refused_no_segment: u64,
-    /// Blocks dropped because their segment was emptied.
-    pub evicted_blocks: u64,
-    /// Copies dropped because something newer was written or they were discarded.
-    pub voids: u64,
-    pub segments: u64,
-    pub segments_free: u64,
-    /// Open, sealing, sealed, being emptied or written through.
-    pub segments_in_use: u64,
-    /// RAM of the index, of the slots' bits and of the ghost list.
-    pub index_bytes: u64,
-}
 
 /// The bookkeeping of the SSD tier.
 pub struct Ssd {

@@ -30,8 +30,9 @@ use super::format::{Pages, Summary, Superblock, SuperblockFault};
 use super::geometry::Geometry;
 use super::index::Index;
 use super::journal::{Journal, Replayed, Seq, replay};
-use super::log::{Log, hits_in};
+use super::log::Log;
 use super::plan::Entry;
+use super::slot_bits::{hits_in, is_live_in};
 use super::volumes::Volumes;
 use super::{checkpoint, region_of};
 
@@ -278,7 +279,7 @@ impl Believed {
             .checkpointed
             .get(&summary.segment)
             .filter(|known| known.generation == summary.generation && known.generation != 0);
-        let is_live = |slot: u32| known.is_none_or(|k| k.live[slot as usize / 64] >> (slot % 64) & 1 == 1);
+        let is_live = |slot: u32| known.is_none_or(|known| is_live_in(&known.live, slot));
         let hits = |entry: &Entry| (entry.flags & 3).max(known.map_or(0, |k| hits_in(&k.hits, entry.slot)));
         summary
             .entries
@@ -361,9 +362,7 @@ fn read_summary(device: &dyn Device, believed: &Believed, segment: u32) -> Optio
 
 fn install(log: &mut Log, index: &mut Index, segment: u32, entry: &Entry) {
     index.insert(entry.block, log.place(segment, entry.slot), entry.crc);
-    let slot = entry.slot as usize;
-    log.live_words_mut(segment)[slot / 64] |= 1 << (slot % 64);
-    log.hit_words_mut(segment)[slot / 32] |= u64::from(entry.flags) << (slot % 32 * 2);
+    log.bits.restore(segment, entry.slot, entry.flags);
 }
 
 /// Two copies of a block are believed: keeps the later one. Rare, so the other's version is read once more.

@@ -3,5 +3,6 @@
 mod crash;
 mod device;
 mod driver;
+mod format;
 mod opening;
 mod races;

@@ -6,7 +6,7 @@ use crate::block::{BlockId, Version};
 
 use super::encoding::{self, CheckpointItem, Counters, JournalEntry, SegmentEntry};
 use super::format::Superblock;
-use super::log::Stream;
+use super::segment::Stream;
 use super::{CheckpointPlan, Entry, JournalPlan, JournalSeq, JournalWrite, Move, ReclaimPlan, SealPlan, Ssd};
 
 /// How a write tells the tier that an older copy must never be read again.
@@ -81,6 +81,7 @@ impl Ssd {
                 self.stats.evicted_blocks += 1;
             }
         }
+        self.log.start_moves(segment, moves.len());
         moves
     }
 
@@ -102,6 +103,7 @@ impl Ssd {
     pub fn finish_moves(&mut self, moves: &[Move], crcs: Option<&[u32]>) -> Option<SealPlan> {
         for (index, Move { from, to }) in moves.iter().enumerate() {
             let is_wanted = self.index.is_at(from.block, self.place_of(from));
+            self.log.finish_move(from.segment, from.generation);
             match crcs.map(|crcs| crcs[index]) {
                 Some(crc) if is_wanted => {
                     self.drop_copy(from.block);
@@ -124,11 +126,13 @@ impl Ssd {
         self.seal_one(moves.iter().map(|moved| moved.to.segment))
     }
 
-    /// The segment is empty. It is written to again once its retirement is durable.
+    /// The segment is empty; moves that were not finished are lost. It is written to again once its retirement is durable.
     pub fn finish_reclaim(&mut self, plan: &ReclaimPlan) {
-        // Without plan_moves, or with moves never finished, its blocks are still in the index.
         self.plan_moves(plan, None);
-        self.log.finish_reclaim(plan.segment, self.journal.durable());
+        if self.log.finish_reclaim(plan.segment, plan.generation) {
+            self.evict_unlisted(plan.segment);
+        }
+        self.log.free_retired(self.journal.durable());
     }
 
     /// No copy of `block` older than `version` may be read again. True when a write below has to wait for the
@@ -255,7 +259,7 @@ impl Ssd {
         let (live, hits) = if generation == 0 {
             (Vec::new(), Vec::new())
         } else {
-            (self.log.live_words(segment).to_vec(), self.log.hit_words(segment).to_vec())
+            (self.log.bits.live(segment).to_vec(), self.log.bits.hits(segment).to_vec())
         };
         let entry = SegmentEntry { segment, generation, is_prepared, live, hits };
         (generation != 0 || is_prepared).then_some(CheckpointItem::Segment(entry))
