@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use terrace::BlockSize;
 use terrace::tiers::block::{BlockId, SECTOR_BYTES};
@@ -140,6 +141,7 @@ struct State {
     reader: Box<dyn TraceReader>,
     requests: u64,
     requests_max: u64,
+    ends_at: Option<Instant>,
     /// The request that is being dealt out, and its blocks still to come.
     rest: Option<(Request, u64, u64)>,
     numbers: Option<HashMap<(u32, u64), u64>>,
@@ -154,7 +156,7 @@ impl<'a> Feeder<'a> {
         progress: &'a Progress,
     ) -> Self {
         let numbers = renumbers.then(HashMap::new);
-        let state = State { reader, requests: 0, requests_max: u64::MAX, rest: None, numbers };
+        let state = State { reader, requests: 0, requests_max: u64::MAX, ends_at: None, rest: None, numbers };
         Self { addressing, progress, position, state: Mutex::new(state) }
     }
 
@@ -164,12 +166,19 @@ impl<'a> Feeder<'a> {
         state.requests_max = state.requests + requests;
     }
 
+    /// Begins no request after so long from now, however many that makes.
+    pub(crate) fn limit_time(&self, time: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.requests_max, state.ends_at) = (u64::MAX, Some(Instant::now() + time));
+    }
+
     /// The next piece, or none at the end.
     pub(crate) fn next_piece(&self) -> Result<Option<Piece>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (request, first, count) = match state.rest.take() {
             Some(rest) => rest,
             None if state.requests == state.requests_max => return Ok(None),
+            None if state.ends_at.is_some_and(|end| Instant::now() >= end) => return Ok(None),
             None => {
                 let Some(request) = state.reader.next_request()? else { return Ok(None) };
                 if state.requests.is_multiple_of(64) {

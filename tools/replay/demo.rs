@@ -1,8 +1,9 @@
 //! `terrace replay --demo`: a made-up day at a disk, without and with the SSD tier.
 //!
-//! Blocks of a working set are asked for by Zipf's law; it overflows RAM and fits the SSD. Scans over cold blocks pass
-//! by, and a quarter of the requests write. The first part warms the cache and is not measured; the disk is slow only
-//! after it, so that filling the cache costs a second and not a minute.
+//! Blocks of a working set are read by Zipf's law; it overflows RAM and fits the SSD. Scans over cold blocks pass by.
+//! A quarter of the requests write, to a small hot part of the set, as logs and directories do. The first part of the
+//! trace warms the cache (every block of the set once, then by the law) and is not measured; the disk is slow only after
+//! it, so that filling the cache costs a second and not a minute.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use super::session::Session;
 use super::table::{share, table};
 use crate::failure::Result;
 use crate::trace::{Kind, Request, Span, TraceReader};
-use crate::units::{show_bytes, show_us};
+use crate::units::{show_bytes, show_count, show_us};
 
 const BLOCK_BYTES: u64 = 16 << 10;
 const WORKING_SET_BLOCKS: u64 = 4_000;
@@ -33,14 +34,18 @@ const SCANNED_BLOCKS: u64 = 60_000;
 const VOLUME_BLOCKS: u64 = WORKING_SET_BLOCKS + SCANNED_BLOCKS;
 const RAM_BYTES: u64 = 16 << 20;
 const SSD_BYTES: u64 = 256 << 20;
-const WARM_REQUESTS: u64 = 16_000;
-const MEASURED_REQUESTS: u64 = 4_000;
+const WARM_REQUESTS: u64 = WORKING_SET_BLOCKS + 12_000;
+const WARM_PART_REQUESTS: u64 = 40;
+/// So long each run is measured. A closed loop: the faster cache is asked for more in it, and has more to write back.
+const MEASURED_TIME: Duration = Duration::from_secs(12);
 const THREADS: u32 = 4;
+/// The part of the working set that is written to, blocks side by side.
+const WRITTEN_BLOCKS: u64 = 512;
 /// Zipf's exponent: a block's chance falls with its rank to this power. Measured disk traces lie from 0.6 to 1.
 const SKEW: f64 = 0.8;
 /// One request in so many begins a scan.
-const SCAN_EVERY: u32 = 400;
-const SCAN_REQUESTS: u64 = 16;
+const SCAN_EVERY: u32 = 1_500;
+const SCAN_REQUESTS: u64 = 8;
 const SCAN_REQUEST_BLOCKS: u64 = 8;
 
 /// Runs the demo; `print` takes what goes to standard output.
@@ -48,8 +53,12 @@ pub(super) fn run(args: &ReplayArgs, print: impl Fn(&str)) -> Result<()> {
     let directory = super::places::temporary_directory()?;
     let mut reports = Vec::new();
     for ssd in [None, Some(SSD_BYTES)] {
-        let title = if ssd.is_some() { "RAM and SSD" } else { "RAM only" };
-        let pass = run_once(args.seed, ssd, &directory.path().join(title), title)?;
+        let (name, title) = if ssd.is_some() {
+            ("two-tiers", "with the SSD tier")
+        } else {
+            ("one-tier", "without the SSD tier")
+        };
+        let pass = run_once(args.seed, ssd, &directory.path().join(name), title)?;
         reports.push(report(args, ssd, pass)?);
     }
     let [without, with] = &reports[..] else { unreachable!("there were two runs") };
@@ -70,20 +79,25 @@ fn run_once(seed: u64, ssd: Option<u64>, path: &std::path::Path, title: &str) ->
     let device: Arc<dyn Device> = Arc::new(Switch { fast, slow, is_slow: is_slow.clone() });
     let mut config = Config::new(RamSize::Bytes(RAM_BYTES));
     config.block_size = addressing.block_size;
+    // One arm: what waits in the cache is answered in the order of its urgency, what waits in the disk is not.
+    config.disk_threads = 1;
     config.ssd = ssd.map(|bytes| SsdConfig::new(path.with_extension("cache"), SsdSize::Bytes(bytes)));
     let checker = Checker::new(seed, Untouched::Zeros);
     let session = Session::open(&config, &[device], WriteMode::Back, false, &checker)?;
-    let progress = Progress::new(title, WARM_REQUESTS + MEASURED_REQUESTS);
+    let progress = Progress::timed(title);
     let trace = DemoTrace::new(seed);
     let position = trace.requests.clone();
     let feeder = Feeder::new((Box::new(trace), position), addressing, false, &progress);
-    feeder.limit(WARM_REQUESTS);
-    let warmed = session.drive(&feeder, THREADS);
-    warmed.failure.map_or(Ok(()), Err)?;
-    session.settle()?;
+    // In parts: no caller in a hurry, so that no block is dropped on its way to the SSD.
+    for _ in 0..WARM_REQUESTS / WARM_PART_REQUESTS {
+        feeder.limit(WARM_PART_REQUESTS);
+        let warmed = session.drive(&feeder, THREADS);
+        warmed.failure.map_or(Ok(()), Err)?;
+        session.settle()?;
+    }
     let before = session.counters();
     is_slow.store(true, Ordering::Relaxed);
-    feeder.limit(MEASURED_REQUESTS);
+    feeder.limit_time(MEASURED_TIME);
     let mut driven = session.drive(&feeder, THREADS);
     driven.failure.take().map_or(Ok(()), Err)?;
     // What is dirty at the end is no part of the story; at full speed it is gone at once.
@@ -102,7 +116,7 @@ fn addressing() -> Addressing {
 
 fn report(args: &ReplayArgs, ssd: Option<u64>, pass: Pass) -> Result<Report> {
     let scan = Scan {
-        requests: MEASURED_REQUESTS,
+        requests: 0,
         skipped_commands: 0,
         has_times: false,
         volume_blocks: vec![VOLUME_BLOCKS],
@@ -124,6 +138,7 @@ fn show(seed: u64, without: &Measures, with: &Measures) -> String {
         all.map_or("-".into(), |times| show_us(pick(&times)))
     };
     let rows = vec![
+        both("requests in 12 s", &|run| show_count(run.requests)),
         both("reads from RAM", &|run| share(run.counters.read_ram_hits, run.counters.reads)),
         both("reads from SSD", &|run| share(run.counters.ssd_hits, run.counters.reads)),
         both("reads from disk", &|run| share(run.counters.disk_reads, run.counters.reads)),
@@ -140,8 +155,9 @@ fn show(seed: u64, without: &Measures, with: &Measures) -> String {
     };
     let head = ["", "RAM only", "RAM + SSD"];
     format!(
-        "A trace made from seed {seed}: a working set of {} by Zipf's law, scans passing by, 25 % writes,\n{THREADS} \
-         threads; RAM {}, SSD {}, and a disk that takes 8 ms to seek. Every byte read was checked.\n{}\nThe SSD tier \
+        "A trace made from seed {seed} (--seed): a working set of {} read by Zipf's law, 25 % writes, a few scans.\n\
+         RAM {}, SSD {}, a disk that takes 8 ms to seek, {THREADS} threads; measured after warming up, and every\n\
+         byte that was read was checked.\n{}\nThe SSD tier \
          answers {:.1} times as many requests a second: {:.0} instead of {:.0}. The mean wait falls from {}\nto {}, \
          the worst hundredth from {} to {}.",
         show_bytes(WORKING_SET_BLOCKS * BLOCK_BYTES),
@@ -192,7 +208,11 @@ impl DemoTrace {
 
 impl TraceReader for DemoTrace {
     fn next_request(&mut self) -> Result<Option<Request>> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        if number < WORKING_SET_BLOCKS {
+            let span = Span::Bytes { offset: number * BLOCK_BYTES, bytes: BLOCK_BYTES };
+            return Ok(Some(Request { volume: 0, kind: Kind::Read, span, time_us: None }));
+        }
         if self.scan.is_none() && self.random.u32(..SCAN_EVERY) == 0 {
             let first = self.random.u64(..SCANNED_BLOCKS - SCAN_REQUESTS * SCAN_REQUEST_BLOCKS);
             self.scan = Some((WORKING_SET_BLOCKS + first, SCAN_REQUESTS));
@@ -204,10 +224,8 @@ impl TraceReader for DemoTrace {
                 self.scan = (left > 1).then_some((first + SCAN_REQUEST_BLOCKS, left - 1));
                 (Kind::Read, first, SCAN_REQUEST_BLOCKS)
             }
-            None => {
-                let kind = if self.random.u32(..4) == 0 { Kind::Write } else { Kind::Read };
-                (kind, self.popular_block(), 1)
-            }
+            None if self.random.u32(..4) == 0 => (Kind::Write, self.random.u64(..WRITTEN_BLOCKS), 1),
+            None => (Kind::Read, self.popular_block(), 1),
         };
         let span = Span::Bytes { offset: first * BLOCK_BYTES, bytes: count * BLOCK_BYTES };
         Ok(Some(Request { volume: 0, kind, span, time_us: None }))
@@ -273,13 +291,13 @@ mod tests {
 
     #[test]
     fn the_same_seed_makes_the_same_trace_and_another_another() {
-        assert_eq!(requests(1, 5000), requests(1, 5000));
-        assert_ne!(requests(1, 5000), requests(2, 5000));
+        assert_eq!(requests(1, 9000), requests(1, 9000));
+        assert_ne!(requests(1, 9000), requests(2, 9000));
     }
 
     #[test]
     fn about_a_quarter_writes_and_every_request_lies_in_the_volume() {
-        let requests = requests(1, 20_000);
+        let requests = requests(1, WORKING_SET_BLOCKS as usize + 20_000);
         let writes = requests.iter().filter(|request| request.kind == Kind::Write).count();
         assert!((4_000..5_500).contains(&writes), "{writes}");
         for request in requests {

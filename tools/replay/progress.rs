@@ -10,10 +10,18 @@ pub(crate) struct Progress(ProgressBar);
 impl Progress {
     /// A bar that is full when `bytes` bytes of the trace are taken.
     pub(crate) fn new(what: &str, bytes: u64) -> Self {
+        Self::styled(what, Some(bytes), "{msg:<12} {wide_bar} {bytes}/{total_bytes} {elapsed} (left: {eta})")
+    }
+
+    /// A turning sign, where the end is a time and not a length.
+    pub(crate) fn timed(what: &str) -> Self {
+        Self::styled(what, None, "{spinner} {msg} {elapsed}")
+    }
+
+    fn styled(what: &str, length: Option<u64>, style: &str) -> Self {
         // Hidden by indicatif when standard error is no terminal.
-        let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr_with_hz(5));
-        let style = "{msg:<12} {wide_bar} {bytes}/{total_bytes} {elapsed} (left: {eta})";
-        bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
+        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(5));
+        bar.set_style(ProgressStyle::with_template(style).expect("the templates are fixed"));
         bar.set_message(what.to_string());
         if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(500));
