@@ -155,7 +155,8 @@ impl Config {
         if self.disk_threads == 0 || self.ssd_threads == 0 || self.queue_max == 0 {
             return Err(Error::Config("threads and queue bound must be at least 1".into()));
         }
-        let slack_for = |blocks: u64| self.slack_blocks.unwrap_or_else(|| (blocks / 16).clamp(32, 1024) as u32);
+        let slack_for =
+            |blocks: u64| self.slack_blocks.unwrap_or_else(|| (blocks / 16).clamp(32, 1024) as u32);
         let capacity = match self.ram {
             RamSize::Blocks(blocks) => blocks,
             RamSize::Bytes(bytes) => {

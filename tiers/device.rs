@@ -11,8 +11,10 @@
 //! | `discard` | the range reads as zeros; space may be given back                                         |
 
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::{Deref, DerefMut};
 
-use crate::error::Result;
+use crate::block::PAGE_BYTES;
+use crate::error::{Error, Result};
 
 /// A linear space of bytes. Calls may come from many threads at once and block until they are done.
 pub trait Device: Send + Sync {
@@ -54,6 +56,77 @@ pub struct Identity {
     pub inode: u64,
     pub device: u64,
 }
-pub struct PageBuf; impl PageBuf { pub fn zeroed(_b: usize) -> Self { todo!() } }
-impl std::ops::Deref for PageBuf { type Target=[u8]; fn deref(&self)->&[u8]{todo!()} }
-impl std::ops::DerefMut for PageBuf { fn deref_mut(&mut self)->&mut [u8]{todo!()} }
+
+/// Bytes whose memory starts on a page, so that direct I/O takes them as they are.
+///
+/// Over-allocated by a page and cut to size, which needs no unsafe code and costs a page.
+pub struct PageBuf {
+    memory: Vec<u8>,
+    start: usize,
+    bytes: usize,
+}
+
+impl PageBuf {
+    /// `bytes` zeros.
+    pub fn zeroed(bytes: usize) -> Self {
+        let memory = vec![0; bytes + PAGE_BYTES - 1];
+        // The memory of a `Vec` that never grows stays where it is.
+        let start = memory.as_ptr().addr().next_multiple_of(PAGE_BYTES) - memory.as_ptr().addr();
+        Self { memory, start, bytes }
+    }
+}
+
+impl Deref for PageBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.start..][..self.bytes]
+    }
+}
+
+impl DerefMut for PageBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..][..self.bytes]
+    }
+}
+
+/// All bytes of a list of buffers.
+pub fn total_bytes(buffers: &[impl Deref<Target = [u8]>]) -> u64 {
+    buffers.iter().map(|buffer| buffer.len() as u64).sum()
+}
+
+/// Whether `bytes` bytes from `offset` on lie below `end`.
+///
+/// # Errors
+/// [`Error::OutOfRange`] when they do not, also when the sum overflows.
+pub fn check_range(offset: u64, bytes: u64, end: u64) -> Result<()> {
+    match offset.checked_add(bytes) {
+        Some(last) if last <= end => Ok(()),
+        _ => Err(Error::OutOfRange { offset, bytes, end }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_buffer_starts_on_a_page_and_holds_zeros_of_its_size() {
+        for bytes in [0, 1, 511, 4096, 4097, 1 << 20] {
+            let mut buffer = PageBuf::zeroed(bytes);
+            assert_eq!(buffer.as_ptr().addr() % PAGE_BYTES, 0);
+            assert_eq!(buffer.len(), bytes);
+            assert!(buffer.iter().all(|&byte| byte == 0));
+            buffer.fill(7);
+            assert!(buffer.iter().all(|&byte| byte == 7));
+        }
+    }
+
+    #[test]
+    fn a_range_that_overflows_is_out_of_range() {
+        assert!(check_range(0, 10, 10).is_ok());
+        assert!(check_range(10, 0, 10).is_ok());
+        assert!(check_range(1, 10, 10).is_err());
+        assert!(check_range(u64::MAX, 2, u64::MAX).is_err());
+    }
+}

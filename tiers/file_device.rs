@@ -1,5 +1,361 @@
-use crate::device::*; use crate::Result; use std::path::*; use std::io::*;
-pub struct FileDevice; pub struct FileOptions { pub direct: bool, pub lock: bool, pub create: Option<u64> }
-impl FileOptions { pub fn new(_p: &Path) -> Self { todo!() } }
-impl FileDevice { pub fn open(_o: &FileOptions) -> Result<Self> { todo!() } pub fn allocate(&self, _b: u64) -> Result<()> {todo!()} pub fn is_direct(&self) -> bool { todo!() } }
-impl Device for FileDevice { fn name(&self)->String{todo!()} fn len_bytes(&self)->u64{0} fn read(&self,_o:u64,_b:&mut [IoSliceMut<'_>])->Result<()>{todo!()} fn write(&self,_o:u64,_b:&[IoSlice<'_>])->Result<()>{todo!()} fn sync(&self)->Result<()>{todo!()} fn discard(&self,_o:u64,_b:u64)->Result<()>{todo!()} }
+//! A file or block device as a [`Device`]: direct I/O where a call allows it, buffered I/O where it does not.
+//!
+//! Two descriptors of the same file. A call goes **direct** when its offset and length are multiples of a page, its
+//! pieces are of the device's sectors and its memory is aligned as the device wants it; else, and everywhere when the
+//! file system refuses `O_DIRECT`, it goes through the page cache. Both see each other:
+//!
+//! - Linux writes dirty pages of a range back before a direct read or write of it, and drops cached pages of the
+//!   range after a direct write. So a call sees whatever *returned* before it, whichever way either took.
+//! - At the same time, a buffered write could write a whole cached page back, with old bytes around the new ones.
+//!   It cannot bring back what a direct write replaced: direct calls take whole pages, so one that shares a page with
+//!   a buffered write overlaps that write itself, and overlapping writes at once are not ordered by anyone.
+//! - The tail of a file whose size is no multiple of a page is never whole, so it always goes buffered.
+//!
+//! `sync` is `fdatasync` on the buffered descriptor: it writes the pages of the file back (they belong to the file and
+//! not to the descriptor), then makes the disk's own cache durable for both ways, with the file's size and extents as
+//! far as reading back needs them.
+//!
+//! What is *not* here: growth by writing (a call past [`Device::len_bytes`] is refused; see [`FileDevice::grow`]),
+//! and threads: every call blocks.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::block::{PAGE_BYTES, SECTOR_BYTES};
+use crate::device::{Device, Identity, PageBuf, check_range, total_bytes};
+use crate::error::{Error, Result};
+
+mod system;
+mod transfer;
+
+use transfer::{Reads, Writes, transfer};
+#[cfg(test)]
+mod tests;
+
+/// How [`FileDevice::open`] opens.
+#[derive(Clone, Debug)]
+pub struct FileOptions {
+    pub path: PathBuf,
+    /// Makes a file that is missing or empty so many bytes long, sparse. A file with content is never resized.
+    /// Default: a missing file is an error.
+    pub create: Option<u64>,
+    /// `O_DIRECT` where a call allows it. Default: yes.
+    pub direct: bool,
+    /// Refuses to write. Default: no.
+    pub read_only: bool,
+    /// Holds a lock on the file, which any other opening with this option respects. Default: no.
+    pub lock: bool,
+}
+
+impl FileOptions {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), create: None, direct: true, read_only: false, lock: false }
+    }
+}
+
+/// An open file or block device.
+pub struct FileDevice {
+    path: PathBuf,
+    buffered: File,
+    direct: Option<Direct>,
+    is_read_only: bool,
+    is_block_device: bool,
+    /// This opening made the file; a failed [`Self::allocate`] takes it away again.
+    is_new: bool,
+    len_bytes: AtomicU64,
+    /// Failed syncs so far, and the lock that lets one sync run at a time: see [`Device::sync`] below.
+    sync_turn: Mutex<()>,
+    sync_failures: AtomicU64,
+}
+
+/// The descriptor with `O_DIRECT`, and what it asks of a call.
+struct Direct {
+    file: File,
+    /// Of offset and length; at least a page, see the head of this file.
+    call_bytes: usize,
+    /// Of each piece's length: a sector of the device.
+    piece_bytes: usize,
+    /// Of each piece's address.
+    memory_bytes: usize,
+}
+
+impl FileDevice {
+    /// Opens a regular file or a block device.
+    ///
+    /// # Errors
+    /// [`Error::Path`] when it is missing (and not to be created), is a directory or not ours to open;
+    /// [`Error::Locked`] when another opening holds the lock.
+    pub fn open(options: &FileOptions) -> Result<Self> {
+        let path = &options.path;
+        let failed = |source| Error::Path { action: "open", path: path.clone(), source };
+        let (mut buffered, is_new) = open_buffered(options).map_err(failed)?;
+        let metadata = buffered.metadata().map_err(failed)?;
+        let is_block_device = metadata.file_type().is_block_device();
+        if !metadata.is_file() && !is_block_device {
+            return Err(failed(io::Error::other("it is neither a file nor a block device; name one")));
+        }
+        if options.lock {
+            lock(&buffered, path)?;
+        }
+        let mut len_bytes = metadata.len();
+        if is_block_device {
+            len_bytes = buffered.seek(SeekFrom::End(0)).map_err(failed)?;
+        } else if let (0, Some(bytes)) = (len_bytes, options.create) {
+            let made = buffered.set_len(bytes).and_then(|()| sync_parent(path));
+            made.map_err(|source| {
+                discard_new(is_new, path);
+                Error::Path { action: "make a file of the wanted size at", path: path.clone(), source }
+            })?;
+            len_bytes = bytes;
+        }
+        Ok(Self {
+            direct: if options.direct { open_direct(options, &buffered) } else { None },
+            path: path.clone(),
+            buffered,
+            is_read_only: options.read_only,
+            is_block_device,
+            is_new,
+            len_bytes: AtomicU64::new(len_bytes),
+            sync_turn: Mutex::new(()),
+            sync_failures: AtomicU64::new(0),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether aligned calls bypass the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Makes the file at least `bytes` long; the new part reads as zeros and takes no space yet.
+    pub fn grow(&self, bytes: u64) -> Result<()> {
+        // The lock keeps two that grow at once from cutting each other's part off.
+        let _turn = self.sync_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes > self.len_bytes() {
+            self.buffered.set_len(bytes).map_err(|source| self.error("grow to", 0, bytes, source))?;
+            self.len_bytes.store(bytes, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Gives the first `bytes` bytes their place on the disk, growing the file if it is shorter, so that no later
+    /// write to them can find the disk full. The length changes last: a crash before leaves it as it was.
+    ///
+    /// # Errors
+    /// [`Error::Size`] when the disk is too full; a file that this opening made is gone again then.
+    pub fn allocate(&self, bytes: u64) -> Result<()> {
+        if self.is_block_device {
+            return check_range(0, bytes, self.len_bytes());
+        }
+        let allocated = system::allocate(&self.buffered, bytes).or_else(|error| match error.raw_os_error() {
+            // A file system without the call: the writes will find out.
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(()),
+            _ => Err(error),
+        });
+        allocated.map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
+                discard_new(self.is_new, &self.path);
+                let remedy =
+                    format!("there is no room for it at {}; free some or ask for less", self.path.display());
+                Error::Size { what: "a file", bytes, remedy }
+            }
+            _ => self.error("allocate", 0, bytes, source),
+        })?;
+        self.grow(bytes)
+    }
+
+    fn error(&self, action: &'static str, offset: u64, bytes: u64, source: io::Error) -> Error {
+        Error::Device { action, device: self.name(), offset, bytes, source }
+    }
+
+    /// Whether `bytes` bytes at `offset` may be written.
+    fn check_write(&self, offset: u64, bytes: u64) -> Result<()> {
+        if self.is_read_only {
+            let source = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "it was opened for reading only");
+            return Err(self.error("write", offset, bytes, source));
+        }
+        check_range(offset, bytes, self.len_bytes())
+    }
+
+    /// The direct descriptor, when a call like this may use it.
+    fn direct_for<'a>(&self, offset: u64, pieces: impl Iterator<Item = &'a [u8]>) -> Option<&File> {
+        let direct = self.direct.as_ref()?;
+        let mut bytes = 0;
+        for piece in pieces {
+            let is_aligned = piece.len().is_multiple_of(direct.piece_bytes)
+                && piece.as_ptr().addr().is_multiple_of(direct.memory_bytes);
+            if !is_aligned {
+                return None;
+            }
+            bytes += piece.len() as u64;
+        }
+        let is_whole =
+            offset.is_multiple_of(direct.call_bytes as u64) && bytes.is_multiple_of(direct.call_bytes as u64);
+        is_whole.then_some(&direct.file)
+    }
+
+    fn write_zeros(&self, offset: u64, bytes: u64) -> Result<()> {
+        const ZEROS_BYTES: usize = 64 << 10;
+        let zeros = PageBuf::zeroed(bytes.min(ZEROS_BYTES as u64) as usize);
+        let mut at = offset;
+        while at < offset + bytes {
+            // 16 times the same 64 KiB: calls of 1 MiB without the memory for it.
+            let mut pieces = [IoSlice::new(&[]); 16];
+            let mut planned = at;
+            for piece in &mut pieces {
+                let count = (offset + bytes - planned).min(ZEROS_BYTES as u64);
+                *piece = IoSlice::new(&zeros[..count as usize]);
+                planned += count;
+            }
+            self.write(at, &pieces)?;
+            at = planned;
+        }
+        Ok(())
+    }
+}
+
+impl Device for FileDevice {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes.load(Ordering::Acquire)
+    }
+
+    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<()> {
+        let bytes = total_bytes(buffers);
+        check_range(offset, bytes, self.len_bytes())?;
+        let direct = self.direct_for(offset, buffers.iter().map(|buffer| &buffer[..]));
+        transfer(direct, &self.buffered, offset, &mut Reads(buffers))
+            .map_err(|source| self.error("read", offset, bytes, source))
+    }
+
+    fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> Result<()> {
+        let bytes = total_bytes(buffers);
+        self.check_write(offset, bytes)?;
+        let direct = self.direct_for(offset, buffers.iter().map(|buffer| &buffer[..]));
+        transfer(direct, &self.buffered, offset, &mut Writes(buffers))
+            .map_err(|source| self.error("write", offset, bytes, source))
+    }
+
+    /// One at a time: the kernel tells a failed write-back to only one of two that sync a descriptor at once, and
+    /// the other would believe that its writes are durable. Whoever waited while a sync failed fails with it.
+    fn sync(&self) -> Result<()> {
+        let failures_before = self.sync_failures.load(Ordering::Acquire);
+        let _turn = self.sync_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(source) = self.buffered.sync_data() {
+            self.sync_failures.fetch_add(1, Ordering::Release);
+            return Err(self.error("sync", 0, self.len_bytes(), source));
+        }
+        if self.sync_failures.load(Ordering::Acquire) != failures_before {
+            let source = io::Error::other("a sync that ran at the same time failed");
+            return Err(self.error("sync", 0, self.len_bytes(), source));
+        }
+        Ok(())
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
+        self.check_write(offset, bytes)?;
+        // A block device zeroes whole sectors only, a file system any byte; the rest is written.
+        let grain = if self.is_block_device { self.alignment() as u64 } else { 1 };
+        let end = offset + bytes;
+        let (first, last) = (offset.next_multiple_of(grain).min(end), end - end % grain);
+        if first >= last {
+            return self.write_zeros(offset, bytes);
+        }
+        // On a block device too this call promises zeros, or fails; `BLKDISCARD` promises nothing.
+        if let Err(error) = system::punch_hole(&self.buffered, first, last - first) {
+            return match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::EPERM) => {
+                    self.write_zeros(offset, bytes)
+                }
+                _ => Err(self.error("discard", offset, bytes, error)),
+            };
+        }
+        self.write_zeros(offset, first - offset)?;
+        self.write_zeros(last, end - last)
+    }
+
+    /// None for a block device: neither its size nor the times of its node say whether its content changed.
+    fn identity(&self) -> Option<Identity> {
+        let metadata = self.buffered.metadata().ok().filter(|_| !self.is_block_device)?;
+        let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        Some(Identity { bytes: metadata.len(), modified_ns, inode: metadata.ino(), device: metadata.dev() })
+    }
+
+    fn alignment(&self) -> usize {
+        self.direct.as_ref().map_or(PAGE_BYTES, |direct| direct.call_bytes)
+    }
+}
+
+/// The file for reading and (unless told not to) writing, and whether it was made.
+fn open_buffered(options: &FileOptions) -> io::Result<(File, bool)> {
+    let mut open = OpenOptions::new();
+    open.read(true).write(!options.read_only);
+    match open.open(&options.path) {
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && options.create.is_some() && !options.read_only =>
+        {
+            // `create_new`: when another makes it in between, it is not ours to remove.
+            let made = open.clone().create_new(true).open(&options.path);
+            match made {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    Ok((open.open(&options.path)?, false))
+                }
+                made => Ok((made?, true)),
+            }
+        }
+        opened => Ok((opened?, false)),
+    }
+}
+
+/// A second descriptor with `O_DIRECT`; none when the file system refuses it.
+fn open_direct(options: &FileOptions, buffered: &File) -> Option<Direct> {
+    let mut open = OpenOptions::new();
+    let file =
+        open.read(true).write(!options.read_only).custom_flags(libc::O_DIRECT).open(&options.path).ok()?;
+    // The path may name another file by now.
+    let (wanted, found) = (buffered.metadata().ok()?, file.metadata().ok()?);
+    if (wanted.dev(), wanted.ino()) != (found.dev(), found.ino()) {
+        return None;
+    }
+    let (memory_bytes, offset_bytes) = system::direct_alignment(&file).unwrap_or((PAGE_BYTES, PAGE_BYTES));
+    Some(Direct {
+        file,
+        call_bytes: offset_bytes.max(PAGE_BYTES),
+        // Older kernels want the pieces of a call as the call itself.
+        piece_bytes: offset_bytes.max(memory_bytes).max(SECTOR_BYTES),
+        memory_bytes,
+    })
+}
+
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => {
+            Err(Error::Path { action: "lock", path: path.to_owned(), source })
+        }
+    }
+}
+
+/// Makes the name of a new file durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+fn discard_new(is_new: bool, path: &Path) {
+    if is_new {
+        // The error that led here says more than a failure to tidy up.
+        let _ = std::fs::remove_file(path);
+    }
+}

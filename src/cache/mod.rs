@@ -28,8 +28,8 @@ mod write;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::{HashMap, HashSet};
@@ -193,7 +193,8 @@ impl Inner {
     fn announce_release(self: &Arc<Self>) {
         let wakes = self.released.change();
         if !wakes.is_empty() {
-            self.waking_lane.task(crate::pool::Priority::Foreground, Box::new(|| crate::sync::wake_all(wakes)));
+            self.waking_lane
+                .task(crate::pool::Priority::Foreground, Box::new(|| crate::sync::wake_all(wakes)));
         }
     }
 

@@ -49,9 +49,12 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, layout, &pool)?),
         _ => None,
     };
-    let first_version = ssd.as_ref().map_or(Version::first_of_opening(1), |ssd| ssd.with(|tier| tier.first_version()));
+    let first_version =
+        ssd.as_ref().map_or(Version::first_of_opening(1), |ssd| ssd.with(|tier| tier.first_version()));
     let shards = (0..layout.shards)
-        .map(|index| CachePadded::new(Mutex::new(Shard::new(layout.shard_capacity(index), config.block_size))))
+        .map(|index| {
+            CachePadded::new(Mutex::new(Shard::new(layout.shard_capacity(index), config.block_size)))
+        })
         .collect();
     let mark = |share: f64| (f64::from(layout.capacity) * share) as u64;
     let inner = Arc::new(Inner {
@@ -94,10 +97,21 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
 }
 
 fn lane_config(name: &str, threads: u32, config: &Config) -> LaneConfig {
-    LaneConfig { name: name.to_owned(), threads, queue_max: config.queue_max, merge_bytes_max: MERGE_BYTES_MAX }
+    LaneConfig {
+        name: name.to_owned(),
+        threads,
+        queue_max: config.queue_max,
+        merge_bytes_max: MERGE_BYTES_MAX,
+    }
 }
 
-fn open_ssd(config: &Config, ssd: &SsdConfig, geometry: Geometry, layout: RamLayout, pool: &Pool) -> Result<SsdTier> {
+fn open_ssd(
+    config: &Config,
+    ssd: &SsdConfig,
+    geometry: Geometry,
+    layout: RamLayout,
+    pool: &Pool,
+) -> Result<SsdTier> {
     let is_new = std::fs::metadata(&ssd.path).map_or(true, |found| found.is_file() && found.len() == 0);
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
@@ -105,7 +119,9 @@ fn open_ssd(config: &Config, ssd: &SsdConfig, geometry: Geometry, layout: RamLay
     options.create = is_new.then(|| geometry.file_bytes());
     let device = FileDevice::open(&options)?;
     let opened = if is_new {
-        device.allocate(geometry.file_bytes()).and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
+        device
+            .allocate(geometry.file_bytes())
+            .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
     } else {
         Ssd::open(&device, geometry, ssd.policy.clone())
     };
@@ -145,7 +161,12 @@ fn start(inner: &Arc<Inner>, config: &Config) {
 }
 
 impl Inner {
-    pub(super) fn attach(self: &Arc<Self>, name: &str, device: Arc<dyn Device>, mode: WriteMode) -> Result<Arc<VolumeState>> {
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        name: &str,
+        device: Arc<dyn Device>,
+        mode: WriteMode,
+    ) -> Result<Arc<VolumeState>> {
         self.check_open()?;
         let mut volumes = self.volumes.write();
         if volumes.names.contains(name) {
@@ -153,7 +174,9 @@ impl Inner {
         }
         let len_bytes = device.len_bytes();
         if self.size.blocks_for(len_bytes) > BlockId::NUMBER_LIMIT {
-            return Err(Error::Config(format!("volume {name} has more than 2^40 blocks; make the blocks larger")));
+            return Err(Error::Config(format!(
+                "volume {name} has more than 2^40 blocks; make the blocks larger"
+            )));
         }
         let identity = device.identity();
         let lane = self.lane_for(identity);

@@ -187,18 +187,32 @@ pub(super) struct WriteProgress {
 
 impl WriteProgress {
     fn new(mode: WriteMode, offset: u64, done: Option<WriteDone>) -> Self {
-        Self { mode, offset, stored_bytes: 0, answer: Answer::default(), done, operation: None, blocks: Vec::new() }
+        Self {
+            mode,
+            offset,
+            stored_bytes: 0,
+            answer: Answer::default(),
+            done,
+            operation: None,
+            blocks: Vec::new(),
+        }
     }
 }
 
 impl Inner {
     /// Writes `data` at `offset`; returns when the mode's promise is kept.
-    pub(super) fn write_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, data: &[u8]) -> Result<Answer> {
+    pub(super) fn write_blocking(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<Answer> {
         self.check_open()?;
         volume.check_range(offset, data.len())?;
         let mode = volume.mode();
         let blocker = (mode == WriteMode::Through).then(|| Arc::new(Blocker::default()));
-        let done = blocker.clone().map(|blocker| -> WriteDone { Box::new(move |result| blocker.set(result)) });
+        let done =
+            blocker.clone().map(|blocker| -> WriteDone { Box::new(move |result| blocker.set(result)) });
         let mut progress = WriteProgress::new(mode, offset, done);
         while let Some(wait) = self.store_pieces(volume, data, &mut progress) {
             self.wait_blocking(volume, wait)?;
@@ -285,7 +299,8 @@ impl Inner {
         let has_edges = piece.bytes.start % SECTOR_BYTES == 0 && piece.bytes.end % SECTOR_BYTES == 0;
         let mut is_resident = shard.policy.lookup(block);
         if !has_edges {
-            is_resident = is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
+            is_resident =
+                is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
             if is_resident.is_none() {
                 return Err(Wait::Fill(block));
             }
@@ -326,7 +341,12 @@ impl Inner {
     }
 
     /// All bytes are in RAM: a `back` write is done, a `through` write goes below.
-    fn finish_stored(self: &Arc<Self>, volume: &Arc<VolumeState>, progress: WriteProgress, runner: Runner) -> Option<Answer> {
+    fn finish_stored(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        progress: WriteProgress,
+        runner: Runner,
+    ) -> Option<Answer> {
         let Some(operation) = progress.operation else {
             self.ticker.watch(volume);
             if self.throttle.is_over_low() {

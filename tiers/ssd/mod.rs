@@ -273,6 +273,14 @@ impl Ssd {
         Some(self.read_plan(block, found))
     }
 
+    /// A copy of `block` that is still on its way was used, from wherever its owner keeps it until it is written: a
+    /// hit like one of a written copy.
+    pub fn note_hit_on_the_way(&mut self, block: BlockId) {
+        if let Some(found) = self.index.get(block) {
+            self.log.hit(found.place, self.admission.hits_max());
+        }
+    }
+
     fn read_plan(&self, block: BlockId, found: Found) -> ReadPlan {
         let (segment, slot) = self.log.segment_and_slot(found.place);
         let generation = self.log.segments[segment as usize].generation;
