@@ -20,7 +20,10 @@ pub fn time_callers(callers: usize, work: impl Fn(usize) + Sync) -> Duration {
                 scope.spawn(move || run(caller))
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("a caller that panicked has said why")).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a caller that panicked has said why"))
+            .collect()
     });
     let began = spans.iter().map(|span| span.0).min().expect("there is a caller");
     let ended = spans.iter().map(|span| span.1).max().expect("there is a caller");

@@ -47,7 +47,12 @@ impl PlainFile {
         //         no alias - the slices are borrowed mutably.
         //         lifetime - they and the descriptor outlive the call, which keeps none of them.
         let read = unsafe {
-            libc::preadv(self.file.as_raw_fd(), buffers.as_mut_ptr().cast(), buffers.len() as i32, offset as i64)
+            libc::preadv(
+                self.file.as_raw_fd(),
+                buffers.as_mut_ptr().cast(),
+                buffers.len() as i32,
+                offset as i64,
+            )
         };
         assert_eq!(read, wanted as isize, "preadv at {offset}: {}", Error::last_os_error());
     }

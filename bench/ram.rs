@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use terrace::WriteMode;
 use terrace_bench::scenes::BLOCK_BYTES;
 use terrace_bench::scenes::ram::{Directory, Inserts, block_at, resident, resident_policy, zipf_offsets};

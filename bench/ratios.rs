@@ -35,10 +35,16 @@ impl Effort {
     }
 }
 
+type Part = fn(&Effort);
+
 fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let parts: [(&str, fn(&Effort)); 4] =
-        [("ram/hit", ram_hit), ("ssd/append", ssd_append), ("ssd/read", ssd_read), ("ssd/recover", ssd_recover)];
+    let parts: [(&str, Part); 4] = [
+        ("ram/hit", ram_hit),
+        ("ssd/append", ssd_append),
+        ("ssd/read", ssd_read),
+        ("ssd/recover", ssd_recover),
+    ];
     for (name, part) in parts {
         if wanted.as_ref().is_none_or(|wanted| name.contains(wanted.as_str())) {
             part(&Effort::of_this_run());
@@ -87,7 +93,12 @@ fn ssd_append(effort: &Effort) {
             || rate(time_each(calls, || tier.append(blocks))),
             || rate(time_each(calls, || plain.append(blocks))),
         );
-        print_ratio(&format!("ssd/append {} KiB", blocks * BLOCK_BYTES >> 10), "plain pwritev", &turns, "MB/s");
+        print_ratio(
+            &format!("ssd/append {} KiB", (blocks * BLOCK_BYTES) >> 10),
+            "plain pwritev",
+            &turns,
+            "MB/s",
+        );
     }
 }
 
@@ -106,12 +117,7 @@ fn ssd_read(effort: &Effort) {
 }
 
 fn print_ratio(what: &str, floor: &str, turns: &Turns, unit: &str) {
-    println!(
-        "{what}: {:.2} of {floor} ({:.0} of {:.0} {unit})",
-        turns.ratio(),
-        turns.ours(),
-        turns.floor()
-    );
+    println!("{what}: {:.2} of {floor} ({:.0} of {:.0} {unit})", turns.ratio(), turns.ours(), turns.floor());
 }
 
 fn ssd_recover(effort: &Effort) {

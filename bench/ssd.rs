@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use terrace_bench::is_trial;
 use terrace_bench::scenes::append::{Appender, PlainAppender, source};
 use terrace_bench::scenes::read::SsdReads;
@@ -28,10 +30,12 @@ fn append(criterion: &mut Criterion) {
     let mut tier = Appender::new(&folder.path().join("ssd"), bytes, &source);
     let mut plain = PlainAppender::new(&folder.path().join("plain"), bytes, &source);
     for count in APPENDS {
-        let kib = count * BLOCK_BYTES >> 10;
+        let kib = (count * BLOCK_BYTES) >> 10;
         group.throughput(Throughput::Bytes((count * BLOCK_BYTES) as u64));
         group.bench_function(format!("tier_{kib}_kib"), |bencher| bencher.iter(|| tier.append(count)));
-        group.bench_function(format!("plain_pwritev_{kib}_kib"), |bencher| bencher.iter(|| plain.append(count)));
+        group.bench_function(format!("plain_pwritev_{kib}_kib"), |bencher| {
+            bencher.iter(|| plain.append(count));
+        });
     }
     group.finish();
 }

@@ -77,7 +77,8 @@ impl<'a> Appender<'a> {
     }
 
     fn write(&mut self, plans: &[SlotPlan]) {
-        let frames = plans.iter().map(|plan| &self.source[plan.block.number() as usize % self.source.len()][..]);
+        let frames =
+            plans.iter().map(|plan| &self.source[plan.block.number() as usize % self.source.len()][..]);
         let data: Vec<&[u8]> = frames.collect();
         let crcs = ssd::append(&self.device, plans, &data).expect("the cache file can be written");
         if let Some(seal) = self.tier.finish_append(plans, Some(&crcs)) {
@@ -138,7 +139,8 @@ impl<'a> PlainAppender<'a> {
         if self.offset + (count * BLOCK_BYTES) as u64 > self.file_bytes {
             self.offset = 0;
         }
-        let frames = (0..count).map(|index| IoSlice::new(&self.source[(self.next + index) % self.source.len()]));
+        let frames =
+            (0..count).map(|index| IoSlice::new(&self.source[(self.next + index) % self.source.len()]));
         let buffers: Vec<IoSlice<'_>> = frames.collect();
         self.file.write(self.offset, &buffers);
         self.offset += (count * BLOCK_BYTES) as u64;

@@ -38,7 +38,8 @@ impl SsdReads {
         let path = folder.join("ssd-read");
         let (cache, volume) = open(&path);
         fill(&cache, &volume);
-        let file_blocks = std::fs::metadata(&path).expect("the cache file is there").len() / BLOCK_BYTES as u64;
+        let file_blocks =
+            std::fs::metadata(&path).expect("the cache file is there").len() / BLOCK_BYTES as u64;
         Self {
             cache,
             volume,
@@ -67,7 +68,11 @@ impl SsdReads {
         let ssd_blocks = ssd_blocks.into_inner();
         assert_eq!(ssd_blocks, count as u64, "every block came from the SSD");
         let stats = self.cache.stats();
-        assert_eq!(stats.ssd_read_operations - before.ssd_read_operations, count as u64, "by a read of its own");
+        assert_eq!(
+            stats.ssd_read_operations - before.ssd_read_operations,
+            count as u64,
+            "by a read of its own"
+        );
         took
     }
 
