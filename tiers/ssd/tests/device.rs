@@ -111,7 +111,11 @@ impl Device for MemoryDevice {
         let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
         let (start, end) = (offset as usize, offset as usize + bytes.len());
         if inner.fails_from.is_some() || end > inner.bytes.len() {
-            return Err(Error::OutOfRange { offset, bytes: bytes.len() as u64, end: inner.bytes.len() as u64 });
+            return Err(Error::OutOfRange {
+                offset,
+                bytes: bytes.len() as u64,
+                end: inner.bytes.len() as u64,
+            });
         }
         inner.bytes[start..end].copy_from_slice(&bytes);
         if inner.keeps_steps {

@@ -62,7 +62,13 @@ impl Driver {
         self.demote_at(number, version, true, 0)
     }
 
-    pub(super) fn demote_at(&mut self, number: u64, version: Version, is_earned: bool, now_us: u64) -> Demote {
+    pub(super) fn demote_at(
+        &mut self,
+        number: u64,
+        version: Version,
+        is_earned: bool,
+        now_us: u64,
+    ) -> Demote {
         let demote = self.ssd.plan_demote(self.block(number), version, is_earned, now_us);
         if let Demote::Append(plan) = demote {
             let crcs = match &self.device {

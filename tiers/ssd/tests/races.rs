@@ -14,8 +14,8 @@ fn planned(demote: Demote) -> SlotPlan {
 fn fill_one_segment(driver: &mut Driver, version: Version) -> u64 {
     let slots = u64::from(driver.ssd.geometry().slots_per_segment);
     (0..slots).for_each(|number| {
-planned(driver.demote(number, version));
-});
+        planned(driver.demote(number, version));
+    });
     slots
 }
 
@@ -169,7 +169,10 @@ fn a_burst_of_demotions_finds_room_without_any_reclaim() {
             number += 1;
         }
         for extra in 0..1024.min(blocks / 4) {
-            assert!(matches!(driver.demote(number + extra, version), Demote::Append(_)), "{extra} of {blocks}");
+            assert!(
+                matches!(driver.demote(number + extra, version), Demote::Append(_)),
+                "{extra} of {blocks}"
+            );
         }
         driver.reclaim();
         assert!(driver.ssd.stats().cached_blocks <= blocks);
@@ -227,7 +230,8 @@ fn a_simulated_tier_makes_the_same_decisions_as_a_real_one() {
 fn the_index_with_everything_beside_it_takes_at_most_20_bytes_a_cached_block() {
     for (block_bytes, gib) in [(16 << 10, 64), (4 << 10, 16), (64 << 10, 256)] {
         let block_size = crate::block::BlockSize::new(block_bytes).expect("a power of two");
-        let ssd = Ssd::simulated(Geometry::for_bytes(block_size, gib << 30).expect("fits"), SsdPolicy::default());
+        let ssd =
+            Ssd::simulated(Geometry::for_bytes(block_size, gib << 30).expect("fits"), SsdPolicy::default());
         let stats = ssd.stats();
         let bytes = stats.index_bytes as f64 / stats.capacity_blocks as f64;
         assert!(bytes <= 20.0, "{block_bytes}: {bytes}");
