@@ -14,6 +14,7 @@
 
 use crate::block::BlockId;
 
+use super::encoding::{GHOSTS_PER_ENTRY, GhostEntry};
 use super::index::mix;
 use super::slot_bits::HITS_MAX;
 
@@ -70,13 +71,36 @@ pub(super) struct Admission {
     policy: SsdPolicy,
     budget: Option<Budget>,
     ghost: Ghost,
+    /// Fingerprints that a checkpoint has room for.
+    ghosts_max: usize,
 }
 
 impl Admission {
     pub(super) fn new(policy: SsdPolicy, capacity_blocks: u64) -> Self {
         let budget = policy.write_budget_bytes_per_day.map(Budget::new);
         let ghost = Ghost::new(capacity_blocks * u64::from(policy.ghost_percent) / 100);
-        Self { policy, budget, ghost }
+        Self { policy, budget, ghost, ghosts_max: (capacity_blocks as usize).next_multiple_of(WAYS) }
+    }
+
+    /// The list of ids lately refused or evicted, to be kept while the cache is closed; nothing when it is longer than
+    /// a checkpoint has room for.
+    pub(super) fn ghosts(&self) -> impl Iterator<Item = GhostEntry> + '_ {
+        let all = &self.ghost.fingerprints;
+        let kept = if all.len() <= self.ghosts_max { &all[..] } else { &[] };
+        let entries = kept.chunks(GHOSTS_PER_ENTRY).enumerate();
+        entries.map(|(index, fingerprints)| GhostEntry {
+            first: (index * GHOSTS_PER_ENTRY) as u64,
+            fingerprints: fingerprints.to_vec(),
+        })
+    }
+
+    /// Puts a stretch of the list back; one that does not fit the list as it is now is left out.
+    pub(super) fn restore_ghosts(&mut self, entry: &GhostEntry) {
+        let first = usize::try_from(entry.first).unwrap_or(usize::MAX);
+        let end = first.saturating_add(entry.fingerprints.len());
+        if let Some(place) = self.ghost.fingerprints.get_mut(first..end) {
+            place.copy_from_slice(&entry.fingerprints);
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -65,7 +65,20 @@ pub(super) enum CheckpointItem {
     Counters(Counters),
     Volume(VolumeEntry),
     Segment(SegmentEntry),
+    Ghosts(GhostEntry),
 }
+
+/// A stretch of the list of ids lately refused or evicted, in a checkpoint of a file that was closed in order. Without
+/// it a reopened cache would have to learn anew what earns a write.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(super) struct GhostEntry {
+    /// Where the stretch starts in the list.
+    pub(super) first: u64,
+    pub(super) fingerprints: Vec<u16>,
+}
+
+/// Fingerprints in one [`GhostEntry`] at the most: 64 KiB of them.
+pub(super) const GHOSTS_PER_ENTRY: usize = 32 << 10;
 
 /// What is counted on from opening to opening; always the first item of a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]

@@ -124,6 +124,8 @@ impl Geometry {
         // What the items weigh, and headers and padding of chunks of half a MiB at least.
         let items = geometry.volume_table_bytes()
             + count * (64 + 8 * (geometry.live_words() + geometry.hit_words()) as u64)
+            // The list of ids lately refused or evicted: 2 bytes each, and heads of its stretches.
+            + geometry.capacity_blocks() * 2 + (geometry.capacity_blocks() / 1024 + 1) * 32
             + 256;
         geometry.checkpoint_bytes = round_up(items + (items / (512 << 10) + 1) * (64 + PAGE));
         geometry.segments_offset = geometry.checkpoint_offset + 2 * geometry.checkpoint_bytes;

@@ -173,6 +173,9 @@ impl Ssd {
             checkpoint_is_running: false,
             stats: SsdStats::default(),
         };
+        for entry in &found.ghosts {
+            ssd.admission.restore_ghosts(entry);
+        }
         ssd.checkpoint(device)?;
         Ok(ssd)
     }

@@ -25,7 +25,7 @@ use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId};
 use crate::device::Device;
 use crate::error::{Error, Result};
 
-use super::encoding::{CheckpointItem, Counters, JournalEntry, SegmentEntry};
+use super::encoding::{CheckpointItem, Counters, GhostEntry, JournalEntry, SegmentEntry};
 use super::format::{Pages, Summary, Superblock, SuperblockFault};
 use super::geometry::Geometry;
 use super::index::Index;
@@ -52,6 +52,7 @@ pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) journal: Journal,
     pub(super) volumes: Volumes,
+    pub(super) ghosts: Vec<GhostEntry>,
 }
 
 pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovered> {
@@ -77,7 +78,8 @@ pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovere
         sealed.iter().map(|&(_, segment, generation, used)| (segment, generation, used)).collect();
     log.restore(&order);
     let journal = Journal::new(geometry, file_id, Seq(last.0 + JOURNAL_SKIP), generation + 1, false);
-    Ok(Recovered { superblock, log, index, journal, volumes: believed.volumes })
+    let Believed { volumes, ghosts, .. } = believed;
+    Ok(Recovered { superblock, log, index, journal, volumes, ghosts })
 }
 
 /// The newest superblock with a whole checkpoint, and that checkpoint.
@@ -186,6 +188,7 @@ struct Believed {
     void_slots: BTreeSet<(u32, u32, u32)>,
     marks: BTreeSet<(u32, u64)>,
     volumes: Volumes,
+    ghosts: Vec<GhostEntry>,
 }
 
 impl Believed {
@@ -208,10 +211,15 @@ impl Believed {
             void_slots: BTreeSet::new(),
             marks: BTreeSet::new(),
             volumes: Volumes::new(&geometry, counters.next_volume),
+            ghosts: Vec::new(),
         };
         for item in items {
             let fits = match item {
                 CheckpointItem::Counters(_) => false,
+                CheckpointItem::Ghosts(entry) => {
+                    believed.ghosts.push(entry);
+                    true
+                }
                 CheckpointItem::Volume(entry) => believed.volumes.restore(&entry),
                 CheckpointItem::Segment(entry) => {
                     let has_bits = entry.generation == 0

@@ -234,6 +234,9 @@ impl Ssd {
         let mut items = vec![CheckpointItem::Counters(counters)];
         items.extend(self.volumes.entries().map(CheckpointItem::Volume));
         items.extend((0..self.geometry.segment_count).filter_map(|segment| self.segment_entry(segment)));
+        if is_clean {
+            items.extend(self.admission.ghosts().map(CheckpointItem::Ghosts));
+        }
         CheckpointPlan {
             items,
             absorbed,
