@@ -43,6 +43,14 @@ struct SimulatedShard {
     filled_in: Vec<u64>,
 }
 
+impl SimulatedShard {
+    fn new(capacity: u32) -> Self {
+        let policy = ArcPolicy::new(capacity);
+        let slots = policy.slot_limit();
+        Self { policy, written_in: vec![0; slots], filled_in: vec![0; slots] }
+    }
+}
+
 impl Simulation {
     /// A simulation of the cache that `config` describes: of it the block size, the RAM size, the shards, and the SSD's
     /// size and policy count. No path is touched.
@@ -51,11 +59,7 @@ impl Simulation {
     /// As [`crate::Cache::open`] for sizes that do not work.
     pub fn new(config: &Config) -> Result<Self> {
         let layout = config.ram_layout()?;
-        let shard = |index| {
-            let policy = ArcPolicy::new(layout.shard_capacity(index));
-            let slots = policy.slot_limit();
-            SimulatedShard { policy, written_in: vec![0; slots], filled_in: vec![0; slots] }
-        };
+        let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
         let ssd = match &config.ssd {
             Some(ssd) => Some(Ssd::simulated(ssd.geometry(config)?, ssd.policy.clone())),
             None => None,
@@ -71,6 +75,19 @@ impl Simulation {
             pinned_blocks_max: layout.dirty_high,
             hasher: FixedState::default(),
         })
+    }
+
+    /// As if the cache had been closed and opened again: RAM is empty, the SSD keeps its copies.
+    pub fn reopen(&mut self) {
+        for shard in &mut self.shards {
+            *shard = SimulatedShard::new(shard.policy.capacity());
+        }
+        if let Some(ssd) = &mut self.ssd {
+            for seal in ssd.plan_seal_open() {
+                ssd.finish_seal(seal, true);
+            }
+        }
+        self.settle();
     }
 
     /// A request that reads the whole blocks `first`, `first + 1`, and so on, `now_us` on the trace's clock.

@@ -41,6 +41,8 @@ const JOURNAL_SKIP: u64 = 1 << 20;
 /// Counters beyond these are no file of ours: nothing writes as often.
 const COUNTER_MAX: u64 = 1 << 62;
 const GENERATION_MAX: u32 = u32::MAX - (1 << 28);
+/// Leaves room for the volumes of one opening.
+const VOLUME_MAX: u32 = VolumeId::LIMIT - (1 << 16);
 const OPENING_MAX: u32 = (1 << 24) - 2;
 
 /// What a cache file held.
@@ -67,7 +69,8 @@ pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovere
     let sealed = read_segments(device, &believed, &mut log, &mut index)?;
     log.next_generation = believed.next_generation_after(&sealed);
     log.next_sequence = sealed.last().map_or(0, |summary| summary.0).max(counters.next_sequence) + 1;
-    if log.next_generation > GENERATION_MAX || log.next_sequence > COUNTER_MAX {
+    let next_volume = believed.volumes.next();
+    if log.next_generation > GENERATION_MAX || log.next_sequence > COUNTER_MAX || next_volume > VOLUME_MAX {
         return Err(Error::Damaged { what: "its counters are used up".into() });
     }
     let order: Vec<_> =

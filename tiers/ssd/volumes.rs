@@ -124,7 +124,7 @@ impl Volumes {
     /// What a checkpoint or the journal said. False when it says something impossible.
     pub(super) fn restore(&mut self, entry: &VolumeEntry) -> bool {
         let Some(id) = entry.id() else { return false };
-        if entry.name.len() > NAME_BYTES_MAX || id.number() == VolumeId::LIMIT - 1 {
+        if entry.name.len() > NAME_BYTES_MAX {
             return false;
         }
         self.drop_volume(id.number());
@@ -148,6 +148,6 @@ impl Volumes {
 
     /// `number` is never given out again.
     pub(super) fn used(&mut self, number: u32) {
-        self.next = self.next.max(number.saturating_add(1).min(VolumeId::LIMIT));
+        self.next = self.next.max(number.saturating_add(1));
     }
 }

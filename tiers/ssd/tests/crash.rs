@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Power cut after every write: what was overwritten below never comes back, what was sealed does.
 
 use std::collections::BTreeMap;
@@ -83,7 +80,14 @@ fn run_script(driver: &mut Driver, below: &mut Below, random: &mut fastrand::Rng
 }
 
 /// Everything readable is what the backing store holds; returns how much that is.
-fn check(ssd: &mut Ssd, device: &MemoryDevice, volume: VolumeId, below: &Below, step: usize, seed: u64) -> u32 {
+fn check(
+    ssd: &mut Ssd,
+    device: &MemoryDevice,
+    volume: VolumeId,
+    below: &Below,
+    step: usize,
+    seed: u64,
+) -> u32 {
     let mut found = 0;
     for number in 0..NUMBERS {
         let Some(plan) = ssd.plan_read(BlockId::new(volume, number)) else { continue };
@@ -181,20 +185,24 @@ fn voids_stay_pending_while_the_device_fails_and_are_written_when_it_works_again
     let mut driver = Driver::create(1000, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..100).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     let plans = driver.ssd.plan_seal_open();
     plans.into_iter().for_each(|plan| driver.seal(Some(plan)));
     driver.device().fail_from_now_on(true);
     assert!(driver.ssd.void(driver.block(1), version.next(), VoidMark::Exact));
     assert!(!driver.settle_journal());
-    assert!(driver.ssd.void(driver.block(1), version.next(), VoidMark::Exact), "the first void is not durable yet");
+    assert!(
+        driver.ssd.void(driver.block(1), version.next(), VoidMark::Exact),
+        "the first void is not durable yet"
+    );
     assert!(!checkpoint(&mut driver.ssd, driver.device.as_ref().expect("not simulated"), false));
     driver.device().fail_from_now_on(false);
     assert!(driver.ssd.journal_pending().is_some());
     assert!(driver.settle_journal());
     let volume = driver.volume;
     let mut ssd = Ssd::open(driver.device(), geometry(1000), SsdPolicy::default()).expect("opens");
-    assert!(ssd.plan_read(BlockId::new(volume, 1)).is_none() && ssd.plan_read(BlockId::new(volume, 2)).is_some());
+    assert!(
+        ssd.plan_read(BlockId::new(volume, 1)).is_none() && ssd.plan_read(BlockId::new(volume, 2)).is_some()
+    );
 }
->>>>>>> ssd

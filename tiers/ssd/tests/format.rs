@@ -18,8 +18,13 @@ fn the_checksum_is_crc32c() {
     assert_eq!(crc32c(&[b"1234", b"56789"]), 0xe306_9283, "the check value of the catalogue");
     let block = BlockId::new(VolumeId::new(1), 2);
     let seed = "0700000000000000020000000001000003000000";
-    let seed: Vec<u8> = (0..20).map(|at| u8::from_str_radix(&seed[at * 2..][..2], 16).expect("hex")).collect();
-    assert_eq!(block_crc(7, block, 3, b"data"), crc32c(&[&seed, b"data"]), "file id, block id, generation, data");
+    let seed: Vec<u8> =
+        (0..20).map(|at| u8::from_str_radix(&seed[at * 2..][..2], 16).expect("hex")).collect();
+    assert_eq!(
+        block_crc(7, block, 3, b"data"),
+        crc32c(&[&seed, b"data"]),
+        "file id, block id, generation, data"
+    );
 }
 
 #[test]
@@ -96,7 +101,10 @@ fn a_summary_has_the_bytes_of_its_table() {
     let pages = summary.to_pages();
     assert_eq!(pages.len(), 4096);
     assert_eq!(&pages[..8], b"TERRSEG1");
-    assert_eq!(hex(&pages[8..44]), "070000000000000008000000090000000a00000000000000010000000600000001000000");
+    assert_eq!(
+        hex(&pages[8..44]),
+        "070000000000000008000000090000000a00000000000000010000000600000001000000"
+    );
     let crc = crc32c(&[&pages[..44], &[0; 4], &pages[48..96]]);
     assert_eq!(pages[44..48], crc.to_le_bytes());
     assert!(pages[48..64].iter().all(|&byte| byte == 0));

@@ -33,8 +33,8 @@ fn the_order_of_leaving_and_the_hits_survive_a_restart() {
         let version = driver.ssd.first_version();
         let slots = u64::from(geometry(200).slots_per_segment);
         (0..slots * 10).for_each(|number| {
-driver.demote(number, version);
-});
+            driver.demote(number, version);
+        });
         for number in (0..slots * 10).step_by(5) {
             assert!(driver.read(number, version) && driver.read(number, version));
         }
@@ -51,7 +51,10 @@ driver.demote(number, version);
     };
     let (through, restarted) = (left(false), left(true));
     assert_eq!(through, restarted);
-    assert!(through.iter().any(|blocks| !blocks.is_empty() && blocks.iter().all(|n| n % 5 == 0)), "hits count");
+    assert!(
+        through.iter().any(|blocks| !blocks.is_empty() && blocks.iter().all(|n| n % 5 == 0)),
+        "hits count"
+    );
 }
 
 #[test]
@@ -108,8 +111,8 @@ fn reopening_and_appending_across_every_page_of_the_journal_loses_no_void() {
     let mut driver = Driver::create(4000, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..4000).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     let plans = driver.ssd.plan_seal_open();
     plans.into_iter().for_each(|plan| driver.seal(Some(plan)));
     let volume = driver.volume;
@@ -137,8 +140,8 @@ fn a_torn_journal_record_is_forgotten_and_the_ones_before_still_count() {
     let mut driver = Driver::create(1000, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..500).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     let plans = driver.ssd.plan_seal_open();
     plans.into_iter().for_each(|plan| driver.seal(Some(plan)));
     let volume = driver.volume;
@@ -161,14 +164,16 @@ fn a_hole_in_the_journal_is_damage() {
     let mut driver = Driver::create(1000, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..1000).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     let bytes = driver.device().bytes();
     let half_bytes = geometry(1000).journal_bytes / 2;
     // Both halves in use: frames until the second half is begun, with no checkpoint in between.
     for number in 0..half_bytes / 4096 + 2 {
         driver.ssd.void(driver.block(number), version.next(), VoidMark::Exact);
-        let JournalPlan::Write(write) = driver.ssd.plan_journal() else { panic!("there is something to write") };
+        let JournalPlan::Write(write) = driver.ssd.plan_journal() else {
+            panic!("there is something to write")
+        };
         write.run(driver.device()).expect("writes");
         driver.ssd.finish_journal(&write, true);
     }
@@ -184,8 +189,8 @@ fn a_file_made_over_another_believes_nothing_of_it() {
     let mut driver = Driver::create(1000, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..900).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     driver.void(3, version.next(), VoidMark::Exact);
     let device = driver.close();
     let ssd = Ssd::create(&device, geometry(1000), SsdPolicy::default()).expect("creates");
@@ -200,8 +205,8 @@ fn one_bad_superblock_or_an_older_one_is_no_harm_and_two_bad_ones_are_damage() {
     let mut driver = Driver::create(1000, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..900).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     let volume = driver.volume;
     let bytes = driver.close().bytes();
     for bad in [&[0][..], &[4096], &[0, 4096]] {
@@ -236,14 +241,16 @@ fn another_kind_of_file_another_format_and_other_sizes_are_told_apart() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a panic deep inside cannot name the seed")]
 fn random_bytes_anywhere_in_the_metadata_never_panic() {
     let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut driver = Driver::create(100, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..100).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     (0..20).for_each(|number| driver.void(number, version.next(), VoidMark::Exact));
     let bytes = driver.device().bytes();
     let geometry = geometry(100);
@@ -266,15 +273,17 @@ driver.demote(number, version);
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a panic deep inside cannot name the seed")]
 fn random_items_behind_good_checksums_never_panic() {
     use super::super::format::{CHECKPOINT_MAGIC, FrameHeader, JOURNAL_MAGIC};
     let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut driver = Driver::create(100, SsdPolicy::default());
     let version = driver.ssd.first_version();
     (0..100).for_each(|number| {
-driver.demote(number, version);
-});
+        driver.demote(number, version);
+    });
     driver.void(0, version.next(), VoidMark::Exact);
     let bytes = driver.device().bytes();
     let geometry = geometry(100);
@@ -287,7 +296,8 @@ driver.demote(number, version);
         let device = MemoryDevice::holding(bytes.clone());
         let at = frames[random.usize(..frames.len())];
         let magic = bytes[at as usize..][..8].try_into().expect("eight");
-        let header = FrameHeader::from_bytes(&bytes[at as usize..], magic, driver.ssd.file_id).expect("a frame");
+        let header =
+            FrameHeader::from_bytes(&bytes[at as usize..], magic, driver.ssd.file_id).expect("a frame");
         let mut items = bytes[at as usize + 64..][..header.item_bytes as usize].to_vec();
         for _ in 0..random.u32(1..4) {
             let at = random.usize(..items.len());

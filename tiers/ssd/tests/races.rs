@@ -14,8 +14,8 @@ fn planned(demote: Demote) -> SlotPlan {
 fn fill_one_segment(driver: &mut Driver, version: Version) -> u64 {
     let slots = u64::from(driver.ssd.geometry().slots_per_segment);
     (0..slots).for_each(|number| {
-planned(driver.demote(number, version));
-});
+        planned(driver.demote(number, version));
+    });
     slots
 }
 
@@ -169,7 +169,10 @@ fn a_burst_of_demotions_finds_room_without_any_reclaim() {
             number += 1;
         }
         for extra in 0..1024.min(blocks / 4) {
-            assert!(matches!(driver.demote(number + extra, version), Demote::Append(_)), "{extra} of {blocks}");
+            assert!(
+                matches!(driver.demote(number + extra, version), Demote::Append(_)),
+                "{extra} of {blocks}"
+            );
         }
         driver.reclaim();
         assert!(driver.ssd.stats().cached_blocks <= blocks);
@@ -227,7 +230,8 @@ fn a_simulated_tier_makes_the_same_decisions_as_a_real_one() {
 fn the_index_with_everything_beside_it_takes_at_most_20_bytes_a_cached_block() {
     for (block_bytes, gib) in [(16 << 10, 64), (4 << 10, 16), (64 << 10, 256)] {
         let block_size = crate::block::BlockSize::new(block_bytes).expect("a power of two");
-        let ssd = Ssd::simulated(Geometry::for_bytes(block_size, gib << 30).expect("fits"), SsdPolicy::default());
+        let ssd =
+            Ssd::simulated(Geometry::for_bytes(block_size, gib << 30).expect("fits"), SsdPolicy::default());
         let stats = ssd.stats();
         let bytes = stats.index_bytes as f64 / stats.capacity_blocks as f64;
         assert!(bytes <= 20.0, "{block_bytes}: {bytes}");
@@ -254,4 +258,72 @@ fn moves_that_are_never_finished_leave_nothing_in_the_index() {
     }
     driver.ssd.finish_moves(&moves[1..], Some(&vec![0; moves.len() - 1]));
     assert!((0..slots).all(|number| !driver.ssd.contains(driver.block(number))));
+}
+
+#[test]
+fn an_emptied_segment_is_not_written_to_before_its_retirement_is_durable() {
+    let mut driver = Driver::create(100, SsdPolicy::default());
+    let version = driver.ssd.first_version();
+    let reclaim = fill_until_reclaim(&mut driver, version);
+    let entries = reclaim.run(driver.device()).expect("reads");
+    assert!(driver.ssd.plan_moves(&reclaim, Some(&entries)).is_empty());
+    driver.ssd.finish_reclaim(&reclaim);
+    let free = driver.ssd.stats().segments_free;
+    let JournalPlan::Write(write) = driver.ssd.plan_journal() else { panic!("a retirement waits") };
+    assert!(matches!(driver.ssd.plan_journal(), JournalPlan::Nothing), "one write at a time");
+    driver.ssd.finish_journal(&write, false);
+    assert_eq!(driver.ssd.stats().segments_free, free);
+    driver.settle_journal();
+    assert_eq!(driver.ssd.stats().segments_free, free + 1);
+}
+
+#[test]
+fn a_full_journal_asks_for_a_checkpoint_and_goes_on_after_it_with_nothing_lost() {
+    let mut driver = Driver::create(4000, SsdPolicy::default());
+    let version = driver.ssd.first_version();
+    (0..4000).for_each(|number| {
+        driver.demote(number, version);
+    });
+    let plans = driver.ssd.plan_seal_open();
+    plans.into_iter().for_each(|plan| driver.seal(Some(plan)));
+    let volume = driver.volume;
+    let mut next = 0;
+    let mut fill = |driver: &mut Driver| {
+        for _ in 0..4000 {
+            driver.ssd.void(driver.block(next), version.next(), VoidMark::Exact);
+            next += 1;
+            match driver.ssd.plan_journal() {
+                JournalPlan::Write(write) => {
+                    write.run(driver.device()).expect("writes");
+                    driver.ssd.finish_journal(&write, true);
+                }
+                JournalPlan::Full => return next,
+                JournalPlan::Nothing => panic!("a void waits"),
+            }
+        }
+        unreachable!("the journal is full at some time")
+    };
+    let pages = driver.ssd.geometry().journal_bytes / 4096;
+    assert!(fill(&mut driver) >= pages - 2, "both halves are used");
+    assert!(matches!(driver.ssd.plan_journal(), JournalPlan::Full));
+    let device = driver.device.as_ref().expect("not simulated");
+    device.fail_from_now_on(true);
+    assert!(!super::driver::checkpoint(&mut driver.ssd, device, false));
+    device.fail_from_now_on(false);
+    assert!(matches!(driver.ssd.plan_journal(), JournalPlan::Full), "a failed one frees nothing");
+    let voided = next_durable(&driver, volume);
+    let device = driver.device.as_ref().expect("not simulated");
+    assert!(super::driver::checkpoint(&mut driver.ssd, device, false));
+    assert_eq!(next_durable(&driver, volume), voided + 1, "the checkpoint has the one that waited");
+    let voided = fill(&mut driver);
+    assert_eq!(next_durable(&driver, volume), voided - 1, "all but the one that found the journal full");
+}
+
+/// How many blocks, from 0 on, a restart would find void.
+fn next_durable(driver: &Driver, volume: crate::block::VolumeId) -> u64 {
+    let device = super::device::MemoryDevice::holding(driver.device().bytes());
+    let ssd = Ssd::open(&device, driver.ssd.geometry(), SsdPolicy::default()).expect("opens");
+    let first = (0..4000).find(|&number| ssd.contains(BlockId::new(volume, number))).expect("some are left");
+    assert!((first..4000).all(|number| ssd.contains(BlockId::new(volume, number))));
+    first
 }
