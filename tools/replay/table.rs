@@ -55,6 +55,9 @@ fn heading(report: &Report) -> String {
     let block = show_bytes(setup.block_bytes);
     let requests = show_count(report.total.requests);
     let mut text = format!("{} ({}): {requests} requests", setup.trace, setup.format);
+    if report.passes.len() > 1 {
+        write!(text, " in {} passes", report.passes.len()).expect("a string takes everything");
+    }
     if setup.skipped_commands > 0 {
         let skipped = show_count(setup.skipped_commands);
         write!(text, ", {skipped} other commands passed over").expect("a string takes everything");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Playground, json, many_ids};
+use common::{Playground, json, many_ids, recorded};
 use serde_json::Value;
 
 fn count(report: &Value, key: &str) -> u64 {
@@ -89,6 +89,21 @@ fn a_settled_replay_counts_what_the_simulation_counts() {
     let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
     let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
     for key in ["references", "reads", "writes", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written"] {
+        assert_eq!(with_data[key], without[key], "{key}");
+    }
+}
+
+#[test]
+fn a_settled_replay_of_a_recorded_trace_counts_what_the_simulation_counts() {
+    let Some(trace) = recorded("lirs/multi3.trc.zst") else { return };
+    let ground = Playground::new();
+    let run =
+        ["replay", &trace, "--json", "--block-size", "4k", "--ram-blocks", "1000", "--ssd-blocks", "4000"];
+    let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
+    let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
+    for key in
+        ["references", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written", "ssd_blocks_reinserted"]
+    {
         assert_eq!(with_data[key], without[key], "{key}");
     }
 }

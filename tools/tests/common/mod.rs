@@ -84,6 +84,19 @@ pub(crate) fn json(run: &Run) -> serde_json::Value {
     serde_json::from_str(&run.stdout).expect("one JSON object")
 }
 
+/// A recorded trace; none, and a word about it, where there are none. Where `CI` is set there must be.
+#[expect(clippy::print_stdout, reason = "a test that skips says so")]
+pub(crate) fn recorded(file: &str) -> Option<String> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces");
+    let path = std::env::var_os("TERRACE_TRACES").map_or(beside, PathBuf::from).join(file);
+    if path.is_file() {
+        return Some(path.to_str().expect("a path of text").to_string());
+    }
+    assert!(std::env::var_os("CI").is_none(), "no recorded trace {}", path.display());
+    println!("skipped: no recorded trace {}", path.display());
+    None
+}
+
 /// A text of ids, one a line, with some reuse.
 pub(crate) fn many_ids(lines: u64) -> Vec<u8> {
     let id = |line: u64| line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
