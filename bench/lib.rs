@@ -1,1 +1,34 @@
-//! Workloads that the benchmarks share.
+//! What the benchmarks share: workloads, scenes to measure in, and the floor to measure against.
+//!
+//! | command                                         | what it tells                                                |
+//! |-------------------------------------------------|--------------------------------------------------------------|
+//! | `cargo bench -p terrace-bench --bench ratios`   | the goals below, both sides in turns in one run              |
+//! | `cargo bench -p terrace-bench`                  | criterion's groups and their history, and the ratios         |
+//! | `cargo bench -p terrace-bench -- --test`        | nothing: that every benchmark runs, once                     |
+//!
+//! | group              | goal                                                                                   |
+//! |--------------------|----------------------------------------------------------------------------------------|
+//! | `ram/hit`          | by reference: no allocation, no system call, at most 100 ns on one thread              |
+//! | `ram/insert_evict` | -                                                                                      |
+//! | `ssd/append`       | at least 0.9 of plain sequential `pwritev` by one thread, in calls of the same size    |
+//! | `ssd/read`         | by 1, 4 and 16 blocking callers: at least 0.9 of plain `preadv` by as many             |
+//! | `ssd/recover`      | entries a second at opening, and what that makes of 1 TB                               |
+//! | `whole/zipf`       | -                                                                                      |
+//!
+//! Look at ratios, not at figures: a machine that others use as well is twice as fast a minute later. Nothing here is
+//! a test of time; `tests/no_allocation.rs` holds the part of the goals that does not depend on the machine.
+//!
+//! Files lie in a temporary folder (`TMPDIR` says where): put it on the disk that is meant, with a file system that
+//! has direct I/O. A run needs 5 GiB there, with `--test` 1 GiB.
+
+pub mod measure;
+pub mod plain;
+pub mod scenes;
+pub mod workload;
+
+use std::env::args;
+
+/// Whether this run only has to show that the benchmarks work: as criterion decides it.
+pub fn is_trial() -> bool {
+    args().any(|argument| argument == "--test") || !args().any(|argument| argument == "--bench")
+}

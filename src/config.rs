@@ -155,7 +155,8 @@ impl Config {
         if self.disk_threads == 0 || self.ssd_threads == 0 || self.queue_max == 0 {
             return Err(Error::Config("threads and queue bound must be at least 1".into()));
         }
-        let slack_for = |blocks: u64| self.slack_blocks.unwrap_or_else(|| (blocks / 16).clamp(32, 1024) as u32);
+        let slack_for =
+            |blocks: u64| self.slack_blocks.unwrap_or_else(|| (blocks / 16).clamp(32, 1024) as u32);
         let capacity = match self.ram {
             RamSize::Blocks(blocks) => blocks,
             RamSize::Bytes(bytes) => {
@@ -182,7 +183,9 @@ impl Config {
                 capacity / 8
             )));
         }
-        Ok(RamLayout { capacity, slack, shards })
+        let mark = |share: f64| ((f64::from(capacity) * share) as u64).max(1);
+        let (dirty_low, dirty_high) = (mark(self.dirty_low), mark(self.dirty_high));
+        Ok(RamLayout { capacity, slack, shards, dirty_low, dirty_high })
     }
 
     /// RAM that one frame of the tier takes in all, in bytes.
@@ -200,6 +203,9 @@ pub(crate) struct RamLayout {
     /// Frames beyond them.
     pub(crate) slack: u32,
     pub(crate) shards: u32,
+    /// Blocks that may be dirty or unsynced.
+    pub(crate) dirty_low: u64,
+    pub(crate) dirty_high: u64,
 }
 
 impl RamLayout {

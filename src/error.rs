@@ -35,13 +35,19 @@ impl fmt::Display for Error {
             Self::Tier(error) => error.fmt(f),
             Self::Config(what) => f.write_str(what),
             Self::OutOfRange { offset, bytes, volume_bytes } => {
-                write!(f, "{bytes} bytes at offset {offset} reach past the end of the volume at {volume_bytes}")
+                write!(
+                    f,
+                    "{bytes} bytes at offset {offset} reach past the end of the volume at {volume_bytes}"
+                )
             }
-            Self::WouldBlock => {
-                f.write_str("no frame is free within the time to wait; drop block references or flush, then try again")
-            }
+            Self::WouldBlock => f.write_str(
+                "no frame is free within the time to wait; drop block references or flush, then try again",
+            ),
             Self::StillDirty { volume, blocks, .. } => {
-                write!(f, "{blocks} blocks of volume {volume} are not on the backing store; they are kept and retried")
+                write!(
+                    f,
+                    "{blocks} blocks of volume {volume} are not on the backing store; they are kept and retried"
+                )
             }
             Self::AlreadyAttached { name } => {
                 write!(f, "a volume named {name} is attached already; give each volume its own name")

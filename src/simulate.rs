@@ -26,6 +26,12 @@ pub struct Simulation {
     request: u64,
     /// Blocks written by it that were refused as victims, by shard.
     set_aside: Vec<(usize, Slot)>,
+    /// Blocks written by it, or since the cache waited for the flusher.
+    pinned_blocks: u64,
+    /// Blocks that left RAM before the request that reads them had their bytes: they go to the SSD with its end.
+    left_early: Vec<Evicted>,
+    /// So many make it wait.
+    pinned_blocks_max: u64,
     hasher: FixedState,
 }
 
@@ -33,6 +39,16 @@ struct SimulatedShard {
     policy: ArcPolicy,
     /// By slot: the last request that wrote the block there.
     written_in: Vec<u64>,
+    /// By slot: the request that read the block from below.
+    filled_in: Vec<u64>,
+}
+
+impl SimulatedShard {
+    fn new(capacity: u32) -> Self {
+        let policy = ArcPolicy::new(capacity);
+        let slots = policy.slot_limit();
+        Self { policy, written_in: vec![0; slots], filled_in: vec![0; slots] }
+    }
 }
 
 impl Simulation {
@@ -43,11 +59,7 @@ impl Simulation {
     /// As [`crate::Cache::open`] for sizes that do not work.
     pub fn new(config: &Config) -> Result<Self> {
         let layout = config.ram_layout()?;
-        let shard = |index| {
-            let policy = ArcPolicy::new(layout.shard_capacity(index));
-            let written_in = vec![0; policy.slot_limit()];
-            SimulatedShard { policy, written_in }
-        };
+        let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
         let ssd = match &config.ssd {
             Some(ssd) => Some(Ssd::simulated(ssd.geometry(config)?, ssd.policy.clone())),
             None => None,
@@ -58,8 +70,24 @@ impl Simulation {
             counts: Stats::default(),
             request: 0,
             set_aside: Vec::new(),
+            pinned_blocks: 0,
+            left_early: Vec::new(),
+            pinned_blocks_max: layout.dirty_high,
             hasher: FixedState::default(),
         })
+    }
+
+    /// As if the cache had been closed and opened again: RAM is empty, the SSD keeps its copies.
+    pub fn reopen(&mut self) {
+        for shard in &mut self.shards {
+            *shard = SimulatedShard::new(shard.policy.capacity());
+        }
+        if let Some(ssd) = &mut self.ssd {
+            for seal in ssd.plan_seal_open() {
+                ssd.finish_seal(seal, true);
+            }
+        }
+        self.settle();
     }
 
     /// A request that reads the whole blocks `first`, `first + 1`, and so on, `now_us` on the trace's clock.
@@ -67,13 +95,19 @@ impl Simulation {
         self.request += 1;
         for number in 0..count {
             let block = BlockId::from_u64(first.as_u64() + number);
-            if self.reference(block, false, now_us) {
+            let (slot, was_resident) = self.reference(block, false, now_us);
+            if was_resident {
                 self.counts.read_ram_hits += 1;
             } else if self.ssd.as_mut().is_some_and(|ssd| ssd.plan_read(block).is_some()) {
                 self.counts.read_ssd_hits += 1;
             } else {
                 self.counts.disk_reads += 1;
+                self.shards[slot.0].filled_in[slot.1.index()] = self.request;
             }
+        }
+        self.left_early.sort_unstable_by_key(|evicted| evicted.block);
+        for evicted in std::mem::take(&mut self.left_early) {
+            self.demote(evicted, now_us);
         }
         self.settle();
     }
@@ -83,8 +117,12 @@ impl Simulation {
         self.request += 1;
         for number in 0..count {
             let block = BlockId::from_u64(first.as_u64() + number);
+            if self.pinned_blocks >= self.pinned_blocks_max {
+                self.release();
+            }
+            self.pinned_blocks += 1;
             self.counts.writes += 1;
-            self.counts.write_ram_hits += u64::from(self.reference(block, true, now_us));
+            self.counts.write_ram_hits += u64::from(self.reference(block, true, now_us).1);
             if let Some(ssd) = &mut self.ssd {
                 ssd.void(block, Version::ZERO.next(), terrace_tiers::ssd::VoidMark::Exact);
             }
@@ -92,11 +130,11 @@ impl Simulation {
         self.settle();
     }
 
-    /// One reference; tells whether the block was resident.
-    fn reference(&mut self, block: BlockId, is_write: bool, now_us: u64) -> bool {
+    /// One reference; gives the shard and the slot of the block, and whether it was resident.
+    fn reference(&mut self, block: BlockId, is_write: bool, now_us: u64) -> ((usize, Slot), bool) {
         let index = shard_index(&self.hasher, block, self.shards.len());
         let access = loop {
-            let SimulatedShard { policy, written_in } = &mut self.shards[index];
+            let SimulatedShard { policy, written_in, .. } = &mut self.shards[index];
             let (request, set_aside) = (self.request, &mut self.set_aside);
             let access = policy.request(block, |slot| {
                 let may_leave = written_in[slot.index()] != request;
@@ -115,13 +153,20 @@ impl Simulation {
             Access::Hit(slot) => (slot, true),
             Access::Miss { slot, evicted, .. } => {
                 if let Some(evicted) = evicted {
-                    self.demote(evicted, now_us);
+                    if self.shards[index].filled_in[evicted.slot.index()] == self.request {
+                        self.left_early.push(evicted);
+                    } else {
+                        self.demote(evicted, now_us);
+                    }
                 }
                 (slot, false)
             }
         };
         self.shards[index].written_in[slot.index()] = if is_write { self.request } else { 0 };
-        was_resident
+        if !was_resident {
+            self.shards[index].filled_in[slot.index()] = 0;
+        }
+        ((index, slot), was_resident)
     }
 
     fn demote(&mut self, evicted: Evicted, now_us: u64) {
@@ -137,6 +182,7 @@ impl Simulation {
     /// What was written may leave: it is below, and synced.
     fn release(&mut self) {
         self.request += 1;
+        self.pinned_blocks = 0;
         for (index, slot) in self.set_aside.drain(..) {
             self.shards[index].policy.release(slot);
         }

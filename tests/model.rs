@@ -55,7 +55,9 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], operations: usize, seed
             9..19 => {
                 let mut found = vec![0; range.len()];
                 volume.read(offset, &mut found).expect("a read succeeds");
-                if let Some(wrong) = (0..range.len()).find(|&index| found[index] != model[range.start + index]) {
+                if let Some(wrong) =
+                    (0..range.len()).find(|&index| found[index] != model[range.start + index])
+                {
                     panic!("seed {seed} step {step}: byte {} is wrong", offset as usize + wrong);
                 }
             }
@@ -72,7 +74,8 @@ fn run(case: &Case) {
     let mut models = vec![vec![0u8; case.stretch_bytes]; case.threads];
     for pass in 0..3 {
         let cache = Cache::open(&config(case, &files)).expect("the cache opens");
-        let volume = cache.attach("disk", Arc::new(files.backing(bytes)), case.mode).expect("the volume attaches");
+        let volume =
+            cache.attach("disk", Arc::new(files.backing(bytes)), case.mode).expect("the volume attaches");
         std::thread::scope(|scope| {
             for (index, model) in models.iter_mut().enumerate() {
                 let volume = volume.clone();

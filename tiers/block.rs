@@ -300,7 +300,11 @@ mod tests {
             let listed: Vec<usize> = mask::runs(&words, sectors).flatten().collect();
             let wanted: Vec<usize> = (0..sectors).filter(|&sector| twin[sector]).collect();
             assert_eq!(listed, wanted, "seed {seed}");
-            assert_eq!(mask::contains(&words, range.clone()), twin[range].iter().all(|&is_in| is_in), "seed {seed}");
+            assert_eq!(
+                mask::contains(&words, range.clone()),
+                twin[range].iter().all(|&is_in| is_in),
+                "seed {seed}"
+            );
             assert_eq!(mask::is_empty(&words), wanted.is_empty(), "seed {seed}");
         }
     }

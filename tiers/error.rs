@@ -36,7 +36,9 @@ impl fmt::Display for Error {
             Self::BlockSize { bytes } => {
                 write!(f, "block size {bytes} is not a power of two from 4096 to 1048576; try 16384")
             }
-            Self::Size { what, bytes, remedy } => write!(f, "{what} of {bytes} bytes does not work; {remedy}"),
+            Self::Size { what, bytes, remedy } => {
+                write!(f, "{what} of {bytes} bytes does not work; {remedy}")
+            }
             Self::Path { action, path, .. } => write!(f, "cannot {action} {}", path.display()),
             Self::Device { action, device, offset, bytes, .. } => {
                 write!(f, "cannot {action} {bytes} bytes at offset {offset} of {device}")

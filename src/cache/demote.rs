@@ -19,7 +19,8 @@ use terrace_tiers::block::{BlockId, BlockSize, Version};
 use terrace_tiers::device::{Device, PageBuf};
 use terrace_tiers::ram::frames::FrameRef;
 use terrace_tiers::ssd::{
-    self, Demote, JournalPlan, JournalSeq, Move, ReadPlan, ReadVerdict, ReclaimPlan, SealPlan, SlotPlan, Ssd, VoidMark,
+    self, Demote, JournalPlan, JournalSeq, Move, ReadPlan, ReadVerdict, ReclaimPlan, SealPlan, SlotPlan, Ssd,
+    VoidMark,
 };
 
 use super::index::{Departed, FastHash};
@@ -72,7 +73,13 @@ pub(super) enum OnSsd {
 }
 
 impl SsdTier {
-    pub(super) fn new(tier: Ssd, device: Arc<dyn Device>, is_direct: bool, lane: Lane, queue_max: usize) -> Self {
+    pub(super) fn new(
+        tier: Ssd,
+        device: Arc<dyn Device>,
+        is_direct: bool,
+        lane: Lane,
+        queue_max: usize,
+    ) -> Self {
         let size = tier.geometry().block_size;
         let state = SsdState {
             tier,
@@ -120,14 +127,20 @@ impl SsdTier {
             return None;
         }
         let mut state = self.state.lock();
-        let plan = state.tier.plan_read(block)?;
-        match state.on_the_way.get(&block) {
-            Some((_, frame)) => Some(OnSsd::OnTheWay(frame.clone())),
-            None => Some(OnSsd::Stored(plan)),
+        if let Some((_, frame)) = state.on_the_way.get(&block) {
+            let frame = frame.clone();
+            state.tier.note_hit_on_the_way(block);
+            return Some(OnSsd::OnTheWay(frame));
         }
+        state.tier.plan_read(block).map(OnSsd::Stored)
     }
 
-    pub(super) fn finish_read(&self, plan: &ReadPlan, verified: bool, error: Option<&TierError>) -> ReadVerdict {
+    pub(super) fn finish_read(
+        &self,
+        plan: &ReadPlan,
+        verified: bool,
+        error: Option<&TierError>,
+    ) -> ReadVerdict {
         if error.is_some() {
             self.append_errors.fetch_add(1, Ordering::Relaxed);
         }
@@ -253,7 +266,9 @@ impl Inner {
             }
             return;
         }
-        let Demote::Append(plan) = state.tier.plan_demote(block, version, earned, self.clock.now_us()) else { return };
+        let Demote::Append(plan) = state.tier.plan_demote(block, version, earned, self.clock.now_us()) else {
+            return;
+        };
         state.on_the_way.insert(block, (plan, frame.clone()));
         state.queue.push_back((plan, frame));
         if self.is_continuous() {
@@ -262,7 +277,10 @@ impl Inner {
     }
 
     fn start_append(self: &Arc<Self>, ssd: &SsdTier, state: &mut SsdState) {
-        if state.queue.is_empty() || state.appends >= APPENDS_MAX || (state.appends > 0 && state.queue.len() < 32) {
+        if state.queue.is_empty()
+            || state.appends >= APPENDS_MAX
+            || (state.appends > 0 && state.queue.len() < 32)
+        {
             return;
         }
         state.appends += 1;
@@ -298,7 +316,10 @@ impl Inner {
             drop(batch);
             if let Some(seal) = seal {
                 ssd.run_seal(seal);
-                self.start_reclaim(ssd);
+                // Else `settle` starts it when all is appended, so that the order of the log does not depend on time.
+                if self.is_continuous() {
+                    self.start_reclaim(ssd);
+                }
             }
         }
     }
@@ -364,7 +385,8 @@ impl Inner {
             while at < bytes && !inner.closed.load(Ordering::Relaxed) {
                 let length = (bytes - at).min(zeros.len() as u64);
                 // A failure shows again at the first append, where it is counted.
-                if ssd.device.write(offset + at, &[std::io::IoSlice::new(&zeros[..length as usize])]).is_err() {
+                if ssd.device.write(offset + at, &[std::io::IoSlice::new(&zeros[..length as usize])]).is_err()
+                {
                     break;
                 }
                 at += length;

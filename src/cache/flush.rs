@@ -83,7 +83,11 @@ impl VolumeState {
     }
 
     pub(super) fn mode(&self) -> WriteMode {
-        if self.mode.load(Ordering::Relaxed) == WriteMode::Through as u8 { WriteMode::Through } else { WriteMode::Back }
+        if self.mode.load(Ordering::Relaxed) == WriteMode::Through as u8 {
+            WriteMode::Through
+        } else {
+            WriteMode::Back
+        }
     }
 
     pub(super) fn version(&self) -> Version {
@@ -180,7 +184,8 @@ impl Dirty {
             self.outstanding.push_back(0);
         }
         let index = (epoch - self.first_epoch()) as usize;
-        self.outstanding[index] = self.outstanding[index].checked_add_signed(change).expect("epochs count up and down");
+        self.outstanding[index] =
+            self.outstanding[index].checked_add_signed(change).expect("epochs count up and down");
         while self.outstanding.len() > 1 && self.outstanding[0] == 0 {
             self.outstanding.pop_front();
         }
@@ -213,7 +218,8 @@ impl Dirty {
     /// The flushes whose blocks are all below.
     fn take_written_flushes(&mut self) -> Vec<FlushDone> {
         let first = self.first_epoch();
-        let (ready, rest) = std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
+        let (ready, rest) =
+            std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
         self.flushes = rest;
         let ready: Vec<(u64, FlushDone)> = ready;
         ready.into_iter().map(|(_, done)| done).collect()
@@ -257,7 +263,10 @@ impl Inner {
             let start = block.byte_offset(self.size);
             for run in mask::runs(&sectors, self.size.sectors()) {
                 let end = (run.end * SECTOR_BYTES).min(volume.bytes_of_block(number));
-                group.push_piece(start, WritePiece { frame: frame.clone(), range: run.start * SECTOR_BYTES..end });
+                group.push_piece(
+                    start,
+                    WritePiece { frame: frame.clone(), range: run.start * SECTOR_BYTES..end },
+                );
             }
             group.blocks.push(TakenBlock { block, version, epoch, sectors });
         }
@@ -286,7 +295,12 @@ impl Inner {
     }
 
     /// The writes of a group ended.
-    fn finish_group(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock], result: Result<(), TierError>) {
+    fn finish_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        blocks: &[TakenBlock],
+        result: Result<(), TierError>,
+    ) {
         let mut acknowledged = Vec::new();
         let mut again = Vec::new();
         for taken in blocks {
@@ -317,8 +331,9 @@ impl Inner {
             let is_dirty = entry.dirty;
             drop(dirty);
             if let Some(waiters) = shard.write_waiters.remove(&taken.block) {
-                let (ready, later): (Vec<_>, Vec<_>) =
-                    waiters.into_iter().partition(|waiter| result.is_err() || waiter.version <= taken.version);
+                let (ready, later): (Vec<_>, Vec<_>) = waiters
+                    .into_iter()
+                    .partition(|waiter| result.is_err() || waiter.version <= taken.version);
                 acknowledged.extend(ready);
                 if !later.is_empty() {
                     debug_assert!(is_dirty, "a later write to {} is not dirty", taken.block);
@@ -349,7 +364,8 @@ impl Inner {
                 }
             }
             Err(error) => {
-                let pause = dirty.failure.as_ref().map_or(RETRY_MIN, |before| (before.pause * 2).min(RETRY_MAX));
+                let pause =
+                    dirty.failure.as_ref().map_or(RETRY_MIN, |before| (before.pause * 2).min(RETRY_MAX));
                 dirty.failure = Some(Failure { pause, retry_at: Instant::now() + pause });
                 if blocks > 1 {
                     dirty.careful_runs = 2 * blocks;
@@ -358,7 +374,11 @@ impl Inner {
                 let blocks = dirty.dirty_blocks();
                 drop(dirty);
                 for (_, done) in failed {
-                    done(Err(Error::StillDirty { volume: volume.name.clone(), blocks, cause: error.clone() }));
+                    done(Err(Error::StillDirty {
+                        volume: volume.name.clone(),
+                        blocks,
+                        cause: error.clone(),
+                    }));
                 }
                 self.ticker.watch(volume);
             }
@@ -367,7 +387,12 @@ impl Inner {
     }
 
     /// Writes these blocks (ascending) below now, those that are dirty and not being written already.
-    pub(super) fn write_back_blocks(self: &Arc<Self>, volume: &Arc<VolumeState>, numbers: &[u64], runner: Runner) {
+    pub(super) fn write_back_blocks(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        numbers: &[u64],
+        runner: Runner,
+    ) {
         let group = self.take_group(volume, numbers);
         if group.blocks.is_empty() {
             return;
@@ -393,7 +418,11 @@ impl Inner {
             let (numbers, priority) = {
                 let mut dirty = volume.dirty.lock();
                 let Some(priority) = self.pace(&dirty) else { return };
-                let count = if dirty.careful_runs > 0 { 1 } else { (self.limits.run_bytes_max / self.size.bytes()).max(1) };
+                let count = if dirty.careful_runs > 0 {
+                    1
+                } else {
+                    (self.limits.run_bytes_max / self.size.bytes()).max(1)
+                };
                 dirty.careful_runs = dirty.careful_runs.saturating_sub(1);
                 let numbers = dirty.take_run(count);
                 if numbers.is_empty() {
@@ -432,14 +461,32 @@ impl Inner {
         } else {
             u32::from(dirty.is_due)
         };
-        (dirty.writing_runs < depth).then_some(if is_awaited { Priority::Awaited } else { Priority::Background })
+        (dirty.writing_runs < depth).then_some(if is_awaited {
+            Priority::Awaited
+        } else {
+            Priority::Background
+        })
     }
 
-    pub(super) fn pump_all(self: &Arc<Self>) {
-        for volume in self.volumes() {
+    /// Someone waits until blocks may leave: write-back goes on with all threads, and syncs as soon as that helps.
+    pub(super) fn hurry(self: &Arc<Self>) {
+        for volume in self.ticker.watched_volumes() {
             self.pump(&volume);
             self.sync_if_due(&volume);
         }
+    }
+
+    /// Flushes all that is dirty, one volume after the other, and then runs `done`.
+    pub(super) fn flush_watched(self: &Arc<Self>, done: FlushDone) {
+        let mut volumes = self.ticker.watched_volumes();
+        volumes.retain(|volume| !volume.dirty.lock().is_clean());
+        let Some(volume) = volumes.pop() else { return done(Ok(())) };
+        let inner = self.clone();
+        let next: FlushDone = Box::new(move |result| match result {
+            Ok(()) => inner.flush_watched(done),
+            Err(error) => done(Err(error)),
+        });
+        self.flush_open(&volume, next);
     }
 
     /// Starts a sync when blocks wait for one to leave RAM, and someone waits for them or many are.
@@ -451,9 +498,13 @@ impl Inner {
         }
         let all_written = dirty.waiting.is_empty() && dirty.writing_runs == 0;
         let is_half = unsynced * 2 >= self.throttle.pinned_blocks();
-        let is_due = if self.throttle.is_urgent() { all_written || is_half } else { self.throttle.is_over_low() && is_half };
+        let is_due = if self.throttle.is_urgent() {
+            all_written || is_half
+        } else {
+            self.throttle.is_over_low() && is_half
+        };
         drop(dirty);
-        if is_due && (self.is_continuous() || self.throttle.is_urgent()) {
+        if is_due && self.is_continuous() {
             self.sync_volume(volume, Box::new(|_| ()));
         }
     }
@@ -620,10 +671,14 @@ impl Ticker {
 
     /// Sees to it that what is dirty in `volume` goes below in time.
     pub(super) fn watch(&self, volume: &Arc<VolumeState>) {
-        if !volume.is_watched.swap(true, Ordering::SeqCst) {
+        if !volume.is_watched.load(Ordering::SeqCst) && !volume.is_watched.swap(true, Ordering::SeqCst) {
             self.watched.lock().volumes.push(volume.clone());
             self.changed.notify_one();
         }
+    }
+
+    fn watched_volumes(&self) -> Vec<Arc<VolumeState>> {
+        self.watched.lock().volumes.clone()
     }
 
     /// Leaves `volume` be until the next `watch`.

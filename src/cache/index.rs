@@ -109,7 +109,8 @@ impl Entry {
 
     /// Whether every sector of `range` may be read.
     fn has(&self, range: Range<usize>) -> bool {
-        self.frame.is_some() && self.sectors.as_ref().is_none_or(|sectors| mask::contains(sectors.valid(), range))
+        self.frame.is_some()
+            && self.sectors.as_ref().is_none_or(|sectors| mask::contains(sectors.valid(), range))
     }
 
     pub(super) fn sectors_mut(&mut self, size: BlockSize) -> &mut Sectors {
@@ -264,7 +265,8 @@ impl Shard {
         if let Some(slot) = slot {
             self.entries[slot.index()].filling = true;
         }
-        let before = self.fills.insert(block, Fill { waiters: smallvec![waiter], slot, version, left_from: None });
+        let before =
+            self.fills.insert(block, Fill { waiters: smallvec![waiter], slot, version, left_from: None });
         assert!(before.is_none(), "two fills of {block} at once");
     }
 
@@ -292,7 +294,12 @@ impl Shard {
     /// Puts the bytes of a fill in place, around what was written meanwhile; none when they could not be read.
     ///
     /// `is_on_ssd` says that they came from there, so that they need not go there again.
-    pub(super) fn finish_fill(&mut self, block: BlockId, bytes: Option<FrameMut>, is_on_ssd: bool) -> FilledBlock {
+    pub(super) fn finish_fill(
+        &mut self,
+        block: BlockId,
+        bytes: Option<FrameMut>,
+        is_on_ssd: bool,
+    ) -> FilledBlock {
         let fill = self.fills.remove(&block).expect("only its own fill finishes a fill");
         let mut done = FilledBlock { waiters: fill.waiters, frame: None, departed: None, released: false };
         let Some(slot) = fill.slot else {
@@ -386,7 +393,12 @@ impl Shard {
         }
         let is_whole = entry.sectors.as_ref().is_none_or(|s| mask::contains(s.valid(), 0..size.sectors()));
         if is_whole {
-            debug_assert!(entry.sectors.as_ref().is_none_or(|s| mask::is_empty(s.dirty()) && mask::is_empty(s.unsynced())));
+            debug_assert!(
+                entry
+                    .sectors
+                    .as_ref()
+                    .is_none_or(|s| mask::is_empty(s.dirty()) && mask::is_empty(s.unsynced()))
+            );
             entry.sectors = None;
         }
         if entry.may_leave() {

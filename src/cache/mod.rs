@@ -29,9 +29,10 @@ mod write;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use crossbeam::utils::CachePadded;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::ram::frames::Frames;
 
@@ -66,7 +67,9 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // Whoever wants to know whether everything was written calls `close` and looks at the answer.
-        let _ = self.inner.close();
+        if self.inner.close().is_err() {
+            self.inner.stop();
+        }
     }
 }
 
@@ -76,8 +79,7 @@ struct Inner {
     frames: Frames,
     hasher: FastHash,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
-    /// By id; hundreds of thousands may be attached.
-    volumes: RwLock<HashMap<VolumeId, Arc<VolumeState>, FastHash>>,
+    volumes: RwLock<Volumes>,
     /// Numbers volumes when there is no cache file to number them.
     volumes_attached: AtomicU32,
     ssd: Option<demote::SsdTier>,
@@ -87,6 +89,7 @@ struct Inner {
     /// The last version that was given out.
     version: AtomicU64,
     ticker: Arc<flush::Ticker>,
+    ticker_thread: Mutex<Option<JoinHandle<()>>>,
     /// Runs what waited for a release.
     waking_lane: Lane,
     pool: Pool,
@@ -97,6 +100,13 @@ struct Inner {
     clock: Clock,
     closed: AtomicBool,
     closing: Mutex<()>,
+}
+
+/// The volumes that are attached; there may be hundreds of thousands.
+#[derive(Default)]
+struct Volumes {
+    by_id: HashMap<VolumeId, Arc<VolumeState>, FastHash>,
+    names: HashSet<String, FastHash>,
 }
 
 /// What [`Config`] says and calls look at.
@@ -175,7 +185,7 @@ impl Inner {
     }
 
     fn volumes(&self) -> Vec<Arc<VolumeState>> {
-        self.volumes.read().values().cloned().collect()
+        self.volumes.read().by_id.values().cloned().collect()
     }
 
     /// Tells callers that wait for a frame, or for a block that may leave, to look again; on the pool, since whoever
@@ -183,7 +193,8 @@ impl Inner {
     fn announce_release(self: &Arc<Self>) {
         let wakes = self.released.change();
         if !wakes.is_empty() {
-            self.waking_lane.task(crate::pool::Priority::Foreground, Box::new(|| crate::sync::wake_all(wakes)));
+            self.waking_lane
+                .task(crate::pool::Priority::Foreground, Box::new(|| crate::sync::wake_all(wakes)));
         }
     }
 

@@ -165,7 +165,6 @@ impl ReadState {
 
 /// A read while it is planned: what is at hand, and the operation once something is missing.
 struct Planning<'a> {
-    ready: SmallVec<[BlockRef; 2]>,
     operation: Option<Arc<ReadOperation>>,
     fills: Vec<PlannedFill>,
     error: Option<Error>,
@@ -176,8 +175,10 @@ struct Planning<'a> {
 
 impl Planning<'_> {
     fn waiter(&mut self, part: usize) -> FillWaiter {
-        let operation =
-            self.operation.get_or_insert_with(|| ReadOperation::new(self.piece_count, (self.new_done)())).clone();
+        let operation = self
+            .operation
+            .get_or_insert_with(|| ReadOperation::new(self.piece_count, (self.new_done)()))
+            .clone();
         operation.pending.fetch_add(1, Ordering::Relaxed);
         FillWaiter { operation, part }
     }
@@ -197,9 +198,10 @@ impl Inner {
         if let Err(error) = self.check_open().and_then(|()| volume.check_range(offset, bytes)) {
             return Some(Err(error));
         }
-        let piece_count = (volume.block_number(offset + bytes.max(1) as u64 - 1) - volume.block_number(offset) + 1) as usize;
+        let piece_count = (volume.block_number(offset + bytes.max(1) as u64 - 1)
+            - volume.block_number(offset)
+            + 1) as usize;
         let mut planning = Planning {
-            ready: SmallVec::new(),
             operation: None,
             fills: Vec::new(),
             error: None,
@@ -258,7 +260,8 @@ impl Inner {
             }
             Found::Filling => {
                 let waiter = planning.waiter(part);
-                let fill = shard.fills.get_mut(&piece.block).expect("a block that is being filled has a fill");
+                let fill =
+                    shard.fills.get_mut(&piece.block).expect("a block that is being filled has a fill");
                 fill.waiters.push(waiter);
                 None
             }
@@ -297,6 +300,14 @@ impl Inner {
     /// Brings planned fills on their way, neighbours together.
     fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, fills: Vec<PlannedFill>, runner: Runner) {
         let mut runs = self.into_runs(fills);
+        if !self.is_continuous() && runner == Runner::Caller {
+            // One after the other, so that what follows does not depend on which read is faster.
+            for run in runs {
+                let (lane, request) = self.request_for(volume, run, Priority::Foreground);
+                lane.run_read(request);
+            }
+            return;
+        }
         let own = if runner == Runner::Caller { runs.pop() } else { None };
         let priority = match runner {
             Runner::Caller => Priority::Foreground,
@@ -322,7 +333,8 @@ impl Inner {
                 Source::Ssd(plan) => plan.offset,
             };
             let last = runs.last_mut().filter(|run| {
-                let same_place = matches!(run.blocks[0].1, Source::Disk) == matches!(fill.source, Source::Disk);
+                let same_place =
+                    matches!(run.blocks[0].1, Source::Disk) == matches!(fill.source, Source::Disk);
                 let end = run.offset + run.frames.len() as u64 * block_bytes;
                 same_place && end == offset && run.frames.len() < blocks_max
             });
@@ -341,7 +353,12 @@ impl Inner {
         runs
     }
 
-    fn request_for(self: &Arc<Self>, volume: &Arc<VolumeState>, run: FillRun, priority: Priority) -> (Lane, ReadRequest) {
+    fn request_for(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        run: FillRun,
+        priority: Priority,
+    ) -> (Lane, ReadRequest) {
         let (lane, device) = match (run.blocks[0].1, &self.ssd) {
             (Source::Ssd(_), Some(ssd)) => (ssd.lane.clone(), ssd.device.clone()),
             _ => (volume.lane.clone(), volume.device.clone()),
@@ -379,7 +396,9 @@ impl Inner {
             }
         }
         let runs_alone = result.is_err();
-        for run in self.into_runs(again).into_iter().flat_map(|run| if runs_alone { run.split() } else { vec![run] }) {
+        for run in
+            self.into_runs(again).into_iter().flat_map(|run| if runs_alone { run.split() } else { vec![run] })
+        {
             let run = run.at(self.size);
             let (lane, request) = self.request_for(volume, run, Priority::Foreground);
             lane.run_read(request);
@@ -423,7 +442,9 @@ impl FillRun {
     /// Each block by itself.
     fn split(self) -> Vec<FillRun> {
         let parts = self.blocks.into_iter().zip(self.frames);
-        parts.map(|(block, frame)| FillRun { blocks: smallvec![block], offset: 0, frames: vec![frame] }).collect()
+        parts
+            .map(|(block, frame)| FillRun { blocks: smallvec![block], offset: 0, frames: vec![frame] })
+            .collect()
     }
 
     fn at(mut self, size: BlockSize) -> FillRun {
@@ -432,11 +453,7 @@ impl FillRun {
     }
 }
 
-fn gather(
-    frames: SmallVec<[Option<FrameRef>; 2]>,
-    ranges: &[Range<usize>],
-    answer: Answer,
-) -> Blocks {
+fn gather(frames: SmallVec<[Option<FrameRef>; 2]>, ranges: &[Range<usize>], answer: Answer) -> Blocks {
     let parts = frames
         .into_iter()
         .zip(ranges)

@@ -21,7 +21,7 @@ use super::demote::SsdTier;
 use super::flush::{Ticker, VolumeState};
 use super::index::Shard;
 use super::write::Throttle;
-use super::{Counters, Inner, Limits, Result};
+use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
@@ -49,23 +49,26 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, layout, &pool)?),
         _ => None,
     };
-    let first_version = ssd.as_ref().map_or(Version::first_of_opening(1), |ssd| ssd.with(|tier| tier.first_version()));
+    let first_version =
+        ssd.as_ref().map_or(Version::first_of_opening(1), |ssd| ssd.with(|tier| tier.first_version()));
     let shards = (0..layout.shards)
-        .map(|index| CachePadded::new(Mutex::new(Shard::new(layout.shard_capacity(index), config.block_size))))
+        .map(|index| {
+            CachePadded::new(Mutex::new(Shard::new(layout.shard_capacity(index), config.block_size)))
+        })
         .collect();
-    let mark = |share: f64| (f64::from(layout.capacity) * share) as u64;
     let inner = Arc::new(Inner {
         size: config.block_size,
         frames,
         hasher: super::index::FastHash::default(),
         shards,
-        volumes: RwLock::new(HashMap::default()),
+        volumes: RwLock::new(Volumes::default()),
         volumes_attached: AtomicU32::new(0),
         ssd,
-        throttle: Throttle::new(mark(config.dirty_low), mark(config.dirty_high)),
+        throttle: Throttle::new(layout.dirty_low, layout.dirty_high),
         released: Event::default(),
         version: AtomicU64::new(first_version.as_u64()),
         ticker: Arc::new(Ticker::new()),
+        ticker_thread: Mutex::new(None),
         waking_lane: pool.lane(lane_config("wake", 1, config)),
         pool,
         lanes: Mutex::new(HashMap::default()),
@@ -93,10 +96,21 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
 }
 
 fn lane_config(name: &str, threads: u32, config: &Config) -> LaneConfig {
-    LaneConfig { name: name.to_owned(), threads, queue_max: config.queue_max, merge_bytes_max: MERGE_BYTES_MAX }
+    LaneConfig {
+        name: name.to_owned(),
+        threads,
+        queue_max: config.queue_max,
+        merge_bytes_max: MERGE_BYTES_MAX,
+    }
 }
 
-fn open_ssd(config: &Config, ssd: &SsdConfig, geometry: Geometry, layout: RamLayout, pool: &Pool) -> Result<SsdTier> {
+fn open_ssd(
+    config: &Config,
+    ssd: &SsdConfig,
+    geometry: Geometry,
+    layout: RamLayout,
+    pool: &Pool,
+) -> Result<SsdTier> {
     let is_new = std::fs::metadata(&ssd.path).map_or(true, |found| found.is_file() && found.len() == 0);
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
@@ -104,7 +118,9 @@ fn open_ssd(config: &Config, ssd: &SsdConfig, geometry: Geometry, layout: RamLay
     options.create = is_new.then(|| geometry.file_bytes());
     let device = FileDevice::open(&options)?;
     let opened = if is_new {
-        device.allocate(geometry.file_bytes()).and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
+        device
+            .allocate(geometry.file_bytes())
+            .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
     } else {
         Ssd::open(&device, geometry, ssd.policy.clone())
     };
@@ -134,10 +150,9 @@ fn start(inner: &Arc<Inner>, config: &Config) {
         let weak = Arc::downgrade(inner);
         let delay = inner.limits.writeback_delay.max(Duration::from_millis(1));
         let ticker = inner.ticker.clone();
-        std::thread::Builder::new()
-            .name("terrace-ticker".into())
-            .spawn(move || ticker.run(&weak, delay))
-            .expect("a thread can be started");
+        let thread = std::thread::Builder::new().name("terrace-ticker".into());
+        let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
+        *inner.ticker_thread.lock() = Some(thread);
     }
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
         inner.start_preparing();
@@ -145,15 +160,22 @@ fn start(inner: &Arc<Inner>, config: &Config) {
 }
 
 impl Inner {
-    pub(super) fn attach(self: &Arc<Self>, name: &str, device: Arc<dyn Device>, mode: WriteMode) -> Result<Arc<VolumeState>> {
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        name: &str,
+        device: Arc<dyn Device>,
+        mode: WriteMode,
+    ) -> Result<Arc<VolumeState>> {
         self.check_open()?;
         let mut volumes = self.volumes.write();
-        if volumes.values().any(|volume| volume.name == name) {
+        if volumes.names.contains(name) {
             return Err(Error::AlreadyAttached { name: name.to_owned() });
         }
         let len_bytes = device.len_bytes();
         if self.size.blocks_for(len_bytes) > BlockId::NUMBER_LIMIT {
-            return Err(Error::Config(format!("volume {name} has more than 2^40 blocks; make the blocks larger")));
+            return Err(Error::Config(format!(
+                "volume {name} has more than 2^40 blocks; make the blocks larger"
+            )));
         }
         let identity = device.identity();
         let lane = self.lane_for(identity);
@@ -164,7 +186,8 @@ impl Inner {
         let padded = Arc::new(Padded { device, len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
         let volume = Arc::new(VolumeState::new(id, name, padded, len_bytes, lane, mode, self.size, version));
-        volumes.insert(id, volume.clone());
+        volumes.names.insert(name.to_owned());
+        volumes.by_id.insert(id, volume.clone());
         Ok(volume)
     }
 
@@ -199,9 +222,19 @@ impl Inner {
             self.closed.store(false, Ordering::SeqCst);
             return Err(error);
         }
-        self.ticker.stop();
-        self.pool.shutdown();
+        self.stop();
         Ok(())
+    }
+
+    /// Ends all threads, after what they have under way.
+    pub(super) fn stop(&self) {
+        self.ticker.stop();
+        let thread = self.ticker_thread.lock().take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A ticker that panicked has said so itself.
+            let _ = thread.join();
+        }
+        self.pool.shutdown();
     }
 
     fn close_volumes(self: &Arc<Self>) -> Result<()> {

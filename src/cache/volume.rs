@@ -170,7 +170,12 @@ impl Inner {
         }
     }
 
-    pub(super) fn read_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, bytes: usize) -> Result<Blocks> {
+    pub(super) fn read_blocking(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<Blocks> {
         let until = std::time::Instant::now() + self.limits.frame_wait;
         loop {
             let observed = self.released.observe();
@@ -221,7 +226,10 @@ pub type FlushFuture = Started<()>;
 
 impl<T: Send + 'static> Started<T> {
     fn future(start: impl FnOnce(SetAnswer<T>) + Send + 'static) -> Self {
-        Self { start: Some(Box::new(start)), shared: Arc::new(Mutex::new(Shared { answer: None, waker: None })) }
+        Self {
+            start: Some(Box::new(start)),
+            shared: Arc::new(Mutex::new(Shared { answer: None, waker: None })),
+        }
     }
 }
 

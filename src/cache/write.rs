@@ -46,8 +46,8 @@ impl Throttle {
     pub(super) fn new(low: u64, high: u64) -> Self {
         Self {
             pinned_blocks: AtomicU64::new(0),
-            high: high.max(1),
-            low: low.max(1).min(high.max(1)),
+            high,
+            low,
             is_shut: AtomicBool::new(false),
             waiting: Mutex::new(Vec::new()),
             pressed: AtomicU32::new(0),
@@ -69,8 +69,12 @@ impl Throttle {
 
     /// Whether a writer has to wait now.
     fn must_wait(&self) -> bool {
-        if self.pinned_blocks() >= self.high {
+        if self.pinned_blocks.load(Ordering::SeqCst) >= self.high {
             self.is_shut.store(true, Ordering::SeqCst);
+            // Blocks that left between the two lines saw it open, and would never open it.
+            if self.pinned_blocks.load(Ordering::SeqCst) <= self.low {
+                wake_all(self.open());
+            }
         }
         self.is_shut.load(Ordering::SeqCst)
     }
@@ -99,6 +103,11 @@ impl Throttle {
         if left > self.low || !self.is_shut.load(Ordering::SeqCst) {
             return Vec::new();
         }
+        self.open()
+    }
+
+    #[must_use]
+    fn open(&self) -> Vec<Wake> {
         let mut waiting = self.waiting.lock();
         self.is_shut.store(false, Ordering::SeqCst);
         std::mem::take(&mut *waiting)
@@ -178,18 +187,32 @@ pub(super) struct WriteProgress {
 
 impl WriteProgress {
     fn new(mode: WriteMode, offset: u64, done: Option<WriteDone>) -> Self {
-        Self { mode, offset, stored_bytes: 0, answer: Answer::default(), done, operation: None, blocks: Vec::new() }
+        Self {
+            mode,
+            offset,
+            stored_bytes: 0,
+            answer: Answer::default(),
+            done,
+            operation: None,
+            blocks: Vec::new(),
+        }
     }
 }
 
 impl Inner {
     /// Writes `data` at `offset`; returns when the mode's promise is kept.
-    pub(super) fn write_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, data: &[u8]) -> Result<Answer> {
+    pub(super) fn write_blocking(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<Answer> {
         self.check_open()?;
         volume.check_range(offset, data.len())?;
         let mode = volume.mode();
         let blocker = (mode == WriteMode::Through).then(|| Arc::new(Blocker::default()));
-        let done = blocker.clone().map(|blocker| -> WriteDone { Box::new(move |result| blocker.set(result)) });
+        let done =
+            blocker.clone().map(|blocker| -> WriteDone { Box::new(move |result| blocker.set(result)) });
         let mut progress = WriteProgress::new(mode, offset, done);
         while let Some(wait) = self.store_pieces(volume, data, &mut progress) {
             self.wait_blocking(volume, wait)?;
@@ -276,7 +299,8 @@ impl Inner {
         let has_edges = piece.bytes.start % SECTOR_BYTES == 0 && piece.bytes.end % SECTOR_BYTES == 0;
         let mut is_resident = shard.policy.lookup(block);
         if !has_edges {
-            is_resident = is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
+            is_resident =
+                is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
             if is_resident.is_none() {
                 return Err(Wait::Fill(block));
             }
@@ -313,25 +337,27 @@ impl Inner {
         }
         drop(shard);
         drop(left_over);
+        if !was_dirty {
+            self.ticker.watch(volume);
+        }
         Ok(is_resident.is_some())
     }
 
     /// All bytes are in RAM: a `back` write is done, a `through` write goes below.
-    fn finish_stored(self: &Arc<Self>, volume: &Arc<VolumeState>, progress: WriteProgress, runner: Runner) -> Option<Answer> {
+    fn finish_stored(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        progress: WriteProgress,
+        runner: Runner,
+    ) -> Option<Answer> {
         let Some(operation) = progress.operation else {
-            if self.is_continuous() {
-                self.ticker.watch(volume);
-                if self.throttle.is_over_low() {
-                    self.pump(volume);
-                }
+            if self.throttle.is_over_low() {
+                self.pump(volume);
             }
             return Some(progress.answer);
         };
         operation.state.lock().answer = progress.answer;
         self.write_back_blocks(volume, &progress.blocks, runner);
-        if self.is_continuous() {
-            self.ticker.watch(volume);
-        }
         operation.part_done();
         None
     }
@@ -347,9 +373,10 @@ impl Inner {
     /// Runs `resume` when what `wait` names has come; sees to it that it comes.
     fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
         match wait {
+            Wait::Room | Wait::Victim(_) if !self.is_continuous() => self.flush_watched(resume),
             Wait::Room => {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
-                self.pump_all();
+                self.hurry();
             }
             Wait::Victim(observed) | Wait::Frame(observed) => {
                 self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
@@ -359,7 +386,7 @@ impl Inner {
                     resume(Ok(()));
                 };
                 self.released.park(observed, Box::new(wake));
-                self.pump_all();
+                self.hurry();
             }
             Wait::Fill(block) => {
                 let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));

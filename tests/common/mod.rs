@@ -7,25 +7,25 @@ use std::path::PathBuf;
 use terrace::tiers::backing::file::FileBacking;
 
 /// A folder for one test: a backing file and a cache file, gone when it ends.
-pub struct Files {
+pub(crate) struct Files {
     folder: tempfile::TempDir,
 }
 
 impl Files {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a temporary folder can be made") }
     }
 
-    pub fn disk(&self) -> PathBuf {
+    pub(crate) fn disk(&self) -> PathBuf {
         self.folder.path().join("disk")
     }
 
-    pub fn ssd(&self) -> PathBuf {
+    pub(crate) fn ssd(&self) -> PathBuf {
         self.folder.path().join("ssd")
     }
 
     /// The backing file, made with `bytes` zeros when it is not there.
-    pub fn backing(&self, bytes: u64) -> FileBacking {
+    pub(crate) fn backing(&self, bytes: u64) -> FileBacking {
         if !self.disk().exists() {
             return FileBacking::create(self.disk(), bytes).expect("the backing file can be made");
         }
@@ -34,7 +34,7 @@ impl Files {
 }
 
 /// A seed that varies from run to run, or the one in `TERRACE_SEED`.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     match std::env::var("TERRACE_SEED") {
         Ok(seed) => seed.parse().expect("TERRACE_SEED is a number"),
         Err(_) => fastrand::u64(..),

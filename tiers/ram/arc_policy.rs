@@ -226,12 +226,17 @@ impl ArcPolicy {
     /// As [`Self::new`].
     pub fn resize(&mut self, capacity: u32, may_leave: impl FnMut(Slot) -> bool, evicted: &mut Vec<Evicted>) {
         check_capacity(capacity);
-        self.capacity = capacity;
+        let before = std::mem::replace(&mut self.capacity, capacity);
         self.recent_target = self.recent_target.min(f64::from(capacity));
+        // While the blocks that go become ghosts, there is room for as many as in the larger of both sizes.
+        if capacity > before {
+            self.lists.rebuild(resident_entries(capacity).max(self.lists.resident_entries()), capacity);
+        }
         self.trim_ghosts();
         self.shrink_excess(may_leave, evicted);
-        let residents = resident_entries(capacity).max(self.lists.resident_entries());
-        self.lists.rebuild(residents, capacity);
+        if capacity < before {
+            self.lists.rebuild(self.lists.resident_entries(), capacity);
+        }
         self.debug_check();
     }
 

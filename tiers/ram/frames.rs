@@ -13,7 +13,7 @@
 //!
 //! Invariants:
 //! 1. `references[f]` is the number of handles of frame f. Only a frame with none is in the free list, once.
-//! 2. [`Pool::holders`] counts `Frames` handles and frames that are out. The last to go drops the pool, mapping and
+//! 2. `holders` counts `Frames` handles and frames that are out. The last to go drops the pool, mapping and
 //!    all, so a frame may outlive every `Frames`. Cloning and dropping a shared `FrameRef` touches `references` alone.
 //! 3. A pop of the free list reads `next` of a frame that another thread may be popping, using and pushing again.
 //!    The tag counts every change of `top`, so that such a pop fails (until 2^32 changes happen within one pop).

@@ -1,174 +1,395 @@
-//! SKELETON: shapes only.
-use crate::block::{BlockId, BlockSize, Version, VolumeId};
+//! L2: clean blocks in a log of segments on an SSD.
+//!
+//! | file       | what it knows                                                                      |
+//! |------------|------------------------------------------------------------------------------------|
+//! | geometry   | where things lie in the file                                                       |
+//! | format     | the bytes of superblock, frame and summary                                         |
+//! | encoding   | the bytes of journal entries and checkpoint items                                  |
+//! | plan       | the plans given out, and their I/O                                                 |
+//! | index      | which block is in which place                                                      |
+//! | log        | segments and slots: who is written to, who goes next                               |
+//! | segment    | the states of one segment                                                          |
+//! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
+//! | admission  | policy: which blocks are written, which are kept                                   |
+//! | journal    | what recovery must know beyond the last checkpoint                                 |
+//! | volumes    | numbers and identities of volumes                                                  |
+//! | checkpoint | writing and reading one                                                            |
+//! | recover    | which copies of a file at rest are believed                                        |
+//! | stats      | the counters                                                                       |
+//! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
+//!
+//! ```text
+//! demote: plan_demote -> append -> finish_append -> SealPlan::run -> finish_seal
+//! read:   plan_read -> Device::read, ReadPlan::verify -> finish_read
+//! space:  plan_reclaim -> ReclaimPlan::run -> plan_moves -> read, append -> finish_moves -> finish_reclaim
+//! write:  void -> plan_journal -> JournalWrite::run -> finish_journal -> the write below
+//! ```
+//!
+//! Invariants:
+//! 1. The index names at most one copy of a block. Any other copy that recovery could believe is covered by a journal
+//!    entry; while that is not durable, [`Ssd::journal_pending`] says so, and writes below wait for it.
+//! 2. What the index names is in a segment that is open, sealing, sealed, or being emptied.
+//! 3. A slot is written once in a generation, and the checksum knows the generation: bytes read from a segment that
+//!    was reused meanwhile never pass.
+//! 4. Decisions depend on the calls alone: a simulated tier makes the same ones as one with a device.
+
+mod admission;
+mod checkpoint;
+mod encoding;
+mod format;
+mod geometry;
+mod index;
+mod journal;
+mod log;
+mod plan;
+mod recover;
+mod segment;
+mod slot_bits;
+mod stats;
+mod void;
+mod volumes;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{IoSlice, IoSliceMut};
+
+use std::collections::BTreeSet;
+
+use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId};
 use crate::device::{Device, Identity};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// How a cache file is laid out. All offsets and lengths are multiples of 4096.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Geometry {
-    pub block_size: BlockSize,
-    pub segment_bytes: u64,
-    pub slots_per_segment: u32,
-    pub segment_count: u32,
-    /// Segments that may hold cached blocks for long; the rest are spare, so that there is always one to write to.
-    pub capacity_segments: u32,
-    pub journal_offset: u64,
-    pub journal_bytes: u64,
-    pub checkpoint_offset: u64,
-    /// Of one of the two checkpoint areas.
-    pub checkpoint_bytes: u64,
-    pub segments_offset: u64,
-}
-impl Geometry {
-    /// The best layout in a file of at most `file_bytes`.
-    pub fn for_bytes(_block_size: BlockSize, _file_bytes: u64) -> Result<Self> { unimplemented!() }
-    /// A layout that caches exactly `blocks` blocks (the file is larger by the spare segments).
-    pub fn for_blocks(_block_size: BlockSize, _blocks: u64) -> Result<Self> { unimplemented!() }
-    pub fn file_bytes(&self) -> u64 { unimplemented!() }
-    pub fn capacity_blocks(&self) -> u64 { unimplemented!() }
-}
+pub use admission::SsdPolicy;
+pub use checkpoint::CheckpointPlan;
+pub use geometry::Geometry;
+pub use journal::{JournalPlan, JournalSeq, JournalWrite};
+pub use plan::{
+    Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
+};
+pub use stats::SsdStats;
+pub use void::VoidMark;
+pub use volumes::VolumeRecord;
 
-/// What the tier does with what it has room for; every field documented with unit and default.
-#[derive(Clone, Debug)]
-pub struct SsdPolicy {
-    /// Bytes a day that may be written; none: as many as come.
-    pub write_budget_bytes_per_day: Option<u64>,
-}
-impl Default for SsdPolicy { fn default() -> Self { Self { write_budget_bytes_per_day: None } } }
-
-/// Where one block is to be written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SlotPlan { pub block: BlockId, pub version: Version, pub segment: u32, pub generation: u32, pub slot: u32, pub offset: u64 }
-
-/// Where a block can be read, and what it must look like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ReadPlan { pub block: BlockId, pub segment: u32, pub generation: u32, pub slot: u32, pub offset: u64, pub crc: u32 }
-impl ReadPlan {
-    /// Whether `data` is what was written there for this block.
-    pub fn verify(&self, _data: &[u8]) -> bool { unimplemented!() }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReadVerdict { /// install and serve
-    Valid, /// the segment was reused meanwhile: ask again
-    Moved, /// the copy is bad: dropped and voided; a miss
-    Corrupt }
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Demote { /// write it there, then `finish_append`
-    Append(SlotPlan), /// a copy is there already
-    Present, Refused(Refusal) }
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal { NotEarned, NoSegment }
-
-/// One block in a segment's summary.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry { pub block: BlockId, pub version: Version, pub crc: u32, pub slot: u32, pub flags: u32 }
-
-/// A full segment waits for its summary.
-pub struct SealPlan { pub segment: u32, pub generation: u32 }
-impl SealPlan {
-    /// Syncs the data, then writes the summary. Make the journal durable before.
-    pub fn run(&self, _device: &dyn Device) -> Result<()> { unimplemented!() }
-}
-
-/// A segment is to be emptied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ReclaimPlan { pub segment: u32, pub generation: u32, pub summary_offset: u64, pub summary_bytes: u64 }
-impl ReclaimPlan {
-    /// Reads and verifies the summary.
-    pub fn run(&self, _device: &dyn Device) -> Result<Vec<Entry>> { unimplemented!() }
-}
-/// A block that is kept when its segment is reclaimed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Move { pub from: ReadPlan, pub to: SlotPlan }
-
-/// A position in the journal: all entries up to it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct JournalSeq(pub u64);
-pub enum JournalPlan { /// all is durable
-    Nothing, /// run it, then `finish_journal`
-    Write(JournalWrite), /// a checkpoint must be made first
-    Full }
-pub struct JournalWrite { pub through: JournalSeq }
-impl JournalWrite { /// Writes and syncs.
-    pub fn run(&self, _device: &dyn Device) -> Result<()> { unimplemented!() } }
-
-pub struct CheckpointPlan {}
-impl CheckpointPlan { /// Writes the checkpoint, syncs, writes the superblock, syncs.
-    pub fn run(&self, _device: &dyn Device) -> Result<()> { unimplemented!() } }
-
-/// How a write tells the tier that an older copy must never be read again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VoidMark { /// one journal entry for this block
-    Exact, /// one mark for the region around it, free when the region is marked already
-    Region }
-
-/// What an open cache file knows of one volume.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct VolumeRecord { pub id: VolumeId, pub name: String, pub identity: Option<Identity> }
-
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct SsdStats { pub cached_blocks: u64, pub blocks_written: u64, pub bytes_written: u64 /* ...all bytes, metadata too; more fields */ }
+use admission::Admission;
+use encoding::JournalEntry;
+use format::{Pages, crc32c};
+use index::{Found, Index, Place};
+use journal::Journal;
+use log::Log;
+use segment::Stream;
+use void::region_of;
+use volumes::Volumes;
 
 /// The bookkeeping of the SSD tier.
-pub struct Ssd {}
+pub struct Ssd {
+    geometry: Geometry,
+    file_id: u64,
+    opening: u32,
+    is_simulated: bool,
+    log: Log,
+    index: Index,
+    admission: Admission,
+    journal: Journal,
+    volumes: Volumes,
+    /// Regions whose clean copies recovery drops, by a mark since the last checkpoint.
+    marked: BTreeSet<(u32, u64)>,
+    /// The cache has not been full yet.
+    fills: bool,
+    superblock_sequence: u64,
+    checkpoint_area: u32,
+    checkpoint_number: u64,
+    checkpoint_is_running: bool,
+    stats: SsdStats,
+}
 
 impl Ssd {
     /// With no device behind it: the same decisions, no bytes. Entries of sealed segments are kept in RAM.
-    pub fn simulated(_geometry: Geometry, _policy: SsdPolicy) -> Self { unimplemented!() }
-    /// Makes a new, empty cache file on `device`.
-    pub fn create(_device: &dyn Device, _geometry: Geometry, _policy: SsdPolicy) -> Result<Self> { unimplemented!() }
-    /// Opens an existing one: superblock, checkpoint, journal, summaries.
-    pub fn open(_device: &dyn Device, _wanted: Geometry, _policy: SsdPolicy) -> Result<Self> { unimplemented!() }
+    pub fn simulated(geometry: Geometry, policy: SsdPolicy) -> Self {
+        Self::empty(geometry, policy, 0, true)
+    }
 
-    pub fn geometry(&self) -> Geometry { unimplemented!() }
-    pub fn stats(&self) -> SsdStats { unimplemented!() }
+    fn empty(geometry: Geometry, policy: SsdPolicy, file_id: u64, is_simulated: bool) -> Self {
+        Self {
+            geometry,
+            file_id,
+            opening: 1,
+            is_simulated,
+            log: Log::new(geometry, file_id, is_simulated),
+            index: Index::new(geometry.slot_count()),
+            admission: Admission::new(policy, geometry.capacity_blocks()),
+            journal: Journal::new(geometry, file_id, JournalSeq(0), 1, is_simulated),
+            volumes: Volumes::new(&geometry, 0),
+            marked: BTreeSet::new(),
+            fills: true,
+            superblock_sequence: 0,
+            checkpoint_area: 1,
+            checkpoint_number: 0,
+            checkpoint_is_running: false,
+            stats: SsdStats::default(),
+        }
+    }
+
+    /// Makes a new, empty cache file on `device`. What was there before is gone, also when this fails.
+    ///
+    /// # Errors
+    /// Those of the device; [`Error::OutOfRange`] when it is too small.
+    pub fn create(device: &dyn Device, geometry: Geometry, policy: SsdPolicy) -> Result<Self> {
+        if device.len_bytes() < geometry.file_bytes() {
+            let (bytes, end) = (geometry.file_bytes(), device.len_bytes());
+            return Err(Error::OutOfRange { offset: 0, bytes, end });
+        }
+        let file_id = new_file_id(device, &geometry)?;
+        // No superblock of before may outlive the journal that belongs to it.
+        device.write(0, &[IoSlice::new(&Pages::new(2 * PAGE_BYTES))])?;
+        device.sync()?;
+        let mut ssd = Self::empty(geometry, policy, file_id, false);
+        ssd.stats.bytes_written = 2 * PAGE_BYTES as u64;
+        ssd.checkpoint(device)?;
+        Ok(ssd)
+    }
+
+    /// Opens an existing one: superblock, checkpoint, journal, summaries.
+    ///
+    /// # Errors
+    /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the field, [`Error::Damaged`].
+    pub fn open(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
+        let found = recover::recover(device, &wanted)?;
+        let mut ssd = Self {
+            geometry: wanted,
+            file_id: found.superblock.file_id,
+            opening: found.superblock.opening + 1,
+            is_simulated: false,
+            fills: found.log.has_room(),
+            log: found.log,
+            index: found.index,
+            admission: Admission::new(policy, wanted.capacity_blocks()),
+            journal: found.journal,
+            volumes: found.volumes,
+            marked: BTreeSet::new(),
+            superblock_sequence: found.superblock.sequence,
+            checkpoint_area: found.superblock.checkpoint_area,
+            checkpoint_number: found.superblock.checkpoint_number,
+            checkpoint_is_running: false,
+            stats: SsdStats::default(),
+        };
+        for entry in &found.ghosts {
+            ssd.admission.restore_ghosts(entry);
+        }
+        ssd.checkpoint(device)?;
+        Ok(ssd)
+    }
+
+    fn checkpoint(&mut self, device: &dyn Device) -> Result<()> {
+        let plan = self.plan_checkpoint(false);
+        plan.run(device)?;
+        self.finish_checkpoint(plan, true);
+        Ok(())
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    pub fn stats(&self) -> SsdStats {
+        let segments = u64::from(self.geometry.segment_count);
+        let segments_free = self.log.free_count() as u64;
+        SsdStats {
+            capacity_blocks: self.geometry.capacity_blocks(),
+            cached_blocks: self.index.len() as u64,
+            segments,
+            segments_free,
+            segments_in_use: segments - segments_free,
+            index_bytes: self.index.bytes() + self.log.bytes() + self.admission.bytes(),
+            ..self.stats
+        }
+    }
+
     /// The first version of this opening.
-    pub fn first_version(&self) -> Version { unimplemented!() }
+    pub fn first_version(&self) -> Version {
+        Version::first_of_opening(self.opening)
+    }
+
     /// The number for a volume of this name: the old one, its copies warm, when `identity` is what the last clean
     /// stop saw; else a new one.
-    pub fn attach_volume(&mut self, _name: &str, _identity: Option<Identity>) -> VolumeId { unimplemented!() }
+    pub fn attach_volume(&mut self, name: &str, identity: Option<Identity>) -> VolumeId {
+        let (id, entries) = self.volumes.attach(name, identity);
+        for entry in entries {
+            self.queue(entry);
+        }
+        id
+    }
+
     /// What the volume looks like as it is left in order.
-    pub fn detach_volume(&mut self, _volume: VolumeId, _identity: Option<Identity>) { unimplemented!() }
+    pub fn detach_volume(&mut self, volume: VolumeId, identity: Option<Identity>) {
+        if let Some(entry) = self.volumes.detach(volume, identity) {
+            self.queue(entry);
+        }
+    }
 
-    pub fn contains(&self, _block: BlockId) -> bool { unimplemented!() }
-    pub fn plan_read(&mut self, _block: BlockId) -> Option<ReadPlan> { unimplemented!() }
-    pub fn finish_read(&mut self, _plan: &ReadPlan, _verified: bool) -> ReadVerdict { unimplemented!() }
+    /// The volumes that the file knows, attached or not.
+    pub fn volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.records()
+    }
 
-    pub fn plan_demote(&mut self, _block: BlockId, _version: Version, _earned: bool, _now_us: u64) -> Demote { unimplemented!() }
-    /// `crcs` as [`append`] gave them, or none when the write failed.
-    pub fn finish_append(&mut self, _plans: &[SlotPlan], _crcs: Option<&[u32]>) -> Option<SealPlan> { unimplemented!() }
-    /// Closes the open segments as they are.
-    pub fn plan_seal_open(&mut self) -> Vec<SealPlan> { unimplemented!() }
-    pub fn finish_seal(&mut self, _plan: SealPlan, _written: bool) { unimplemented!() }
+    /// Whether a copy of `block` is here or on its way.
+    pub fn contains(&self, block: BlockId) -> bool {
+        self.index.get(block).is_some()
+    }
 
-    pub fn plan_reclaim(&mut self) -> Option<ReclaimPlan> { unimplemented!() }
-    /// What a simulated tier has in place of [`ReclaimPlan::run`].
-    pub fn simulated_entries(&self, _plan: &ReclaimPlan) -> Vec<Entry> { unimplemented!() }
-    pub fn plan_moves(&mut self, _plan: &ReclaimPlan, _entries: Option<&[Entry]>) -> Vec<Move> { unimplemented!() }
-    pub fn finish_moves(&mut self, _moves: &[Move], _crcs: Option<&[u32]>) -> Option<SealPlan> { unimplemented!() }
-    pub fn finish_reclaim(&mut self, _plan: &ReclaimPlan) { unimplemented!() }
+    /// Where to read `block` from, if this tier holds it; the caller reads and then calls [`Self::finish_read`].
+    /// A copy on its way is none yet.
+    pub fn plan_read(&mut self, block: BlockId) -> Option<ReadPlan> {
+        let found = self.index.get(block).filter(|found| self.log.is_written(found.place))?;
+        self.log.hit(found.place, self.admission.hits_max());
+        self.stats.reads_planned += 1;
+        Some(self.read_plan(block, found))
+    }
 
-    /// No copy of `block` older than `version` may be read again. True when there may be one, so that a journal entry waits.
-    pub fn void(&mut self, _block: BlockId, _version: Version, _mark: VoidMark) -> bool { unimplemented!() }
-    pub fn void_range(&mut self, _first: BlockId, _count: u64, _version: Version) { unimplemented!() }
-    /// What a write below must wait for before it is submitted; none when all is durable.
-    pub fn journal_pending(&self) -> Option<JournalSeq> { unimplemented!() }
-    pub fn journal_durable(&self) -> JournalSeq { unimplemented!() }
-    pub fn plan_journal(&mut self) -> JournalPlan { unimplemented!() }
-    pub fn finish_journal(&mut self, _write: &JournalWrite, _durable: bool) { unimplemented!() }
-    /// A simulated tier's journal is durable at once.
-    pub fn settle_simulated_journal(&mut self) { unimplemented!() }
+    /// A copy of `block` that is still on its way was used, from wherever its owner keeps it until it is written: a
+    /// hit like one of a written copy.
+    pub fn note_hit_on_the_way(&mut self, block: BlockId) {
+        if let Some(found) = self.index.get(block) {
+            self.log.hit(found.place, self.admission.hits_max());
+        }
+    }
 
-    pub fn plan_checkpoint(&mut self, _clean: bool) -> CheckpointPlan { unimplemented!() }
-    pub fn finish_checkpoint(&mut self, _plan: CheckpointPlan, _durable: bool) { unimplemented!() }
-    pub fn wants_checkpoint(&self) -> bool { unimplemented!() }
+    fn read_plan(&self, block: BlockId, found: Found) -> ReadPlan {
+        let (segment, slot) = self.log.segment_and_slot(found.place);
+        let generation = self.log.segments[segment as usize].generation;
+        let offset = self.geometry.slot_offset(segment, slot);
+        ReadPlan { block, segment, generation, slot, offset, crc: found.crc, file_id: self.file_id }
+    }
 
-    /// A segment never written before, to be written through once; it is handed to nobody meanwhile.
-    pub fn plan_prepare(&mut self) -> Option<(u32, u64, u64)> { unimplemented!() }
-    pub fn finish_prepare(&mut self, _segment: u32) { unimplemented!() }
+    /// What the bytes read by `plan` are worth; `is_verified` as [`ReadPlan::verify`] says, false when the device
+    /// could not read them.
+    pub fn finish_read(&mut self, plan: &ReadPlan, is_verified: bool) -> ReadVerdict {
+        let (segment, place) = (&self.log.segments[plan.segment as usize], self.place_of(plan));
+        if segment.generation != plan.generation || !self.index.is_at(plan.block, place) {
+            self.stats.reads_moved += 1;
+            return ReadVerdict::Moved;
+        }
+        if is_verified {
+            self.stats.hits += 1;
+            return ReadVerdict::Valid;
+        }
+        self.stats.corrupt_blocks += 1;
+        if self.drop_copy(plan.block) {
+            let ReadPlan { segment, generation, slot, .. } = *plan;
+            self.queue(JournalEntry::VoidSlot { segment, generation, slot });
+        }
+        ReadVerdict::Corrupt
+    }
+
+    fn place_of(&self, plan: &ReadPlan) -> Place {
+        self.log.place(plan.segment, plan.slot)
+    }
+
+    /// Whether and where `block` of this `version` is written as it leaves RAM. `is_earned`: it was evicted from T2,
+    /// or met again through a ghost. Lookups see it from now on.
+    pub fn plan_demote(&mut self, block: BlockId, version: Version, is_earned: bool, now_us: u64) -> Demote {
+        if self.contains(block) {
+            return Demote::Present;
+        }
+        if !self.admission.admits(block, is_earned, self.fills, now_us) {
+            self.stats.refused_not_earned += 1;
+            return Demote::Refused(Refusal::NotEarned);
+        }
+        let Some(plan) = self.log.allocate(Stream::Clean, block, version) else {
+            self.stats.refused_no_segment += 1;
+            return Demote::Refused(Refusal::NoSegment);
+        };
+        self.admission.charge(self.geometry.block_size.bytes() as u64);
+        self.index.insert(block, self.log.place(plan.segment, plan.slot), 0);
+        Demote::Append(plan)
+    }
+
+    /// The slots of one write are written: `crcs` as [`append`] gave them, or none when the write failed.
+    /// A block that was voided meanwhile does not come back.
+    pub fn finish_append(&mut self, plans: &[SlotPlan], crcs: Option<&[u32]>) -> Option<SealPlan> {
+        for (index, plan) in plans.iter().enumerate() {
+            let place = self.log.place(plan.segment, plan.slot);
+            let is_wanted = self.index.is_at(plan.block, place);
+            match crcs.map(|crcs| crcs[index]) {
+                Some(crc) if is_wanted => {
+                    self.index.update(plan.block, place, crc);
+                    self.log.settle(plan, Some(crc));
+                }
+                _ => {
+                    if is_wanted {
+                        self.drop_copy(plan.block);
+                    }
+                    self.log.settle(plan, None);
+                }
+            }
+        }
+        if crcs.is_some() {
+            self.stats.blocks_written += plans.len() as u64;
+            self.stats.bytes_written += (plans.len() * self.geometry.block_size.bytes()) as u64;
+        }
+        self.seal_one(plans.iter().map(|plan| plan.segment))
+    }
+
+    /// The first of `segments` that is complete. Neighbours are of one segment, so there is no second.
+    fn seal_one(&mut self, segments: impl Iterator<Item = u32>) -> Option<SealPlan> {
+        let summary = segments.into_iter().find_map(|segment| self.log.seal_if_complete(segment))?;
+        self.admission.charge(self.geometry.summary_bytes());
+        Some(SealPlan {
+            segment: summary.segment,
+            generation: summary.generation,
+            summary_offset: self.geometry.summary_offset(summary.segment),
+            summary: (!self.is_simulated).then(|| summary.to_pages()),
+        })
+    }
+
+    /// Closes the open segments as they are. Those with writes in flight come from `finish_append` as ever.
+    pub fn plan_seal_open(&mut self) -> Vec<SealPlan> {
+        let closed = self.log.close_open();
+        closed.into_iter().filter_map(|segment| self.seal_one(std::iter::once(segment))).collect()
+    }
+
+    /// The summary was written, or that failed: the segment serves on, but a restart forgets it.
+    pub fn finish_seal(&mut self, plan: SealPlan, is_written: bool) {
+        let SealPlan { segment, generation, summary, .. } = plan;
+        self.log.finish_seal(segment, generation);
+        if is_written {
+            self.stats.bytes_written += summary.map_or(0, |pages| pages.len() as u64);
+        }
+    }
+
+    /// A segment never written before, to be written through once (segment, offset, bytes); it is handed to nobody
+    /// meanwhile.
+    pub fn plan_prepare(&mut self) -> Option<(u32, u64, u64)> {
+        let segment = self.log.plan_prepare()?;
+        Some((segment, self.geometry.segment_offset(segment), self.geometry.segment_bytes))
+    }
+
+    pub fn finish_prepare(&mut self, segment: u32) {
+        self.log.finish_prepare(segment);
+        self.stats.bytes_prepared += self.geometry.segment_bytes;
+    }
+
+    /// Takes the copy of `block` out of the index. True when recovery might still find it.
+    fn drop_copy(&mut self, block: BlockId) -> bool {
+        self.index.remove(block).is_some_and(|found| self.log.drop_copy(found.place))
+    }
+
+    fn queue(&mut self, entry: JournalEntry) -> JournalSeq {
+        self.admission.charge_journal_entry();
+        self.journal.queue(entry)
+    }
 }
 
-/// Writes `data` (one slice a plan, neighbours on the device) in one call, and gives the checksums.
-pub fn append(_device: &dyn Device, _plans: &[SlotPlan], _data: &[&[u8]]) -> Result<Vec<u32>> { unimplemented!() }
+/// A number that no cache file on `device` had before: from what is there now and what the device says of itself.
+fn new_file_id(device: &dyn Device, geometry: &Geometry) -> Result<u64> {
+    let mut pages = Pages::new(4 * PAGE_BYTES);
+    let (superblocks, rest) = pages.split_at_mut(2 * PAGE_BYTES);
+    let (journal, checkpoint) = rest.split_at_mut(PAGE_BYTES);
+    device.read(0, &mut [IoSliceMut::new(superblocks)])?;
+    device.read(geometry.journal_offset, &mut [IoSliceMut::new(journal)])?;
+    device.read(geometry.checkpoint_offset, &mut [IoSliceMut::new(checkpoint)])?;
+    let said = format!("{} {:?} {geometry:?}", device.name(), device.identity());
+    let low = crc32c(&[&pages, said.as_bytes()]);
+    let high = crc32c(&[said.as_bytes(), &low.to_le_bytes(), &pages]);
+    Ok(u64::from(high) << 32 | u64::from(low))
+}

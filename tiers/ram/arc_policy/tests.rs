@@ -521,6 +521,25 @@ fn a_shrink_past_blocks_that_may_not_leave_is_finished_later() {
 }
 
 #[test]
+fn a_cache_that_grows_but_not_to_its_excess_remembers_what_it_lets_go() {
+    // A cache shrunk past blocks that could not leave and grown again by less had room for the ghosts of the smaller
+    // size only, while blocks became ghosts for the larger.
+    let mut policy = full_of(12);
+    for id in 0..12 {
+        policy.request(block(id), |_| true).expect("all may leave");
+    }
+    let mut evicted = Vec::new();
+    policy.resize(2, |_| false, &mut evicted);
+    assert_eq!((evicted.len(), policy.excess()), (0, 10));
+    for id in 0..12 {
+        policy.release(slot(&policy, id));
+    }
+    policy.resize(7, |_| true, &mut evicted);
+    policy.assert_invariants();
+    assert_eq!((evicted.len(), policy.excess(), ids(&policy, List::FrequentGhost).len()), (5, 0, 5));
+}
+
+#[test]
 fn a_grown_cache_keeps_blocks_slots_ghosts_and_target() {
     let mut policy = run(6, &[2, 5, 0, 3, 6, 14, 3, 16, 6, 5, 2, 0, 1, 22, 23, 24, 3, 1]);
     let before = (state(&policy), slot(&policy, 24), slot(&policy, 3));

@@ -1,0 +1,71 @@
+//! The floor: one `preadv` or `pwritev` with direct I/O a call, and nothing around it.
+//!
+//! It stands beside [`terrace_tiers::file_device`] and not on it, so that what that file might cost shows.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error, IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use fastrand::Rng;
+use terrace_tiers::device::PageBuf;
+
+/// What [`PlainFile::create`] writes at once, in bytes.
+const CREATE_BYTES: usize = 1 << 20;
+
+/// A file, open for direct I/O. Every call ends in a panic when it is not done as a whole.
+pub struct PlainFile {
+    file: File,
+}
+
+impl PlainFile {
+    /// Makes a file of `bytes` bytes (whole MiB), written through and synced.
+    pub fn create(path: &Path, bytes: u64) -> Self {
+        let created = File::create(path).and_then(|file| file.set_len(bytes));
+        created.expect("a file can be made in the temporary folder");
+        let plain = Self::open(path);
+        // No zeros: a disk may store them in a way of its own.
+        let mut noise = PageBuf::zeroed(CREATE_BYTES);
+        Rng::with_seed(1).fill(&mut noise);
+        for offset in (0..bytes).step_by(CREATE_BYTES) {
+            plain.write(offset, &[IoSlice::new(&noise)]);
+        }
+        plain.file.sync_all().expect("the file can be synced");
+        plain
+    }
+
+    pub fn open(path: &Path) -> Self {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path);
+        Self { file: file.expect("the temporary folder has direct I/O; TMPDIR names another one") }
+    }
+
+    /// One `preadv`.
+    pub fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) {
+        let wanted: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        // SAFETY: bounds   - `IoSliceMut` is an `iovec` by contract; the count is that of the slice.
+        //         no alias - the slices are borrowed mutably.
+        //         lifetime - they and the descriptor outlive the call, which keeps none of them.
+        let read = unsafe {
+            libc::preadv(
+                self.file.as_raw_fd(),
+                buffers.as_mut_ptr().cast(),
+                buffers.len() as i32,
+                offset as i64,
+            )
+        };
+        assert_eq!(read, wanted as isize, "preadv at {offset}: {}", Error::last_os_error());
+    }
+
+    /// One `pwritev`.
+    pub fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) {
+        let wanted: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        // SAFETY: bounds   - `IoSlice` is an `iovec` by contract; the count is that of the slice.
+        //         no alias - the call only reads them.
+        //         lifetime - they and the descriptor outlive the call, which keeps none of them.
+        let written = unsafe {
+            libc::pwritev(self.file.as_raw_fd(), buffers.as_ptr().cast(), buffers.len() as i32, offset as i64)
+        };
+        assert_eq!(written, wanted as isize, "pwritev at {offset}: {}", Error::last_os_error());
+    }
+}

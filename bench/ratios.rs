@@ -1,0 +1,138 @@
+//! The goals of `lib.rs`, both sides measured in turns within one run; the medians.
+//!
+//!     cargo bench -p terrace-bench --bench ratios
+//!
+//! With a word, only the lines that contain it: `cargo bench -p terrace-bench --bench ratios -- ssd/read`.
+
+#![expect(clippy::print_stdout, reason = "figures are what it is for")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use terrace_bench::is_trial;
+use terrace_bench::measure::{Turns, median};
+use terrace_bench::scenes::append::{Appender, PlainAppender, source};
+use terrace_bench::scenes::ram::{resident, zipf_offsets};
+use terrace_bench::scenes::read::SsdReads;
+use terrace_bench::scenes::recover::CacheFile;
+use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
+
+/// What a run costs: rounds of each pair, and how much one side does in a round.
+struct Effort {
+    rounds: usize,
+    hits: usize,
+    append_bytes: usize,
+    reads: usize,
+}
+
+impl Effort {
+    fn of_this_run() -> Self {
+        if is_trial() {
+            Self { rounds: 1, hits: 1 << 13, append_bytes: 16 << 20, reads: 256 }
+        } else {
+            Self { rounds: 11, hits: 1 << 23, append_bytes: 1 << 30, reads: 8192 }
+        }
+    }
+}
+
+/// Hits that are timed together: so few that most of such times have no other thread in them.
+const HITS_TIMED: usize = 1 << 10;
+
+type Part = fn(&Effort);
+
+fn main() {
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let parts: [(&str, Part); 4] = [
+        ("ram/hit", ram_hit),
+        ("ssd/append", ssd_append),
+        ("ssd/read", ssd_read),
+        ("ssd/recover", ssd_recover),
+    ];
+    for (name, part) in parts {
+        if wanted.as_ref().is_none_or(|wanted| name.contains(wanted.as_str())) {
+            part(&Effort::of_this_run());
+        }
+    }
+}
+
+fn ram_hit(effort: &Effort) {
+    let (_cache, volume) = resident();
+    let offsets = zipf_offsets();
+    let mut requests = offsets.iter().cycle();
+    let mut buffer = vec![0; BLOCK_BYTES];
+    let (mut by_reference, mut copied) = (Vec::new(), Vec::new());
+    for _ in 0..effort.hits / HITS_TIMED {
+        by_reference.push(time_each(HITS_TIMED, || {
+            let _ = black_box(volume.read_ref(*requests.next().expect("endless"), BLOCK_BYTES));
+        }));
+    }
+    for _ in 0..effort.hits / HITS_TIMED / 8 {
+        copied.push(time_each(HITS_TIMED, || {
+            let _ = volume.read(*requests.next().expect("endless"), &mut buffer);
+            black_box(&mut buffer);
+        }));
+    }
+    println!("ram/hit by reference: {:.0} ns", median(by_reference.into_iter()));
+    println!("ram/hit copied out: {:.0} ns", median(copied.into_iter()));
+}
+
+/// Nanoseconds of one of `count` runs of `work`.
+fn time_each(count: usize, mut work: impl FnMut()) -> f64 {
+    let began = Instant::now();
+    for _ in 0..count {
+        work();
+    }
+    began.elapsed().as_nanos() as f64 / count as f64
+}
+
+fn ssd_append(effort: &Effort) {
+    let (folder, source, bytes) = (temporary_folder(), source(), append_file_bytes());
+    let mut tier = Appender::new(&folder.path().join("ssd"), bytes, &source);
+    let mut plain = PlainAppender::new(&folder.path().join("plain"), bytes, &source);
+    for blocks in [1, 4, 16, 64] {
+        // Small calls take longer for the same bytes.
+        let calls = effort.append_bytes / BLOCK_BYTES / (blocks.max(16));
+        let rate = |nanoseconds: f64| (blocks * BLOCK_BYTES) as f64 / nanoseconds * 1e3;
+        let turns = Turns::run(
+            effort.rounds,
+            || rate(time_each(calls, || tier.append(blocks))),
+            || rate(time_each(calls, || plain.append(blocks))),
+        );
+        print_ratio(
+            &format!("ssd/append {} KiB", (blocks * BLOCK_BYTES) >> 10),
+            "plain pwritev",
+            &turns,
+            "MB/s",
+        );
+    }
+}
+
+fn ssd_read(effort: &Effort) {
+    let folder = temporary_folder();
+    let reads = SsdReads::new(folder.path());
+    for callers in [1, 4, 16] {
+        let rate = |took: Duration| effort.reads as f64 / took.as_secs_f64();
+        let turns = Turns::run(
+            effort.rounds,
+            || rate(reads.time_cached(callers, effort.reads)),
+            || rate(reads.time_plain(callers, effort.reads)),
+        );
+        print_ratio(&format!("ssd/read {callers} callers"), "plain preadv", &turns, "reads/s");
+    }
+}
+
+fn print_ratio(what: &str, floor: &str, turns: &Turns, unit: &str) {
+    println!("{what}: {:.2} of {floor} ({:.0} of {:.0} {unit})", turns.ratio(), turns.ours(), turns.floor());
+}
+
+fn ssd_recover(effort: &Effort) {
+    let folder = temporary_folder();
+    let file = CacheFile::new(folder.path(), recover_blocks());
+    let openings = (0..effort.rounds).map(|_| time_each(1, || drop(file.open())) / 1e9);
+    let seconds = median(openings);
+    println!(
+        "ssd/recover: {:.1} million entries a second, {:.1} s for 1 TB of 16 KiB blocks",
+        file.entries as f64 / seconds / 1e6,
+        seconds * file.times_to_terabyte()
+    );
+}

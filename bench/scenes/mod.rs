@@ -1,0 +1,80 @@
+//! What is measured in: caches and tiers brought into the state that a benchmark wants.
+//!
+//! | file     | scene                                                                               |
+//! |----------|-------------------------------------------------------------------------------------|
+//! | `ram`    | all blocks resident; the policy alone; blocks that are always new                   |
+//! | `append` | the SSD tier full and driven by one thread, and a plain file                        |
+//! | `read`   | all blocks on the SSD and none in RAM, and the same file read plainly               |
+//! | `recover`| a cache file whose summaries are there and whose blocks are holes                   |
+//! | `whole`  | three tiers on real files                                                           |
+
+pub mod append;
+pub mod ram;
+pub mod read;
+pub mod recover;
+pub mod whole;
+
+use std::io::{IoSlice, IoSliceMut};
+
+use fastrand::Rng;
+use terrace::Device;
+use terrace_tiers::Result;
+
+use crate::is_trial;
+
+/// The block of every scene, in bytes.
+pub const BLOCK_BYTES: usize = 16 << 10;
+
+/// Where a benchmark has its files; they are gone when it ends.
+pub fn temporary_folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder can be made")
+}
+
+/// The size of the files of `ssd/append`. 2 GiB: from there on segments are as long as they get.
+pub fn append_file_bytes() -> u64 {
+    if is_trial() { 128 << 20 } else { 2 << 30 }
+}
+
+/// The blocks of `ssd/recover`: so many that opening takes longer than what it costs with none.
+pub fn recover_blocks() -> u64 {
+    if is_trial() { 1 << 16 } else { 1 << 20 }
+}
+
+/// A backing store that takes no time: what is written is gone.
+pub struct NoDisk {
+    pub len_bytes: u64,
+    /// Reads give bytes that look like content; else they leave the memory as it was.
+    pub has_content: bool,
+}
+
+impl Device for NoDisk {
+    fn name(&self) -> String {
+        "no disk".into()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<()> {
+        if self.has_content {
+            let mut random = Rng::with_seed(offset);
+            for buffer in buffers {
+                random.fill(buffer);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, _offset: u64, _buffers: &[IoSlice<'_>]) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self, _offset: u64, _bytes: u64) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! `ssd/append`, `ssd/read` and `ssd/recover`: see `lib.rs` for the goals.
+//!
+//! Criterion measures one thing after the other; for the ratios take `ratios.rs`, which measures in turns.
+
+use std::time::{Duration, Instant};
+
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
+use terrace_bench::is_trial;
+use terrace_bench::scenes::append::{Appender, PlainAppender, source};
+use terrace_bench::scenes::read::SsdReads;
+use terrace_bench::scenes::recover::CacheFile;
+use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
+
+/// Blocks in one append; the cache takes up to 64 at once.
+const APPENDS: [usize; 3] = [1, 16, 64];
+/// Reads that are timed together, so that starting threads is not measured.
+const READS: usize = 256;
+
+fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(10);
+    group
+}
+
+fn append(criterion: &mut Criterion) {
+    let mut group = group(criterion, "ssd/append");
+    let (folder, source, bytes) = (temporary_folder(), source(), append_file_bytes());
+    let mut tier = Appender::new(&folder.path().join("ssd"), bytes, &source);
+    let mut plain = PlainAppender::new(&folder.path().join("plain"), bytes, &source);
+    for count in APPENDS {
+        let kib = (count * BLOCK_BYTES) >> 10;
+        group.throughput(Throughput::Bytes((count * BLOCK_BYTES) as u64));
+        group.bench_function(format!("tier_{kib}_kib"), |bencher| bencher.iter(|| tier.append(count)));
+        group.bench_function(format!("plain_pwritev_{kib}_kib"), |bencher| {
+            bencher.iter(|| plain.append(count));
+        });
+    }
+    group.finish();
+}
+
+fn read(criterion: &mut Criterion) {
+    let mut group = group(criterion, "ssd/read");
+    let folder = temporary_folder();
+    let reads = SsdReads::new(folder.path());
+    group.throughput(Throughput::Bytes((READS * BLOCK_BYTES) as u64));
+    for callers in [1, 4, 16] {
+        group.bench_function(format!("cache_{callers}_callers"), |bencher| {
+            bencher.iter_custom(|rounds| reads.time_cached(callers, READS * rounds as usize));
+        });
+        group.bench_function(format!("plain_preadv_{callers}_callers"), |bencher| {
+            bencher.iter_custom(|rounds| reads.time_plain(callers, READS * rounds as usize));
+        });
+    }
+    group.finish();
+}
+
+fn recover(criterion: &mut Criterion) {
+    let mut group = group(criterion, "ssd/recover");
+    let folder = temporary_folder();
+    let file = CacheFile::new(folder.path(), recover_blocks());
+    group.throughput(Throughput::Bytes(file.entries * BLOCK_BYTES as u64));
+    let (mut took, mut openings) = (Duration::ZERO, 0);
+    group.bench_function(format!("{}_entries", file.entries), |bencher| {
+        bencher.iter_custom(|rounds| {
+            let began = Instant::now();
+            for _ in 0..rounds {
+                drop(file.open());
+            }
+            took += began.elapsed();
+            openings += rounds;
+            began.elapsed()
+        });
+    });
+    group.finish();
+    if !is_trial() && openings > 0 {
+        print_recovery(&file, took.as_secs_f64() / openings as f64);
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the figure that criterion does not know")]
+fn print_recovery(file: &CacheFile, seconds: f64) {
+    println!(
+        "ssd/recover: {:.1} million entries a second, {:.1} s for 1 TB of 16 KiB blocks",
+        file.entries as f64 / seconds / 1e6,
+        seconds * file.times_to_terabyte()
+    );
+}
+
+criterion_group!(benches, append, read, recover);
+criterion_main!(benches);

@@ -1,0 +1,252 @@
+//! The items of the journal and of checkpoints as bytes: the only file that knows how they are encoded.
+//!
+//! bincode 2 with little-endian integers of fixed width: an enum is a u32 and its fields, a string or list a u64
+//! count and its items. The tests below hold one of each against its bytes; a change of theirs is a new magic.
+//!
+//! Bytes are believed only inside a frame whose checksum holds (see `format`). Even so nothing here trusts a length:
+//! an item that claims more than [`ITEM_BYTES_MAX`] is refused before anything is allocated.
+
+use bincode::config::{self, Config};
+use bincode::{Decode, Encode};
+
+use crate::block::{BlockId, Version, VolumeId};
+use crate::device::Identity;
+
+/// No item takes more; the largest is a segment's record with its bits.
+pub(super) const ITEM_BYTES_MAX: usize = 64 << 10;
+
+fn format() -> impl Config {
+    config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<ITEM_BYTES_MAX>()
+}
+
+/// Something that is stored one after the other in a frame.
+pub(super) trait Item: Sized {
+    fn put(&self, out: &mut Vec<u8>);
+    /// The item at the start of `bytes` and how many bytes it took; none when there is none.
+    fn take(bytes: &[u8]) -> Option<(Self, usize)>;
+}
+
+impl<T: Encode + Decode<()>> Item for T {
+    fn put(&self, out: &mut Vec<u8>) {
+        bincode::encode_into_std_write(self, out, format()).expect("a vector takes every byte");
+    }
+
+    fn take(bytes: &[u8]) -> Option<(Self, usize)> {
+        bincode::decode_from_slice(bytes, format()).ok()
+    }
+}
+
+/// One entry of the journal.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(super) enum JournalEntry {
+    /// No copy of the block older than the version is valid.
+    Void { block: u64, version: u64 },
+    /// The same for `count` blocks from `first` on.
+    VoidRange { first: u64, count: u64, version: u64 },
+    /// The copy in this place is bad.
+    VoidSlot { segment: u32, generation: u32, slot: u32 },
+    /// No clean copy in the region is valid; regions are counted from the start of the volume.
+    RegionMark { volume: u32, region: u64 },
+    /// The segment holds nothing any more.
+    Retire { segment: u32, generation: u32 },
+    /// The volume looks like this from now on.
+    Volume(VolumeEntry),
+    /// The volume is gone, and every copy of its blocks.
+    VolumeDropped { volume: u32 },
+    /// The number was given to a volume that is not recorded.
+    VolumeUsed { volume: u32 },
+    /// Of the volume's clean copies, those up to the version are covered by a sync of its backing store.
+    SyncedThrough { volume: u32, version: u64 },
+}
+
+/// One item of a checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(super) enum CheckpointItem {
+    Counters(Counters),
+    Volume(VolumeEntry),
+    Segment(SegmentEntry),
+    Ghosts(GhostEntry),
+}
+
+/// A stretch of the list of ids lately refused or evicted, in a checkpoint of a file that was closed in order. Without
+/// it a reopened cache would have to learn anew what earns a write.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(super) struct GhostEntry {
+    /// Where the stretch starts in the list.
+    pub(super) first: u64,
+    pub(super) fingerprints: Vec<u16>,
+}
+
+/// Fingerprints in one [`GhostEntry`] at the most: 64 KiB of them.
+pub(super) const GHOSTS_PER_ENTRY: usize = 32 << 10;
+
+/// What is counted on from opening to opening; always the first item of a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub(super) struct Counters {
+    /// The journal entries up to this one are part of the checkpoint.
+    pub(super) absorbed: u64,
+    /// Frames of the journal with a lower generation are left over.
+    pub(super) journal_generation: u64,
+    pub(super) next_generation: u32,
+    pub(super) next_sequence: u64,
+    pub(super) next_volume: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(super) struct VolumeEntry {
+    volume: u32,
+    pub(super) name: String,
+    identity: Option<(u64, i128, u64, u64)>,
+    pub(super) synced_through: u64,
+}
+
+impl VolumeEntry {
+    pub(super) fn new(
+        id: VolumeId,
+        name: String,
+        identity: Option<Identity>,
+        synced_through: Version,
+    ) -> Self {
+        let identity = identity.map(|i| (i.bytes, i.modified_ns, i.inode, i.device));
+        Self { volume: id.number(), name, identity, synced_through: synced_through.as_u64() }
+    }
+
+    /// None when the number is out of range.
+    pub(super) fn id(&self) -> Option<VolumeId> {
+        (self.volume < VolumeId::LIMIT).then(|| VolumeId::new(self.volume))
+    }
+
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.identity.map(|(bytes, modified_ns, inode, device)| Identity {
+            bytes,
+            modified_ns,
+            inode,
+            device,
+        })
+    }
+
+    /// What an entry with a name of `name_bytes` takes at most in a checkpoint.
+    pub(super) fn bytes_max(name_bytes: usize) -> u64 {
+        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8
+    }
+}
+
+/// A segment that may hold something, or that was written through.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(super) struct SegmentEntry {
+    pub(super) segment: u32,
+    /// Zero when it holds nothing.
+    pub(super) generation: u32,
+    pub(super) is_prepared: bool,
+    /// A bit a slot: 0 when the copy there must not be used. Slots not written yet have a 1.
+    pub(super) live: Vec<u64>,
+    /// Two bits a slot: how often it was hit.
+    pub(super) hits: Vec<u64>,
+}
+
+/// The block and version of an entry, as the rest of the tier names them.
+pub(super) fn void(block: BlockId, version: Version) -> JournalEntry {
+    JournalEntry::Void { block: block.as_u64(), version: version.as_u64() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex<T: Item + PartialEq + std::fmt::Debug>(item: &T) -> String {
+        let mut bytes = Vec::new();
+        item.put(&mut bytes);
+        assert_eq!(T::take(&bytes), Some((item_clone(&bytes), bytes.len())));
+        assert_eq!(T::take(&bytes).as_ref().map(|(item, _)| item), Some(item));
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn item_clone<T: Item>(bytes: &[u8]) -> T {
+        T::take(bytes).expect("it was just put").0
+    }
+
+    fn volume() -> VolumeEntry {
+        let identity = Identity { bytes: 1, modified_ns: -2, inode: 3, device: 4 };
+        VolumeEntry::new(VolumeId::new(7), "a".into(), Some(identity), Version::from_u64(5))
+    }
+
+    #[test]
+    fn one_journal_entry_of_each_kind_has_the_bytes_it_always_had() {
+        let golden = [
+            (JournalEntry::Void { block: 1, version: 2 }, "0000000001000000000000000200000000000000"),
+            (
+                JournalEntry::VoidRange { first: 1, count: 2, version: 3 },
+                "01000000010000000000000002000000000000000300000000000000",
+            ),
+            (
+                JournalEntry::VoidSlot { segment: 1, generation: 2, slot: 3 },
+                "02000000010000000200000003000000",
+            ),
+            (JournalEntry::RegionMark { volume: 1, region: 2 }, "03000000010000000200000000000000"),
+            (JournalEntry::Retire { segment: 1, generation: 2 }, "040000000100000002000000"),
+            (
+                JournalEntry::Volume(volume()),
+                "050000000700000001000000000000006101010000000000000\
+                 0feffffffffffffffffffffffffffffff030000000000000004000000000000000500000000000000",
+            ),
+            (JournalEntry::VolumeDropped { volume: 1 }, "0600000001000000"),
+            (JournalEntry::VolumeUsed { volume: 1 }, "0700000001000000"),
+            (JournalEntry::SyncedThrough { volume: 1, version: 2 }, "08000000010000000200000000000000"),
+        ];
+        for (entry, bytes) in golden {
+            assert_eq!(hex(&entry), bytes, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn one_checkpoint_item_of_each_kind_has_the_bytes_it_always_had() {
+        let counters = Counters {
+            absorbed: 1,
+            journal_generation: 2,
+            next_generation: 3,
+            next_sequence: 4,
+            next_volume: 5,
+        };
+        let segment =
+            SegmentEntry { segment: 1, generation: 2, is_prepared: true, live: vec![3], hits: vec![4, 5] };
+        let golden = [
+            (
+                CheckpointItem::Counters(counters),
+                "000000000100000000000000020000000000000003000000040000000000000005000000",
+            ),
+            (
+                CheckpointItem::Segment(segment),
+                "0200000001000000020000000101000000000000000300000000000000\
+                 020000000000000004000000000000000500000000000000",
+            ),
+        ];
+        for (item, bytes) in golden {
+            assert_eq!(hex(&item), bytes, "{item:?}");
+        }
+        assert!(hex(&CheckpointItem::Volume(volume())).starts_with("0100000007000000"));
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_anything_is_allocated() {
+        let mut bytes = vec![2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1];
+        bytes.extend(u64::MAX.to_le_bytes());
+        bytes.extend([0; 64]);
+        assert_eq!(CheckpointItem::take(&bytes), None);
+        bytes[13..21].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        assert_eq!(CheckpointItem::take(&bytes), None);
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..20_000 {
+            let mut bytes: Vec<u8> = (0..random.usize(..80)).map(|_| random.u8(..)).collect();
+            if bytes.len() > 4 {
+                bytes[..4].copy_from_slice(&random.u32(..10).to_le_bytes());
+            }
+            let _ = JournalEntry::take(&bytes);
+            let _ = CheckpointItem::take(&bytes);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Where things lie in a cache file.
+//!
+//! ```text
+//! 0        4096     8192              journal_offset + journal_bytes
+//! | super A | super B | journal: 2 halves | checkpoint A | checkpoint B | segment 0 | segment 1 | ...
+//!
+//! a segment: | slot 0 | slot 1 | ... | summary |      a slot: one block, nothing else
+//! ```
+//!
+//! All offsets and lengths are multiples of 4096. A summary is 64 bytes and 32 a slot, rounded up to a page, so that
+//! segments of 128 k - 2 slots waste nothing: 1022 blocks of 16 KiB and 32 KiB of summary are 16 MiB exactly.
+//!
+//! Everything that is not a slot costs at most 0.6 % of a file of 256 MiB or more with blocks of 16 KiB (a test holds
+//! it). The spare segments come on top: they are slots that stay free, so that there is always one to write to.
+
+use crate::block::{BlockSize, PAGE_BYTES};
+use crate::error::{Error, Result};
+
+use super::format::{SUMMARY_ENTRY_BYTES, SUMMARY_HEADER_BYTES};
+use super::index::PLACE_LIMIT;
+
+const PAGE: u64 = PAGE_BYTES as u64;
+
+/// A segment with its summary is at most this long, blocks of 2 MiB and more aside.
+// 16 MiB: a reclaim reads and moves what a fast SSD writes in 10 ms, and the summary fills its pages exactly.
+const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+/// Fewer slots would make the summaries' pages weigh too much.
+const SLOTS_MIN: u64 = 8;
+/// A smaller cache is cut into about this many segments: half a segment is free on average, 0.4 % of the cache.
+const SEGMENTS_WANTED: u64 = 128;
+/// How many blocks may be demoted before anything is reclaimed.
+const BURST_BLOCKS: u64 = 1024;
+/// Two open streams, one segment being emptied, one emptied whose retirement is not durable yet.
+const PIPELINE_SEGMENTS: u64 = 4;
+
+/// How a cache file is laid out. All offsets and lengths are multiples of 4096.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    pub block_size: BlockSize,
+    pub segment_bytes: u64,
+    pub slots_per_segment: u32,
+    pub segment_count: u32,
+    /// Segments that may hold cached blocks for long; the rest are spare, so that there is always one to write to.
+    pub capacity_segments: u32,
+    pub journal_offset: u64,
+    /// Of both halves together.
+    pub journal_bytes: u64,
+    pub checkpoint_offset: u64,
+    /// Of one of the two checkpoint areas.
+    pub checkpoint_bytes: u64,
+    pub segments_offset: u64,
+}
+
+impl Geometry {
+    /// The best layout in a file of at most `file_bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Size`] when not even one segment and its spares fit, or places would not fit 31 bits.
+    pub fn for_bytes(block_size: BlockSize, file_bytes: u64) -> Result<Self> {
+        let slots = slots_wanted(block_size, file_bytes >> block_size.shift());
+        // Whole pages of summary where there is more than one.
+        let slots = if slots >= 126 { (slots + 2) / 128 * 128 - 2 } else { slots };
+        let mut count = file_bytes / segment_bytes(block_size, slots);
+        loop {
+            let mut capacity = count;
+            while capacity > 0 && capacity + spare_segments(slots, capacity) > count {
+                capacity -= 1;
+            }
+            if capacity == 0 {
+                let needed = Self::layout(block_size, SLOTS_MIN, 1)?.file_bytes();
+                let remedy = format!("give it at least {needed} bytes");
+                return Err(Error::Size { what: "a cache file", bytes: file_bytes, remedy });
+            }
+            let mut geometry = Self::layout(block_size, slots, capacity)?;
+            geometry.segment_count = geometry.segment_count.max(count as u32);
+            if geometry.file_bytes() <= file_bytes {
+                return Ok(geometry);
+            }
+            count -= 1;
+        }
+    }
+
+    /// A layout that caches exactly `blocks` blocks (the file is larger by the spare segments), or where no segment
+    /// of a good size divides them, within half a segment of it, less than 1 % from 1024 blocks on.
+    ///
+    /// # Errors
+    /// [`Error::Size`] when `blocks` is zero or places would not fit 31 bits.
+    pub fn for_blocks(block_size: BlockSize, blocks: u64) -> Result<Self> {
+        if blocks == 0 {
+            let remedy = "give it at least one block".to_owned();
+            return Err(Error::Size { what: "a cache file", bytes: 0, remedy });
+        }
+        let wanted = slots_wanted(block_size, blocks);
+        let good = SLOTS_MIN.max(wanted / 2)..=(wanted * 2).min(slots_max(block_size));
+        let slots = good
+            .filter(|slots| blocks.is_multiple_of(*slots))
+            .min_by_key(|slots| slots.abs_diff(wanted))
+            .unwrap_or(wanted);
+        Self::layout(block_size, slots, ((blocks + slots / 2) / slots).max(1))
+    }
+
+    fn layout(block_size: BlockSize, slots: u64, capacity: u64) -> Result<Self> {
+        let count = capacity.saturating_add(spare_segments(slots, capacity));
+        if count.saturating_mul(slots) >= u64::from(PLACE_LIMIT) {
+            let bytes = count.saturating_mul(slots).saturating_mul(block_size.bytes() as u64);
+            let remedy = "use larger blocks: at most 2^31 of them fit one cache file".to_owned();
+            return Err(Error::Size { what: "a cache file", bytes, remedy });
+        }
+        let segment_bytes = segment_bytes(block_size, slots);
+        let slot_bytes_total = count * segment_bytes;
+        let journal_half = round_up(slot_bytes_total / 2048).clamp(32 << 10, 64 << 20);
+        let mut geometry = Self {
+            block_size,
+            segment_bytes,
+            slots_per_segment: slots as u32,
+            segment_count: count as u32,
+            capacity_segments: capacity as u32,
+            journal_offset: 2 * PAGE,
+            journal_bytes: 2 * journal_half,
+            checkpoint_offset: 2 * PAGE + 2 * journal_half,
+            checkpoint_bytes: 0,
+            segments_offset: 0,
+        };
+        // What the items weigh, and headers and padding of chunks of half a MiB at least.
+        let items = geometry.volume_table_bytes()
+            + count * (64 + 8 * (geometry.live_words() + geometry.hit_words()) as u64)
+            // The list of ids lately refused or evicted: 2 bytes each, and heads of its stretches.
+            + geometry.capacity_blocks() * 2 + (geometry.capacity_blocks() / 1024 + 1) * 32
+            + 256;
+        geometry.checkpoint_bytes = round_up(items + (items / (512 << 10) + 1) * (64 + PAGE));
+        geometry.segments_offset = geometry.checkpoint_offset + 2 * geometry.checkpoint_bytes;
+        Ok(geometry)
+    }
+
+    pub fn file_bytes(&self) -> u64 {
+        self.segments_offset + u64::from(self.segment_count) * self.segment_bytes
+    }
+
+    pub fn capacity_blocks(&self) -> u64 {
+        u64::from(self.capacity_segments) * u64::from(self.slots_per_segment)
+    }
+
+    /// How many blocks there is room for at any moment, spare segments included.
+    pub(super) fn slot_count(&self) -> usize {
+        self.segment_count as usize * self.slots_per_segment as usize
+    }
+
+    pub(super) fn summary_bytes(&self) -> u64 {
+        self.segment_bytes - (u64::from(self.slots_per_segment) << self.block_size.shift())
+    }
+
+    pub(super) fn segment_offset(&self, segment: u32) -> u64 {
+        self.segments_offset + u64::from(segment) * self.segment_bytes
+    }
+
+    pub(super) fn slot_offset(&self, segment: u32, slot: u32) -> u64 {
+        self.segment_offset(segment) + (u64::from(slot) << self.block_size.shift())
+    }
+
+    pub(super) fn summary_offset(&self, segment: u32) -> u64 {
+        self.slot_offset(segment, self.slots_per_segment)
+    }
+
+    /// Where half 0 or 1 of the journal starts.
+    pub(super) fn journal_half_offset(&self, half: usize) -> u64 {
+        self.journal_offset + half as u64 * self.journal_half_bytes()
+    }
+
+    pub(super) fn journal_half_bytes(&self) -> u64 {
+        self.journal_bytes / 2
+    }
+
+    pub(super) fn checkpoint_area_offset(&self, area: u32) -> u64 {
+        self.checkpoint_offset + u64::from(area) * self.checkpoint_bytes
+    }
+
+    /// What the records of all volumes together may take in a checkpoint.
+    pub(super) fn volume_table_bytes(&self) -> u64 {
+        (u64::from(self.segment_count) * self.segment_bytes / 8192).clamp(32 << 10, 4 << 20)
+    }
+
+    /// The words of a segment's live bits, one a slot.
+    pub(super) fn live_words(&self) -> usize {
+        (self.slots_per_segment as usize).div_ceil(64)
+    }
+
+    /// The words of a segment's hit bits, two a slot.
+    pub(super) fn hit_words(&self) -> usize {
+        (self.slots_per_segment as usize).div_ceil(32)
+    }
+}
+
+fn round_up(bytes: u64) -> u64 {
+    bytes.next_multiple_of(PAGE)
+}
+
+fn segment_bytes(block_size: BlockSize, slots: u64) -> u64 {
+    (slots << block_size.shift()) + round_up(SUMMARY_HEADER_BYTES as u64 + slots * SUMMARY_ENTRY_BYTES as u64)
+}
+
+fn slots_max(block_size: BlockSize) -> u64 {
+    let slot_bytes = block_size.bytes() as u64 + SUMMARY_ENTRY_BYTES as u64;
+    ((SEGMENT_BYTES_MAX - SUMMARY_HEADER_BYTES as u64) / slot_bytes).max(SLOTS_MIN)
+}
+
+fn slots_wanted(block_size: BlockSize, blocks: u64) -> u64 {
+    (blocks / SEGMENTS_WANTED).clamp(SLOTS_MIN, slots_max(block_size))
+}
+
+/// Segments beyond `capacity`: a burst (a quarter of a tiny cache), and what is on its way through reclaim.
+fn spare_segments(slots: u64, capacity: u64) -> u64 {
+    let burst = BURST_BLOCKS.min(slots.saturating_mul(capacity) / 4);
+    burst.div_ceil(slots).max(2) + PIPELINE_SEGMENTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_not_a_slot_costs_at_most_6_per_mille_from_256_mib_on() {
+        for mib in [256u64, 300, 512, 1000, 1 << 10, 4 << 10, 100 << 10, 1 << 20, 8 << 20] {
+            let geometry = Geometry::for_bytes(BlockSize::DEFAULT, mib << 20).expect("fits");
+            let slots = (geometry.slot_count() as u64) << geometry.block_size.shift();
+            let waste = (mib << 20) - slots;
+            let slack = (mib << 20) - geometry.file_bytes();
+            // What is left over is less than a segment.
+            assert!(slack < geometry.segment_bytes, "{mib} MiB");
+            let overhead = (waste - slack) as f64 / (mib << 20) as f64;
+            assert!(overhead <= 0.006, "{mib} MiB: {overhead}");
+            if mib >= 32 << 10 {
+                let cached = geometry.capacity_blocks() << geometry.block_size.shift();
+                assert!(cached as f64 >= 0.994 * (mib << 20) as f64, "{mib} MiB with spares and slack");
+            }
+        }
+    }
+
+    #[test]
+    fn a_layout_for_so_many_blocks_holds_them_within_one_percent() {
+        for blocks in
+            [8u64, 9, 100, 1000, 4000, 8192, 10_000, 10_007, 20_000, 32_768, 99_991, 262_144, 5_000_000]
+        {
+            let geometry = Geometry::for_blocks(BlockSize::DEFAULT, blocks).expect("fits");
+            let error = geometry.capacity_blocks().abs_diff(blocks);
+            assert!(error * 100 <= blocks || blocks < 1024, "{blocks}: {geometry:?}");
+            assert!(geometry.segment_bytes <= SEGMENT_BYTES_MAX);
+        }
+        for blocks in [1000, 4000, 8192, 10_000, 20_000, 32_768, 131_072, 262_144] {
+            let geometry = Geometry::for_blocks(BlockSize::DEFAULT, blocks).expect("fits");
+            assert_eq!(geometry.capacity_blocks(), blocks, "the sizes of the reference figures are exact");
+        }
+    }
+
+    #[test]
+    fn a_file_too_small_or_too_large_is_refused_with_a_size_that_works() {
+        for block_bytes in [4 << 10, 16 << 10, 1 << 20] {
+            let block_size = BlockSize::new(block_bytes).expect("a power of two");
+            for bytes in [0, 4096, 100_000] {
+                assert!(matches!(Geometry::for_bytes(block_size, bytes), Err(Error::Size { .. })));
+            }
+            let smallest = Geometry::layout(block_size, SLOTS_MIN, 1).expect("fits").file_bytes();
+            assert!(Geometry::for_bytes(block_size, smallest).expect("fits").file_bytes() <= smallest);
+        }
+        let smallest_blocks = BlockSize::new(4096).expect("a power of two");
+        assert!(matches!(Geometry::for_bytes(smallest_blocks, u64::MAX / 2), Err(Error::Size { .. })));
+        assert!(matches!(Geometry::for_blocks(smallest_blocks, u64::MAX / 2), Err(Error::Size { .. })));
+    }
+
+    #[test]
+    fn offsets_are_page_aligned_and_nothing_overlaps() {
+        for (block_bytes, blocks) in [(4096, 1000), (16384, 10_000), (1 << 20, 500)] {
+            let geometry =
+                Geometry::for_blocks(BlockSize::new(block_bytes).expect("a size"), blocks).expect("fits");
+            let marks = [
+                2 * PAGE,
+                geometry.journal_half_offset(1),
+                geometry.checkpoint_area_offset(0),
+                geometry.checkpoint_area_offset(1),
+                geometry.segments_offset,
+                geometry.summary_offset(0),
+                geometry.segment_offset(1),
+                geometry.file_bytes(),
+            ];
+            assert!(marks.is_sorted_by(|a, b| a < b), "{marks:?}");
+            assert!(marks.iter().all(|mark| mark.is_multiple_of(PAGE)), "{marks:?}");
+            assert_eq!(geometry.summary_offset(0) + geometry.summary_bytes(), geometry.segment_offset(1));
+        }
+    }
+}

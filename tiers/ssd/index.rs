@@ -1,0 +1,241 @@
+//! Which block is in which place: exact ids, open addressing, sized once.
+//!
+//! A cell is 16 bytes: the id; the place plus one in the low 31 bits of the second word (0: empty), one bit kept for
+//! blocks that are newer than the backing store, and the CRC32C in the upper 32. Linear probing in robin-hood
+//! order (a cell is never further from its home than the one it displaced), removal by shifting back, so that there
+//! are no tombstones and a miss ends as early as a hit.
+//!
+//! The table has room for every slot of the file at a load of 0.92 and never grows: 17.4 bytes a block. With the
+//! bits of the slots and the ghost list that is below 20.
+//!
+//! Invariants:
+//! 1. `len` is at most the number of slots, below the number of cells: every probe ends.
+//! 2. An id is in at most one cell.
+
+use crate::block::BlockId;
+
+/// A segment and a slot in it: `segment * slots_per_segment + slot`.
+pub(super) type Place = u32;
+
+/// One more than the largest place: 31 bits, less one for "empty".
+pub(super) const PLACE_LIMIT: u32 = (1 << 31) - 1;
+
+const PLACE_MASK: u64 = (1 << 31) - 1;
+
+/// `[id, crc << 32 | place + 1]`; pairs of integers so that a fresh table is untouched zero pages.
+type Cell = [u64; 2];
+
+const EMPTY: Cell = [0; 2];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    pub(super) place: Place,
+    pub(super) crc: u32,
+}
+
+pub(super) struct Index {
+    cells: Vec<Cell>,
+    len: usize,
+}
+
+impl Index {
+    /// An index for at most `slot_count` blocks.
+    pub(super) fn new(slot_count: usize) -> Self {
+        let cells = (slot_count as u64 * 100 / 92) as usize + 8;
+        Self { cells: vec![EMPTY; cells], len: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        (self.cells.len() * size_of::<Cell>()) as u64
+    }
+
+    pub(super) fn get(&self, block: BlockId) -> Option<Found> {
+        self.find(block).map(|at| found(self.cells[at]))
+    }
+
+    /// Whether `block` is in `place`.
+    pub(super) fn is_at(&self, block: BlockId, place: Place) -> bool {
+        self.get(block).is_some_and(|found| found.place == place)
+    }
+
+    /// Adds a block that is not in yet.
+    pub(super) fn insert(&mut self, block: BlockId, place: Place, crc: u32) {
+        debug_assert!(self.find(block).is_none(), "{block} is in the index already");
+        assert!(self.len + 1 < self.cells.len(), "more blocks than slots in the index");
+        let mut carried = cell(block, place, crc);
+        let mut at = self.home(carried);
+        let mut distance = 0;
+        while self.cells[at] != EMPTY {
+            let other = self.distance(at);
+            if other < distance {
+                std::mem::swap(&mut carried, &mut self.cells[at]);
+                distance = other;
+            }
+            at = self.after(at);
+            distance += 1;
+        }
+        self.cells[at] = carried;
+        self.len += 1;
+    }
+
+    /// Moves a block that is in to another place.
+    pub(super) fn update(&mut self, block: BlockId, place: Place, crc: u32) {
+        let at = self.find(block).expect("only a block that is in the index is moved");
+        self.cells[at] = cell(block, place, crc);
+    }
+
+    pub(super) fn remove(&mut self, block: BlockId) -> Option<Found> {
+        let at = self.find(block)?;
+        let removed = found(self.cells[at]);
+        self.close_gap(at);
+        Some(removed)
+    }
+
+    /// Takes out every block that `is_out` names, and gives them to it once.
+    pub(super) fn remove_where(&mut self, mut is_out: impl FnMut(BlockId, Found) -> bool) {
+        // From a cell after an empty one, so that no run that was seen is shifted into reach again.
+        let start = self.cells.iter().position(|&cell| cell == EMPTY).expect("there is always an empty cell");
+        let mut at = self.after(start);
+        while at != start {
+            let here = self.cells[at];
+            if here != EMPTY && is_out(BlockId::from_u64(here[0]), found(here)) {
+                self.close_gap(at);
+            } else {
+                at = self.after(at);
+            }
+        }
+    }
+
+    /// Shifts what follows the cell `hole` back, up to a cell that is at home or empty.
+    fn close_gap(&mut self, mut hole: usize) {
+        loop {
+            let next = self.after(hole);
+            if self.cells[next] == EMPTY || self.distance(next) == 0 {
+                break;
+            }
+            self.cells[hole] = self.cells[next];
+            hole = next;
+        }
+        self.cells[hole] = EMPTY;
+        self.len -= 1;
+    }
+
+    fn find(&self, block: BlockId) -> Option<usize> {
+        let id = block.as_u64();
+        let mut at = self.home([id, 0]);
+        let mut distance = 0;
+        loop {
+            let here = self.cells[at];
+            if here == EMPTY {
+                return None;
+            }
+            if here[0] == id {
+                return Some(at);
+            }
+            if self.distance(at) < distance {
+                return None;
+            }
+            at = self.after(at);
+            distance += 1;
+        }
+    }
+
+    fn home(&self, cell: Cell) -> usize {
+        ((u128::from(mix(cell[0])) * self.cells.len() as u128) >> 64) as usize
+    }
+
+    /// How far the cell at `at` is from its home.
+    fn distance(&self, at: usize) -> usize {
+        let home = self.home(self.cells[at]);
+        if at >= home { at - home } else { at + self.cells.len() - home }
+    }
+
+    fn after(&self, at: usize) -> usize {
+        if at + 1 == self.cells.len() { 0 } else { at + 1 }
+    }
+}
+
+fn cell(block: BlockId, place: Place, crc: u32) -> Cell {
+    debug_assert!(place < PLACE_LIMIT);
+    [block.as_u64(), u64::from(crc) << 32 | u64::from(place + 1)]
+}
+
+fn found(cell: Cell) -> Found {
+    Found { place: ((cell[1] & PLACE_MASK) - 1) as u32, crc: (cell[1] >> 32) as u32 }
+}
+
+/// Spreads ids, which are mostly runs, over 64 bits (the finalizer of MurmurHash3).
+pub(super) fn mix(id: u64) -> u64 {
+    let id = (id ^ id >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let id = (id ^ id >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    id ^ id >> 33
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn a_full_index_agrees_with_a_hash_map_through_random_changes() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let slot_count = 1000;
+        let mut index = Index::new(slot_count);
+        let mut twin: HashMap<u64, (u32, u32)> = HashMap::new();
+        for step in 0..200_000 {
+            // Ids come in runs, and 0 and the largest are among them.
+            let id = if random.bool() { random.u64(..1200) } else { u64::MAX - random.u64(..300) };
+            let block = BlockId::from_u64(id);
+            let (place, crc) = (random.u32(..PLACE_LIMIT), random.u32(..));
+            let known = twin.get(&id).copied();
+            assert_eq!(index.get(block), known.map(|(place, crc)| Found { place, crc }), "seed {seed}");
+            if known.is_some() && random.u32(..4) == 0 {
+                assert!(index.remove(block).is_some());
+                twin.remove(&id);
+            } else if known.is_some() {
+                index.update(block, place, crc);
+                twin.insert(id, (place, crc));
+            } else if index.len() < slot_count {
+                index.insert(block, place, crc);
+                twin.insert(id, (place, crc));
+            }
+            if step % 20_000 == 19_999 {
+                index.remove_where(|block, _| block.as_u64() % 3 == 0);
+                twin.retain(|id, _| id % 3 != 0);
+                for (&id, &(place, crc)) in &twin {
+                    assert_eq!(index.get(BlockId::from_u64(id)), Some(Found { place, crc }), "seed {seed}");
+                }
+            }
+            assert_eq!(index.len(), twin.len(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn removing_by_a_condition_shows_every_block_once_and_leaves_the_others() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..200 {
+            let mut index = Index::new(40);
+            let ids: Vec<u64> = (0..40).map(|n| n << 40 | random.u64(..1 << 40)).collect();
+            for (place, &id) in ids.iter().enumerate() {
+                index.insert(BlockId::from_u64(id), place as u32, 0);
+            }
+            let mut seen = Vec::new();
+            index.remove_where(|block, found| {
+                seen.push(block.as_u64());
+                found.place % 2 == 0
+            });
+            seen.sort_unstable();
+            assert_eq!(seen, ids, "seed {seed}");
+            for (place, &id) in ids.iter().enumerate() {
+                assert_eq!(index.get(BlockId::from_u64(id)).is_some(), place % 2 == 1, "seed {seed}");
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The journal: what recovery must know beyond the last checkpoint, above all which copies are void.
+//!
+//! ```text
+//! half 0, generation 7                     half 1, generation 8
+//! | frame: 101..140 | frame: 141..150 |    | frame: 151..151 | frame: 152..190 | left over of generation 6
+//! ```
+//!
+//! Entries are numbered from 1 on, without gaps, for the life of the file (recovery leaves a gap of its own, which a
+//! checkpoint covers). Frames (see `format`) are appended to the current half until one does not fit; then the other
+//! half starts a new generation, if a durable checkpoint has absorbed all that is in it. Otherwise the journal is
+//! full until a checkpoint is made. One write is under way at a time, so a frame is never durable before an older one.
+//!
+//! When the bytes may be trusted: the frames of a half from its start on, as long as each is whole, of the
+//! generation of the first, and its entries follow the ones before. The checkpoint names the lowest generation that
+//! is not left over; the half with the lower generation comes first. Entries that the checkpoint has absorbed are
+//! skipped; a gap after those means that a frame in the middle was lost, and the file is damaged: it could void what
+//! is still believed. Only the last frame can be torn, and it was not acknowledged.
+//!
+//! A failed write is written again in the same place: frames that were never acknowledged may be lost.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+
+use super::encoding::{Item, JournalEntry};
+use super::format::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, JOURNAL_MAGIC, Pages};
+use super::geometry::Geometry;
+
+/// A position in the journal: all entries up to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct JournalSeq(pub u64);
+
+pub(super) use JournalSeq as Seq;
+
+/// What is to be done for the journal.
+pub enum JournalPlan {
+    /// All is durable, or on its way: one write at a time.
+    Nothing,
+    /// Run it, then call `finish_journal`.
+    Write(JournalWrite),
+    /// A checkpoint must be made first.
+    Full,
+}
+
+pub struct JournalWrite {
+    /// Durable up to here when it has run.
+    pub through: JournalSeq,
+    offset: u64,
+    frame: Pages,
+}
+
+impl JournalWrite {
+    /// Writes and syncs.
+    pub fn run(&self, device: &dyn Device) -> Result<()> {
+        device.write(self.offset, &[IoSlice::new(&self.frame)])?;
+        device.sync()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.frame.len() as u64
+    }
+}
+
+pub(super) struct Journal {
+    geometry: Geometry,
+    file_id: u64,
+    is_simulated: bool,
+    /// Entries `durable + 1 ..= last`; always empty in a simulated tier.
+    pending: VecDeque<JournalEntry>,
+    last: Seq,
+    durable: Seq,
+    /// Part of the last durable checkpoint.
+    absorbed: Seq,
+    half: usize,
+    generation: u64,
+    /// Of the current half, in bytes.
+    used_bytes: u64,
+    /// The last entry that may be in each half.
+    last_in_half: [Seq; 2],
+    is_writing: bool,
+    bytes_since_checkpoint: u64,
+}
+
+impl Journal {
+    /// A journal whose entries up to `last` are gone for good, and whose frames below `generation` are left over.
+    pub(super) fn new(
+        geometry: Geometry,
+        file_id: u64,
+        last: Seq,
+        generation: u64,
+        is_simulated: bool,
+    ) -> Self {
+        Self {
+            geometry,
+            file_id,
+            is_simulated,
+            pending: VecDeque::new(),
+            last,
+            durable: last,
+            absorbed: last,
+            half: 0,
+            generation,
+            used_bytes: 0,
+            last_in_half: [last; 2],
+            is_writing: false,
+            bytes_since_checkpoint: 0,
+        }
+    }
+
+    pub(super) fn queue(&mut self, entry: JournalEntry) -> Seq {
+        self.last.0 += 1;
+        if !self.is_simulated {
+            self.pending.push_back(entry);
+        }
+        self.last
+    }
+
+    pub(super) fn last(&self) -> Seq {
+        self.last
+    }
+
+    pub(super) fn durable(&self) -> Seq {
+        self.durable
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The last entry, if it is not durable yet.
+    pub(super) fn awaited(&self) -> Option<Seq> {
+        (self.last > self.durable).then_some(self.last)
+    }
+
+    pub(super) fn plan(&mut self) -> JournalPlan {
+        if self.is_writing || self.pending.is_empty() {
+            return JournalPlan::Nothing;
+        }
+        let mut encoded = self.encode_pending();
+        if encoded.0 == 0 {
+            if self.last_in_half[1 - self.half] > self.absorbed {
+                return JournalPlan::Full;
+            }
+            self.half = 1 - self.half;
+            self.generation += 1;
+            self.used_bytes = 0;
+            encoded = self.encode_pending();
+        }
+        let (items, bytes) = encoded;
+        let header = FrameHeader {
+            magic: JOURNAL_MAGIC,
+            file_id: self.file_id,
+            number: self.generation,
+            first: self.durable.0 + 1,
+            items,
+            item_bytes: bytes.len() as u32,
+        };
+        let through = JournalSeq(self.durable.0 + u64::from(items));
+        self.last_in_half[self.half] = self.last_in_half[self.half].max(through);
+        self.is_writing = true;
+        let offset = self.geometry.journal_half_offset(self.half) + self.used_bytes;
+        JournalPlan::Write(JournalWrite { through, offset, frame: header.frame(&bytes) })
+    }
+
+    /// As many entries as fit one frame in the rest of the current half, and their bytes.
+    fn encode_pending(&self) -> (u32, Vec<u8>) {
+        let room =
+            (self.geometry.journal_half_bytes() - self.used_bytes).min(FRAME_BYTES_MAX as u64) as usize;
+        let room = room.saturating_sub(FRAME_HEADER_BYTES);
+        let (mut items, mut bytes) = (0, Vec::new());
+        for entry in &self.pending {
+            let end = bytes.len();
+            entry.put(&mut bytes);
+            if bytes.len() > room {
+                bytes.truncate(end);
+                break;
+            }
+            items += 1;
+        }
+        (items, bytes)
+    }
+
+    pub(super) fn finish(&mut self, write: &JournalWrite, is_durable: bool) {
+        self.is_writing = false;
+        if is_durable {
+            self.used_bytes += write.bytes();
+            self.bytes_since_checkpoint += write.bytes();
+            self.advance(write.through);
+        }
+    }
+
+    /// What a simulated tier does instead of writing.
+    pub(super) fn settle(&mut self) {
+        self.durable = self.last;
+    }
+
+    /// The bytes that a checkpoint planned now makes superfluous.
+    pub(super) fn start_checkpoint(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes_since_checkpoint)
+    }
+
+    /// A checkpoint of everything up to `seq` is durable, or failed.
+    pub(super) fn finish_checkpoint(&mut self, seq: Seq, superfluous_bytes: u64, is_durable: bool) {
+        if is_durable {
+            self.absorbed = self.absorbed.max(seq);
+            self.advance(seq);
+        } else {
+            self.bytes_since_checkpoint += superfluous_bytes;
+        }
+    }
+
+    /// Early enough that the next half is free before this one is full.
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        self.bytes_since_checkpoint > self.geometry.journal_half_bytes() / 2
+    }
+
+    fn advance(&mut self, durable: Seq) {
+        if durable > self.durable {
+            let count = (durable.0 - self.durable.0) as usize;
+            self.pending.drain(..count.min(self.pending.len()));
+            self.durable = durable;
+        }
+    }
+}
+
+/// What [`replay`] found.
+pub(super) struct Replayed {
+    /// Those after the checkpoint, in order.
+    pub(super) entries: Vec<JournalEntry>,
+    pub(super) last: Seq,
+    /// The highest in use.
+    pub(super) generation: u64,
+}
+
+struct Record {
+    generation: u64,
+    first: u64,
+    entries: Vec<JournalEntry>,
+}
+
+/// Reads the journal after the entry `absorbed`, of frames from `generation` on.
+///
+/// # Errors
+/// Those of the device; [`Error::Damaged`] when entries are missing in the middle.
+pub(super) fn replay(
+    device: &dyn Device,
+    geometry: &Geometry,
+    file_id: u64,
+    absorbed: u64,
+    generation: u64,
+) -> Result<Replayed> {
+    let mut records = Vec::new();
+    for half in 0..2 {
+        read_half(device, geometry, file_id, half, generation, &mut records)?;
+    }
+    records.sort_by_key(|record| (record.generation, record.first));
+    let mut replayed = Replayed { entries: Vec::new(), last: JournalSeq(absorbed), generation };
+    for record in records {
+        replayed.generation = replayed.generation.max(record.generation);
+        let next = replayed.last.0 + 1;
+        let end = record.first + record.entries.len() as u64;
+        if record.first > next {
+            let what = format!("journal entries {next} to {} are missing", record.first - 1);
+            return Err(Error::Damaged { what });
+        }
+        if end > next {
+            replayed.entries.extend(record.entries.into_iter().skip((next - record.first) as usize));
+            replayed.last = JournalSeq(end - 1);
+        }
+    }
+    Ok(replayed)
+}
+
+/// Adds the intact chain of frames from the start of `half` on.
+fn read_half(
+    device: &dyn Device,
+    geometry: &Geometry,
+    file_id: u64,
+    half: usize,
+    generation: u64,
+    records: &mut Vec<Record>,
+) -> Result<()> {
+    let (start, half_bytes) = (geometry.journal_half_offset(half), geometry.journal_half_bytes());
+    let mut window = Pages::new(FRAME_BYTES_MAX.min(half_bytes as usize));
+    let (mut window_at, mut window_len) = (0u64, 0usize);
+    let (mut at, mut chain): (u64, Option<(u64, u64)>) = (0, None);
+    while at < half_bytes {
+        let mut inside = (at - window_at) as usize;
+        let header = |bytes: &[u8]| FrameHeader::from_bytes(bytes, JOURNAL_MAGIC, file_id);
+        let is_in_window = inside < window_len
+            && header(&window[inside..window_len])
+                .is_none_or(|header| header.frame_bytes() <= window_len - inside);
+        if !is_in_window {
+            (window_at, inside) = (at, 0);
+            window_len = window.len().min((half_bytes - at) as usize);
+            device.read(start + at, &mut [IoSliceMut::new(&mut window[..window_len])])?;
+        }
+        let bytes = &window[inside..window_len];
+        let Some(header) = header(bytes) else { break };
+        let follows = match chain {
+            None => header.number >= generation,
+            Some((number, end)) => header.number == number && header.first >= end,
+        };
+        // A sequence or generation near the end of its range is no file of ours.
+        let is_sane = header.items > 0 && header.first < 1 << 62 && header.number < 1 << 62;
+        if !follows || !is_sane {
+            break;
+        }
+        let Some(entries) = header.items(bytes) else { break };
+        chain = Some((header.number, header.first + entries.len() as u64));
+        at += header.frame_bytes() as u64;
+        records.push(Record { generation: header.number, first: header.first, entries });
+    }
+    Ok(())
+}

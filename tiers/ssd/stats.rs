@@ -1,0 +1,39 @@
+//! The counters of the tier.
+
+/// What the tier has done since it was opened, and what it holds.
+///
+/// Laws: `reads_planned == hits + reads_moved + corrupt_blocks` when no read is in flight;
+/// `segments_free + segments_in_use == segments`.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct SsdStats {
+    pub capacity_blocks: u64,
+    /// In the index now, those on their way included.
+    pub cached_blocks: u64,
+    /// Blocks appended that came from RAM.
+    pub blocks_written: u64,
+    /// Blocks appended that were kept from a segment that was emptied.
+    pub blocks_reinserted: u64,
+    /// All bytes that were written with success: blocks, summaries, journal, checkpoints, superblocks.
+    pub bytes_written: u64,
+    /// Segments written through once, before anything was in them; not part of `bytes_written`.
+    pub bytes_prepared: u64,
+    pub reads_planned: u64,
+    /// Reads that found what they were to find.
+    pub hits: u64,
+    /// Reads whose block went elsewhere meanwhile.
+    pub reads_moved: u64,
+    /// Copies that failed their checksum or could not be read, and were dropped.
+    pub corrupt_blocks: u64,
+    pub refused_not_earned: u64,
+    pub refused_no_segment: u64,
+    /// Blocks dropped because their segment was emptied.
+    pub evicted_blocks: u64,
+    /// Copies dropped because something newer was written or they were discarded.
+    pub voids: u64,
+    pub segments: u64,
+    pub segments_free: u64,
+    /// Open, sealing, sealed, being emptied or written through.
+    pub segments_in_use: u64,
+    /// RAM of the index, of the slots' bits and of the ghost list.
+    pub index_bytes: u64,
+}

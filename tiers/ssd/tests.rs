@@ -1,0 +1,8 @@
+//! The tier as a whole: on a device in memory that loses what was not synced, and beside its simulated twin.
+
+mod crash;
+mod device;
+mod driver;
+mod format;
+mod opening;
+mod races;

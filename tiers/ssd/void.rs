@@ -1,0 +1,287 @@
+//! The part of [`Ssd`] that takes copies out: eviction, voids, and the journal and checkpoints that make them stick.
+
+use std::sync::atomic::AtomicU64;
+
+use crate::block::{BlockId, Version};
+
+use super::encoding::{self, CheckpointItem, Counters, JournalEntry, SegmentEntry};
+use super::format::Superblock;
+use super::segment::Stream;
+use super::{CheckpointPlan, Entry, JournalPlan, JournalSeq, JournalWrite, Move, ReclaimPlan, SealPlan, Ssd};
+
+/// How a write tells the tier that an older copy must never be read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VoidMark {
+    /// One journal entry for this block.
+    Exact,
+    /// One mark for the region around it, free when the region is marked already. After an unclean stop the clean
+    /// copies of the whole region are dropped.
+    Region,
+}
+
+// 4096 blocks: 64 MiB of the usual ones, so that a sequential write waits for a mark every 64 MiB.
+const REGION_BLOCKS_SHIFT: u32 = 12;
+
+pub(super) fn region_of(block: BlockId) -> u64 {
+    block.number() >> REGION_BLOCKS_SHIFT
+}
+
+impl Ssd {
+    /// The segment to be emptied next, when there is less room than there should be. Emptying it ends with
+    /// [`Self::finish_reclaim`], whatever happens in between.
+    pub fn plan_reclaim(&mut self) -> Option<ReclaimPlan> {
+        let segment = self.log.take_victim()?;
+        self.fills = false;
+        Some(ReclaimPlan {
+            segment,
+            generation: self.log.segments[segment as usize].generation,
+            summary_offset: self.geometry.summary_offset(segment),
+            summary_bytes: self.geometry.summary_bytes(),
+            file_id: self.file_id,
+            slots: self.geometry.slots_per_segment,
+        })
+    }
+
+    /// What a simulated tier has in place of [`ReclaimPlan::run`].
+    pub fn simulated_entries(&self, plan: &ReclaimPlan) -> Vec<Entry> {
+        self.log.kept_entries(plan.segment)
+    }
+
+    /// Which blocks of the segment are kept, to be read and written elsewhere; the others leave the cache now. With
+    /// no entries (the summary could not be read) all do. Retires the segment in the journal.
+    pub fn plan_moves(&mut self, plan: &ReclaimPlan, entries: Option<&[Entry]>) -> Vec<Move> {
+        if !self.log.is_victim(plan.segment, plan.generation) {
+            return Vec::new();
+        }
+        let ReclaimPlan { segment, generation, .. } = *plan;
+        // Retired before its blocks are safe elsewhere: all are clean, and a void of one that has left the index
+        // already needs no entry of its own then.
+        let seq = self.queue(JournalEntry::Retire { segment, generation });
+        self.log.retire(segment, seq);
+        let Some(entries) = entries else {
+            self.evict_unlisted(segment);
+            return Vec::new();
+        };
+        let mut moves = Vec::new();
+        let slots = self.geometry.slots_per_segment;
+        for entry in entries.iter().filter(|entry| entry.slot < slots) {
+            let place = self.log.place(segment, entry.slot);
+            let Some(found) = self.index.get(entry.block).filter(|found| found.place == place) else {
+                continue;
+            };
+            let keeps = self.admission.keeps(self.log.hit_count(place), moves.len() as u32, slots);
+            let to =
+                if keeps { self.log.allocate(Stream::Reinserted, entry.block, entry.version) } else { None };
+            if let Some(to) = to {
+                self.admission.charge(self.geometry.block_size.bytes() as u64);
+                moves.push(Move { from: self.read_plan(entry.block, found), to });
+            } else {
+                self.drop_copy(entry.block);
+                self.admission.evicted(entry.block);
+                self.stats.evicted_blocks += 1;
+            }
+        }
+        self.log.start_moves(segment, moves.len());
+        moves
+    }
+
+    fn evict_unlisted(&mut self, segment: u32) {
+        let Self { index, log, admission, stats, .. } = self;
+        index.remove_where(|block, found| {
+            let is_out = log.segment_and_slot(found.place).0 == segment;
+            if is_out {
+                log.drop_copy(found.place);
+                admission.evicted(block);
+                stats.evicted_blocks += 1;
+            }
+            is_out
+        });
+    }
+
+    /// The moves of one write are done: `crcs` as [`super::append`] gave them, or none when the read or write failed
+    /// (the blocks leave then). A block that went elsewhere or was voided meanwhile stays as it is.
+    pub fn finish_moves(&mut self, moves: &[Move], crcs: Option<&[u32]>) -> Option<SealPlan> {
+        for (index, Move { from, to }) in moves.iter().enumerate() {
+            let is_wanted = self.index.is_at(from.block, self.place_of(from));
+            self.log.finish_move(from.segment, from.generation);
+            match crcs.map(|crcs| crcs[index]) {
+                Some(crc) if is_wanted => {
+                    self.drop_copy(from.block);
+                    self.index.insert(to.block, self.log.place(to.segment, to.slot), crc);
+                    self.log.settle(to, Some(crc));
+                }
+                _ => {
+                    if is_wanted {
+                        self.drop_copy(from.block);
+                        self.stats.evicted_blocks += 1;
+                    }
+                    self.log.settle(to, None);
+                }
+            }
+        }
+        if crcs.is_some() {
+            self.stats.blocks_reinserted += moves.len() as u64;
+            self.stats.bytes_written += (moves.len() * self.geometry.block_size.bytes()) as u64;
+        }
+        self.seal_one(moves.iter().map(|moved| moved.to.segment))
+    }
+
+    /// The segment is empty; moves that were not finished are lost. It is written to again once its retirement is durable.
+    pub fn finish_reclaim(&mut self, plan: &ReclaimPlan) {
+        self.plan_moves(plan, None);
+        if self.log.finish_reclaim(plan.segment, plan.generation) {
+            self.evict_unlisted(plan.segment);
+        }
+        self.log.free_retired(self.journal.durable());
+    }
+
+    /// No copy of `block` older than `version` may be read again. True when a write below has to wait for the
+    /// journal, for this entry or an earlier one.
+    pub fn void(&mut self, block: BlockId, version: Version, mark: VoidMark) -> bool {
+        if self.contains(block) {
+            self.stats.voids += 1;
+        }
+        if self.drop_copy(block) {
+            let (volume, region) = (block.volume().number(), region_of(block));
+            match mark {
+                VoidMark::Exact => {
+                    self.queue(encoding::void(block, version));
+                }
+                VoidMark::Region => {
+                    if self.marked.insert((volume, region)) {
+                        self.queue(JournalEntry::RegionMark { volume, region });
+                    }
+                }
+            }
+        }
+        self.journal_pending().is_some()
+    }
+
+    /// The same for `count` blocks from `first` on, in one entry.
+    pub fn void_range(&mut self, first: BlockId, count: u64, version: Version) {
+        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
+        let (mut may_be_found, mut dropped) = (false, 0);
+        if count < self.index.len() as u64 {
+            for id in first.as_u64()..first.as_u64().saturating_add(count) {
+                let block = BlockId::from_u64(id);
+                dropped += u64::from(self.contains(block));
+                may_be_found |= self.drop_copy(block);
+            }
+        } else {
+            let Self { index, log, .. } = self;
+            index.remove_where(|block, found| {
+                if is_in(block) {
+                    dropped += 1;
+                    may_be_found |= log.drop_copy(found.place);
+                }
+                is_in(block)
+            });
+        }
+        self.stats.voids += dropped;
+        if may_be_found {
+            let (first, version) = (first.as_u64(), version.as_u64());
+            self.queue(JournalEntry::VoidRange { first, count, version });
+        }
+    }
+
+    /// What a write below must wait for before it is submitted; none when all is durable. Covers every entry: voids,
+    /// marks, retirements of segments whose blocks have left the index already, and volumes.
+    pub fn journal_pending(&self) -> Option<JournalSeq> {
+        self.journal.awaited()
+    }
+
+    pub fn journal_durable(&self) -> JournalSeq {
+        self.journal.durable()
+    }
+
+    pub fn plan_journal(&mut self) -> JournalPlan {
+        self.journal.plan()
+    }
+
+    /// Not durable: the entries stay pending and are written again.
+    pub fn finish_journal(&mut self, write: &JournalWrite, is_durable: bool) {
+        self.journal.finish(write, is_durable);
+        if is_durable {
+            self.stats.bytes_written += write.bytes();
+            self.log.free_retired(self.journal.durable());
+        }
+    }
+
+    /// A simulated tier's journal is durable at once.
+    pub fn settle_simulated_journal(&mut self) {
+        assert!(self.is_simulated, "a journal on a device is durable when it was written");
+        self.journal.settle();
+        self.log.free_retired(self.journal.durable());
+    }
+
+    /// Everything known up to now, to be written; `is_clean` when nothing will change any more before the file is
+    /// closed. One at a time. What the journal waits for is durable with it.
+    pub fn plan_checkpoint(&mut self, is_clean: bool) -> CheckpointPlan {
+        assert!(!self.checkpoint_is_running, "one checkpoint at a time");
+        self.checkpoint_is_running = true;
+        self.superblock_sequence += 1;
+        self.checkpoint_number += 1;
+        // Copies voided under these marks are dead in the live bits; what is voided from now on needs new marks.
+        self.marked.clear();
+        let absorbed = self.journal.last();
+        let counters = Counters {
+            absorbed: absorbed.0,
+            journal_generation: self.journal.generation(),
+            next_generation: self.log.next_generation,
+            next_sequence: self.log.next_sequence,
+            next_volume: self.volumes.next(),
+        };
+        let mut items = vec![CheckpointItem::Counters(counters)];
+        items.extend(self.volumes.entries().map(CheckpointItem::Volume));
+        items.extend((0..self.geometry.segment_count).filter_map(|segment| self.segment_entry(segment)));
+        if is_clean {
+            items.extend(self.admission.ghosts().map(CheckpointItem::Ghosts));
+        }
+        CheckpointPlan {
+            items,
+            absorbed,
+            superfluous_bytes: self.journal.start_checkpoint(),
+            superblock: Superblock {
+                file_id: self.file_id,
+                sequence: self.superblock_sequence,
+                geometry: self.geometry,
+                opening: self.opening,
+                is_clean,
+                checkpoint_area: 1 - self.checkpoint_area,
+                checkpoint_items: 0,
+                checkpoint_number: self.checkpoint_number,
+                checkpoint_bytes: 0,
+            },
+            bytes_written: AtomicU64::new(0),
+        }
+    }
+
+    fn segment_entry(&self, segment: u32) -> Option<CheckpointItem> {
+        let generation = self.log.believed_generation(segment);
+        let is_prepared = self.log.segments[segment as usize].is_prepared;
+        let (live, hits) = if generation == 0 {
+            (Vec::new(), Vec::new())
+        } else {
+            (self.log.bits.live(segment).to_vec(), self.log.bits.hits(segment).to_vec())
+        };
+        let entry = SegmentEntry { segment, generation, is_prepared, live, hits };
+        (generation != 0 || is_prepared).then_some(CheckpointItem::Segment(entry))
+    }
+
+    /// Not durable: the file is as it was, and the journal before it is still needed.
+    pub fn finish_checkpoint(&mut self, plan: CheckpointPlan, is_durable: bool) {
+        let CheckpointPlan { absorbed, superfluous_bytes, superblock, bytes_written, .. } = plan;
+        self.checkpoint_is_running = false;
+        self.stats.bytes_written += bytes_written.into_inner();
+        self.journal.finish_checkpoint(absorbed, superfluous_bytes, is_durable);
+        if is_durable {
+            self.checkpoint_area = superblock.checkpoint_area;
+            self.log.free_retired(self.journal.durable());
+        }
+    }
+
+    /// Whether the journal is filling up.
+    pub fn wants_checkpoint(&self) -> bool {
+        !self.checkpoint_is_running && self.journal.wants_checkpoint()
+    }
+}

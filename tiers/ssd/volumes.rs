@@ -1,0 +1,153 @@
+//! The volumes that a cache file knows, by name.
+//!
+//! A volume keeps its number, and so its cached blocks, when it is attached looking exactly as it was left by
+//! [`Volumes::detach`]. While it is attached its record says that it was not left in order; so after a crash it is
+//! given a new number, and the copies under the old one are never believed again. Numbers are not reused.
+//!
+//! The table is bounded by [`Geometry::volume_table_bytes`]: the volume detached with the lowest number gives way. One
+//! that finds no room (or has too long a name) is used unrecorded, and is cold the next time.
+
+use std::collections::BTreeMap;
+
+use crate::block::{Version, VolumeId};
+use crate::device::Identity;
+
+use super::encoding::{JournalEntry, VolumeEntry};
+use super::geometry::Geometry;
+
+/// A longer name is not recorded.
+const NAME_BYTES_MAX: usize = 1024;
+
+/// What an open cache file knows of one volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeRecord {
+    pub id: VolumeId,
+    pub name: String,
+    /// What it looked like when it was left in order; none while it is attached.
+    pub identity: Option<Identity>,
+}
+
+struct Volume {
+    record: VolumeRecord,
+    synced_through: Version,
+    is_attached: bool,
+}
+
+impl Volume {
+    fn entry(&self) -> VolumeEntry {
+        let VolumeRecord { id, name, identity } = &self.record;
+        VolumeEntry::new(*id, name.clone(), *identity, self.synced_through)
+    }
+}
+
+pub(super) struct Volumes {
+    volumes: BTreeMap<u32, Volume>,
+    next: u32,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Volumes {
+    pub(super) fn new(geometry: &Geometry, next: u32) -> Self {
+        Self { volumes: BTreeMap::new(), next, bytes: 0, bytes_max: geometry.volume_table_bytes() }
+    }
+
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
+    pub(super) fn contains(&self, volume: VolumeId) -> bool {
+        self.volumes.contains_key(&volume.number())
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = VolumeEntry> + '_ {
+        self.volumes.values().map(Volume::entry)
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.values().map(|volume| &volume.record)
+    }
+
+    /// The number for the volume of this name, and what the journal must say about it.
+    pub(super) fn attach(&mut self, name: &str, identity: Option<Identity>) -> (VolumeId, Vec<JournalEntry>) {
+        let known = self.volumes.values_mut().find(|volume| volume.record.name == name);
+        if let Some(volume) = known {
+            if identity.is_some() && volume.record.identity == identity && !volume.is_attached {
+                (volume.record.identity, volume.is_attached) = (None, true);
+                return (volume.record.id, vec![JournalEntry::Volume(volume.entry())]);
+            }
+            let number = volume.record.id.number();
+            let mut entries = vec![self.drop_volume(number)];
+            let (id, more) = self.attach_new(name);
+            entries.extend(more);
+            return (id, entries);
+        }
+        self.attach_new(name)
+    }
+
+    fn attach_new(&mut self, name: &str) -> (VolumeId, Vec<JournalEntry>) {
+        let id = VolumeId::new(self.next);
+        self.next += 1;
+        let mut entries = Vec::new();
+        let needed = VolumeEntry::bytes_max(name.len());
+        while self.bytes + needed > self.bytes_max {
+            let detached = self.volumes.values().find(|volume| !volume.is_attached);
+            let Some(number) = detached.map(|volume| volume.record.id.number()) else { break };
+            entries.push(self.drop_volume(number));
+        }
+        if name.len() > NAME_BYTES_MAX || self.bytes + needed > self.bytes_max {
+            entries.push(JournalEntry::VolumeUsed { volume: id.number() });
+            return (id, entries);
+        }
+        let record = VolumeRecord { id, name: name.to_owned(), identity: None };
+        let volume = Volume { record, synced_through: Version::ZERO, is_attached: true };
+        entries.push(JournalEntry::Volume(volume.entry()));
+        self.bytes += needed;
+        self.volumes.insert(id.number(), volume);
+        (id, entries)
+    }
+
+    /// The volume is left looking like this; none when it is not recorded.
+    pub(super) fn detach(&mut self, volume: VolumeId, identity: Option<Identity>) -> Option<JournalEntry> {
+        let volume = self.volumes.get_mut(&volume.number())?;
+        (volume.record.identity, volume.is_attached) = (identity, false);
+        Some(JournalEntry::Volume(volume.entry()))
+    }
+
+    fn drop_volume(&mut self, number: u32) -> JournalEntry {
+        if let Some(volume) = self.volumes.remove(&number) {
+            self.bytes -= VolumeEntry::bytes_max(volume.record.name.len());
+        }
+        JournalEntry::VolumeDropped { volume: number }
+    }
+
+    /// What a checkpoint or the journal said. False when it says something impossible.
+    pub(super) fn restore(&mut self, entry: &VolumeEntry) -> bool {
+        let Some(id) = entry.id() else { return false };
+        if entry.name.len() > NAME_BYTES_MAX {
+            return false;
+        }
+        self.drop_volume(id.number());
+        let record = VolumeRecord { id, name: entry.name.clone(), identity: entry.identity() };
+        let synced_through = Version::from_u64(entry.synced_through);
+        self.volumes.insert(id.number(), Volume { record, synced_through, is_attached: false });
+        self.bytes += VolumeEntry::bytes_max(entry.name.len());
+        self.used(id.number());
+        self.bytes <= self.bytes_max
+    }
+
+    pub(super) fn restore_dropped(&mut self, number: u32) {
+        self.drop_volume(number);
+    }
+
+    pub(super) fn restore_synced(&mut self, number: u32, version: Version) {
+        if let Some(volume) = self.volumes.get_mut(&number) {
+            volume.synced_through = volume.synced_through.max(version);
+        }
+    }
+
+    /// `number` is never given out again.
+    pub(super) fn used(&mut self, number: u32) {
+        self.next = self.next.max(number.saturating_add(1));
+    }
+}

@@ -1,0 +1,213 @@
+//! The arguments of `terrace replay`, and what they come to once they are checked against each other.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use terrace::{BlockSize, RamSize, SsdSize, WriteMode};
+
+use crate::failure::{Failure, Result};
+use crate::trace::Format;
+use crate::units::{parse_bandwidth, parse_duration_us, parse_size};
+
+/// 64 MiB: small enough for any machine, and for a recorded trace to overflow.
+const RAM_BYTES: u64 = 64 << 20;
+/// 1 GiB, sixteen times the RAM: the ratio at which a second tier starts to be worth having.
+const SSD_BYTES: u64 = 1 << 30;
+
+/// Replay a recorded trace through the cache, every byte checked, and say what each tier was worth
+///
+/// Without paths it works on a sparse backing file and a cache file in a temporary directory and removes both. Sizes
+/// are bytes or carry a unit, a power of 1024 however it is spelled: 4096, 16k, 64MiB, 1GiB.
+#[derive(Args, Debug)]
+#[command(after_long_help = super::report::json_help())]
+pub(crate) struct ReplayArgs {
+    /// The trace, plain or zstd; `-` reads standard input
+    #[arg(required_unless_present = "demo", conflicts_with = "demo")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Format of the trace; needed only when its content does not show it
+    #[arg(long, value_name = "FORMAT", help_heading = "Trace")]
+    pub(crate) format: Option<Format>,
+
+    /// One block a request, sizes ignored: ids as recorded, or the number of the 512-byte sector where the trace has
+    /// addresses. To compare with simulators that cache whole objects
+    #[arg(long, help_heading = "Trace")]
+    pub(crate) ids: bool,
+
+    /// Take writes as reads. To compare with published figures, which know no writes
+    #[arg(long, help_heading = "Trace")]
+    pub(crate) as_reads: bool,
+
+    /// Make a trace from --seed and run it without and with the SSD tier, on a slow disk model; takes under a minute
+    #[arg(long, help_heading = "Trace")]
+    pub(crate) demo: bool,
+
+    /// Unit of caching: a power of two from 4KiB to 1MiB. Larger blocks cost less index and more bytes a miss; an id
+    /// is one block whatever its size
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = block_size, help_heading = "Tiers")]
+    pub(crate) block_size: BlockSize,
+
+    /// RAM for blocks, their directory included; the SSD index comes on top, 20 bytes a block [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "ram_blocks", help_heading = "Tiers")]
+    pub(crate) ram_size: Option<u64>,
+
+    /// Exactly so many blocks in RAM, to compare with other caches; what holds them comes on top
+    #[arg(long, value_name = "COUNT", help_heading = "Tiers")]
+    pub(crate) ram_blocks: Option<u64>,
+
+    /// Cache file on the SSD; made when it is not there, and kept. Without it, --ssd-size or --ssd-blocks there is no
+    /// second tier
+    #[arg(long, value_name = "PATH", help_heading = "Tiers")]
+    pub(crate) ssd_file: Option<PathBuf>,
+
+    /// Size of the cache file, in a temporary directory unless --ssd-file says where [default with --ssd-file: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "ssd_blocks", help_heading = "Tiers")]
+    pub(crate) ssd_size: Option<u64>,
+
+    /// Exactly so many blocks on the SSD; the cache file is as large as that needs
+    #[arg(long, value_name = "COUNT", help_heading = "Tiers")]
+    pub(crate) ssd_blocks: Option<u64>,
+
+    /// Bytes a day that may be written to the SSD, by the trace's clock where it has one: blocks that have not earned
+    /// their write are refused beyond it [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Tiers")]
+    pub(crate) ssd_write_budget: Option<u64>,
+
+    /// When a write is acknowledged: after the disk, or after RAM
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Tiers")]
+    pub(crate) write: Write,
+
+    /// RAM directories, by hash of the block; more let more threads in at once, 1 is the policy undivided [default: as
+    /// many as hold 1,000 blocks each, at most 16]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Tiers")]
+    pub(crate) shards: Option<u32>,
+
+    /// Backing file, made sparse and kept (PATH.1, PATH.2 and so on for further volumes of the trace); its content is
+    /// the replay's own [default: in a temporary directory, removed]
+    #[arg(long, value_name = "PATH", help_heading = "Disk")]
+    pub(crate) backing: Option<PathBuf>,
+
+    /// Take a backing file or block device that is there already. WHAT IT HOLDS IS LOST
+    #[arg(long, requires = "backing", help_heading = "Disk")]
+    pub(crate) overwrite: bool,
+
+    /// How slow the backing file is made: `hdd` shows on a laptop what tiers are worth
+    #[arg(long, value_name = "MODEL", value_enum, default_value_t = Disk::None, help_heading = "Disk")]
+    pub(crate) disk_model: Disk,
+
+    /// Time for an access that does not follow the one before, e.g. 8ms; in place of the model's
+    #[arg(long, value_name = "TIME", value_parser = parse_duration_us, help_heading = "Disk")]
+    pub(crate) disk_seek: Option<u64>,
+
+    /// Bytes a second, e.g. 150MB/s; in place of the model's
+    #[arg(long, value_name = "RATE", value_parser = parse_bandwidth, help_heading = "Disk")]
+    pub(crate) disk_bandwidth: Option<u64>,
+
+    /// Operations a second, e.g. 150; in place of the model's
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Disk")]
+    pub(crate) disk_iops: Option<u64>,
+
+    /// Threads that ask, each its next request when its last is answered; 1 keeps the trace's order exactly
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024),
+          help_heading = "Run")]
+    pub(crate) threads: u32,
+
+    /// After every request wait until all it set off is done; slow, but counts are then those of --simulate
+    #[arg(long, help_heading = "Run")]
+    pub(crate) settle: bool,
+
+    /// Replay so many times, the cache closed and opened again in between: what a restart keeps
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..),
+          help_heading = "Run")]
+    pub(crate) passes: u32,
+
+    /// The same policies without data, thousands of times faster; latencies are left out
+    #[arg(long, conflicts_with_all = ["demo", "settle"], help_heading = "Run")]
+    pub(crate) simulate: bool,
+
+    /// Seed of all content, and of the demo's trace
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Run")]
+    pub(crate) seed: u64,
+
+    /// One JSON object in place of the tables; its keys are at the end of --help
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Write {
+    /// After the disk has it: nothing is lost that was acknowledged
+    Through,
+    /// After RAM has it: faster, and lost in a power cut before the next flush
+    Back,
+}
+
+impl Write {
+    pub(crate) fn mode(self) -> WriteMode {
+        match self {
+            Self::Through => WriteMode::Through,
+            Self::Back => WriteMode::Back,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Disk {
+    /// As fast as the file system is
+    None,
+    /// A hard disk: 8 ms to seek, 150 MB/s
+    Hdd,
+    /// A SATA SSD: 90 us, 500 MB/s, 90,000 operations a second
+    Ssd,
+}
+
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
+}
+
+impl ReplayArgs {
+    pub(crate) fn ram(&self) -> Result<RamSize> {
+        let size = match self.ram_blocks {
+            Some(blocks) => RamSize::Blocks(blocks),
+            None => RamSize::Bytes(self.ram_size.unwrap_or(RAM_BYTES)),
+        };
+        match size {
+            RamSize::Blocks(0) => {
+                Err(Failure::input("a RAM of 0 blocks holds nothing").remedy("give --ram-blocks 1 or more"))
+            }
+            RamSize::Bytes(bytes) if bytes < self.block_size.bytes() as u64 => {
+                let block = self.block_size.bytes();
+                Err(Failure::input(format!("a RAM of {bytes} bytes does not hold one block of {block}"))
+                    .remedy("raise --ram-size"))
+            }
+            size => Ok(size),
+        }
+    }
+
+    /// The size of the SSD tier; none when there is no such tier.
+    pub(crate) fn ssd(&self) -> Result<Option<SsdSize>> {
+        match (self.ssd_blocks, self.ssd_size) {
+            (Some(0), _) | (_, Some(0)) => Err(Failure::input("an SSD tier of size 0 holds nothing")
+                .remedy("leave --ssd-size and --ssd-blocks out to run without one")),
+            (Some(blocks), _) => Ok(Some(SsdSize::Blocks(blocks))),
+            (_, Some(bytes)) => Ok(Some(SsdSize::Bytes(bytes))),
+            (None, None) if self.ssd_file.is_some() => Ok(Some(SsdSize::Bytes(SSD_BYTES))),
+            (None, None) if self.ssd_write_budget.is_some() => {
+                Err(Failure::input("--ssd-write-budget needs an SSD tier").remedy("add --ssd-size 1GiB"))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// What must hold between arguments and is not clap's to say.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.ram()?;
+        self.ssd()?;
+        if self.simulate && self.passes > 1 {
+            return Err(Failure::input("--simulate does not know restarts")
+                .remedy("leave --passes or --simulate out"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! A whole replay: with data, or simulated.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use terrace::{Background, Clock, Config, Device, RamSize, Simulation, SsdConfig, SsdSize};
+
+use super::args::ReplayArgs;
+use super::backing::{DiskModel, open_backing};
+use super::blocks::{Addressing, Feeder, Scan};
+use super::checker::{Checker, Untouched};
+use super::content::block_id;
+use super::places::Places;
+use super::progress::Progress;
+use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup};
+use super::session::{Driven, Session};
+use crate::failure::{Failure, Result};
+use crate::trace::{Kind, Source};
+
+/// What there is to tell, and why the run ended early if it did with something to tell.
+pub(crate) struct Outcome {
+    pub(crate) report: Report,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Replays the trace that `args` name.
+pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
+    args.check()?;
+    let path = args.trace.as_deref().expect("clap asks for a trace or the demo");
+    let source = Source::open(path, args.format)?;
+    let addressing = addressing(args);
+    let scan = Scan::of(&source, &addressing, &Progress::new("reading", source.file_bytes()))?;
+    let setup = setup(args, source.name(), &format_name(&source), &scan)?;
+    if args.simulate {
+        let pass = simulate(args, &source, &addressing, &scan)?;
+        return Ok(Outcome { report: Report::new(setup, vec![pass]), failure: None });
+    }
+    let (passes, failure) = replay(args, &source, &addressing, &scan)?;
+    Ok(Outcome { report: Report::new(setup, passes), failure })
+}
+
+pub(crate) fn addressing(args: &ReplayArgs) -> Addressing {
+    Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads }
+}
+
+fn format_name(source: &Source) -> String {
+    use clap::ValueEnum;
+    source.format().to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+fn replay(
+    args: &ReplayArgs,
+    source: &Source,
+    addressing: &Addressing,
+    scan: &Scan,
+) -> Result<(Vec<Pass>, Option<Failure>)> {
+    let volume_bytes: Vec<u64> =
+        scan.volume_blocks.iter().map(|blocks| blocks.max(&1) << args.block_size.shift()).collect();
+    let mut places = Places::choose(args, &volume_bytes, source.path())?;
+    let untouched = if places.starts_as_zeros { Untouched::Zeros } else { Untouched::Unknown };
+    let checker = Checker::new(args.seed, untouched);
+    let model = DiskModel::of(args);
+    let devices: Vec<Arc<dyn Device>> = places
+        .backing
+        .iter()
+        .zip(&volume_bytes)
+        .map(|(path, &bytes)| open_backing(path, bytes, model))
+        .collect::<Result<_>>()?;
+    let mut passes = Vec::new();
+    for number in 1..=args.passes {
+        let config = config(args, scan, &places)?;
+        let session = Session::open(&config, &devices, args.write.mode(), args.settle, &checker)?;
+        let title = if args.passes > 1 { format!("pass {number}") } else { "replaying".into() };
+        let progress = Progress::new(&title, source.file_bytes());
+        let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
+        let mut driven = session.drive(&feeder, args.threads);
+        drop(progress);
+        match driven.failure.take() {
+            Some(failure @ Failure::Input { .. }) => return Err(failure),
+            failure @ Some(Failure::WrongBytes(_)) => {
+                // What is on disk may be of use to who looks for the cause.
+                places.keep();
+                passes.push(pass(driven, &session, Duration::ZERO));
+                return Ok((passes, failure));
+            }
+            None => {}
+        }
+        let settled_in = session.settle()?;
+        passes.push(pass(driven, &session, settled_in));
+        session.close()?;
+    }
+    places.keep();
+    Ok((passes, None))
+}
+
+pub(crate) fn pass(driven: Driven, session: &Session<'_>, settled_in: Duration) -> Pass {
+    let counters = session.counters();
+    Pass {
+        counters,
+        first: driven.first.unwrap_or(FirstRequests { requests: driven.requests, counters }),
+        requests: driven.requests,
+        wrong_blocks: driven.wrong_blocks,
+        took: driven.took,
+        settled_in,
+        latencies: Some(driven.latencies),
+    }
+}
+
+fn simulate(args: &ReplayArgs, source: &Source, addressing: &Addressing, scan: &Scan) -> Result<Pass> {
+    let mut config = Config::new(args.ram()?);
+    config.block_size = args.block_size;
+    config.shards = args.shards;
+    config.ssd = args.ssd()?.map(|size| ssd_config(args, "simulated".into(), size));
+    let progress = Progress::new("simulating", source.file_bytes());
+    let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
+    simulate_pieces(&config, &feeder)
+}
+
+/// Runs what `feeder` deals out through a simulation of `config`.
+pub(crate) fn simulate_pieces(config: &Config, feeder: &Feeder<'_>) -> Result<Pass> {
+    let mut simulation = Simulation::new(config)?;
+    let begun = Instant::now();
+    let mut requests = 0;
+    let mut first = None;
+    while let Some(piece) = feeder.next_piece()? {
+        let (block, now_us) = (block_id(piece.volume, piece.first), piece.time_us.unwrap_or(0));
+        match piece.kind {
+            Kind::Read => simulation.read(block, piece.count, now_us),
+            Kind::Write => simulation.write(block, piece.count, now_us),
+        }
+        requests += u64::from(piece.is_last);
+        if piece.is_last && requests == FIRST_REQUESTS {
+            first = Some(FirstRequests { requests, counters: Counters::of(&simulation.stats()) });
+        }
+    }
+    let counters = Counters::of(&simulation.stats());
+    Ok(Pass {
+        counters,
+        first: first.unwrap_or(FirstRequests { requests, counters }),
+        requests,
+        wrong_blocks: 0,
+        took: begun.elapsed(),
+        settled_in: Duration::ZERO,
+        latencies: None,
+    })
+}
+
+fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
+    let mut config = Config::new(args.ram()?);
+    config.block_size = args.block_size;
+    config.shards = args.shards;
+    config.ssd = args.ssd()?.map(|size| ssd_config(args, places.ssd.clone(), size));
+    // What the simulation does between requests, the cache then does when it settles.
+    config.background = if args.settle { Background::OnSettle } else { Background::Continuous };
+    config.clock = if scan.has_times { Clock::Manual(Arc::new(AtomicU64::new(0))) } else { Clock::System };
+    Ok(config)
+}
+
+fn ssd_config(args: &ReplayArgs, path: std::path::PathBuf, size: SsdSize) -> SsdConfig {
+    let mut config = SsdConfig::new(path, size);
+    config.policy.write_budget_bytes_per_day = args.ssd_write_budget;
+    config
+}
+
+pub(crate) fn setup(args: &ReplayArgs, trace: &str, format: &str, scan: &Scan) -> Result<Setup> {
+    let (ram, ssd) = (args.ram()?, args.ssd()?);
+    Ok(Setup {
+        trace: trace.into(),
+        format: format.into(),
+        simulated: args.simulate,
+        block_bytes: args.block_size.bytes() as u64,
+        ram_bytes: if let RamSize::Bytes(bytes) = ram { Some(bytes) } else { None },
+        ram_blocks: if let RamSize::Blocks(blocks) = ram { Some(blocks) } else { None },
+        ssd_bytes: if let Some(SsdSize::Bytes(bytes)) = ssd { Some(bytes) } else { None },
+        ssd_blocks: if let Some(SsdSize::Blocks(blocks)) = ssd { Some(blocks) } else { None },
+        write_mode: args.write,
+        threads: args.threads,
+        seed: args.seed,
+        volumes: scan.volume_blocks.len(),
+        skipped_commands: scan.skipped_commands,
+    })
+}

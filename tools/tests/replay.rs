@@ -1,0 +1,191 @@
+//! The real binary on hand-made traces: what it counts, with and without data, and what it leaves behind.
+
+mod common;
+
+use common::{Playground, json, many_ids, recorded};
+use serde_json::Value;
+
+fn count(report: &Value, key: &str) -> u64 {
+    report[key].as_u64().unwrap_or_else(|| panic!("no `{key}`"))
+}
+
+/// Lines of MSR: reads and writes by two disks, some requests over several blocks, neither aligned.
+fn msr_lines(lines: u64) -> Vec<u8> {
+    let line = |number: u64| {
+        let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let (disk, kind) = (random >> 63, if random >> 61 & 3 == 0 { "Write" } else { "Read" });
+        let offset = (random >> 40 & 0xfff) * 5000;
+        let bytes = 1 + (random >> 20 & 0x7fff);
+        format!("{},host,{disk},{kind},{offset},{bytes},1\n", 128_166_386_787_582_087 + number * 1000)
+            .into_bytes()
+    };
+    (0..lines).flat_map(line).collect()
+}
+
+fn laws_hold(report: &Value) {
+    let count = |key| count(report, key);
+    assert_eq!(count("reads") + count("writes"), count("references"));
+    assert_eq!(count("read_ram_hits") + count("ssd_hits") + count("disk_reads"), count("reads"));
+    assert_eq!(count("read_ram_hits") + count("write_ram_hits"), count("ram_hits"));
+    assert_eq!(count("wrong_blocks"), 0);
+}
+
+#[test]
+fn a_simulation_of_eight_blocks_counts_as_by_hand() {
+    let ground = Playground::new();
+    let twice = (1..=8).flat_map(|id| [id, id]);
+    let ids: Vec<String> = twice.chain(100..110).chain((1..=8).rev()).map(|id| id.to_string()).collect();
+    ground.file("t", ids.join("\n").as_bytes());
+    let arguments = ["replay", "t", "--simulate", "--ram-blocks", "8", "--shards", "1", "--json"];
+    let report = json(&ground.terrace(&arguments));
+    assert_eq!((count(&report, "references"), count(&report, "requests")), (34, 34));
+    // Eight second uses fill T2. The first block of the scan takes the place of 1, the others that of the one before
+    // them; so 8 down to 2 are hits.
+    assert_eq!(count(&report, "ram_hits"), 8 + 7);
+    assert_eq!(count(&report, "disk_reads"), 34 - 15);
+    assert_eq!(report["latency_us"], Value::Null);
+    laws_hold(&report);
+}
+
+#[test]
+fn a_trace_on_standard_input_gives_the_same_as_from_a_file_plain_or_zstd() {
+    let ground = Playground::new();
+    let text = many_ids(20_000);
+    let packed = zstd::encode_all(&text[..], 3).expect("in memory");
+    ground.file("t", &text);
+    let from = |trace: &str, stdin: &[u8]| {
+        let arguments = ["replay", trace, "--simulate", "--ram-blocks", "3000", "--json"];
+        let report = json(&ground.terrace_reading(&arguments, stdin));
+        (count(&report, "references"), count(&report, "ram_hits"))
+    };
+    let wanted = from("t", b"");
+    assert_eq!(wanted.0, 20_000);
+    assert_eq!(from("-", &text), wanted);
+    assert_eq!(from("-", &packed), wanted);
+}
+
+#[test]
+fn a_replay_checks_every_byte_and_leaves_nothing_behind() {
+    let ground = Playground::new();
+    ground.file("t", &msr_lines(4000));
+    let before = ground.listing();
+    for mode in ["through", "back"] {
+        for threads in ["1", "4"] {
+            let tiers = ["--ram-blocks", "500", "--ssd-size", "64MiB", "--block-size", "4k"];
+            let run = ["replay", "t", "--write", mode, "--threads", threads, "--json"];
+            let report = json(&ground.terrace(&[&run[..], &tiers].concat()));
+            assert_eq!((count(&report, "requests"), count(&report, "volumes")), (4000, 2));
+            laws_hold(&report);
+        }
+    }
+    assert_eq!(ground.listing(), before);
+}
+
+#[test]
+fn a_settled_replay_counts_what_the_simulation_counts() {
+    let ground = Playground::new();
+    ground.file("t", &msr_lines(1500));
+    let run = ["replay", "t", "--json", "--block-size", "4k", "--ram-blocks", "300", "--ssd-blocks", "8192"];
+    let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
+    let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
+    for key in ["references", "reads", "writes", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written"] {
+        assert_eq!(with_data[key], without[key], "{key}");
+    }
+}
+
+#[test]
+fn a_settled_replay_of_a_recorded_trace_counts_what_the_simulation_counts() {
+    let Some(trace) = recorded("lirs/multi3.trc.zst") else { return };
+    let ground = Playground::new();
+    let run =
+        ["replay", &trace, "--json", "--block-size", "4k", "--ram-blocks", "1000", "--ssd-blocks", "4000"];
+    let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
+    let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
+    for key in
+        ["references", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written", "ssd_blocks_reinserted"]
+    {
+        assert_eq!(with_data[key], without[key], "{key}");
+    }
+}
+
+#[test]
+fn a_second_pass_starts_warm_and_the_totals_are_sums() {
+    let ground = Playground::new();
+    ground.file("t", &many_ids(3000));
+    let run = ["replay", "t", "--json", "--block-size", "4k", "--ram-blocks", "300", "--ssd-size", "64MiB"];
+    let report = json(&ground.terrace(&[&run[..], &["--passes", "2"]].concat()));
+    let passes = report["passes"].as_array().expect("a list");
+    assert_eq!(passes.len(), 2);
+    assert_eq!(
+        count(&passes[0], "references") + count(&passes[1], "references"),
+        count(&report, "references")
+    );
+    assert_eq!(count(&passes[1]["first_requests"], "requests"), 3000);
+    assert!(count(&passes[1]["first_requests"], "ssd_hits") > 0, "the SSD kept nothing over the restart");
+    assert!(count(&passes[1], "disk_reads") < count(&passes[0], "disk_reads"));
+    laws_hold(&report);
+}
+
+#[test]
+fn named_files_stay_and_the_tables_say_what_was_found() {
+    let ground = Playground::new();
+    ground.file("t", &many_ids(2000));
+    let run =
+        ground.terrace(&["replay", "t", "--ssd-file", "cache", "--ssd-size", "64MiB", "--backing", "disk"]);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+    assert!(ground.path().join("cache").exists() && ground.path().join("disk").exists());
+    for words in
+        ["reads from RAM", "reads from SSD", "reads from disk", "p99.9", "every byte of 2,000 blocks"]
+    {
+        assert!(run.stdout.contains(words), "{words}: {}", run.stdout);
+    }
+}
+
+#[test]
+fn ids_larger_than_any_block_number_are_replayed_all_the_same() {
+    let ground = Playground::new();
+    ground.file("t", b"18446744073709551615\n5\n18446744073709551615\n5\n");
+    for how in [&["--simulate"][..], &[]] {
+        let run = ["replay", "t", "--json", "--ram-blocks", "100"];
+        let report = json(&ground.terrace(&[&run[..], how].concat()));
+        assert_eq!((count(&report, "references"), count(&report, "ram_hits")), (4, 2));
+    }
+}
+
+#[test]
+fn bytes_changed_behind_the_caches_back_end_the_run_with_1_and_name_the_block() {
+    let ground = Playground::new();
+    let ids: Vec<u8> = (0..2000).flat_map(|id| format!("{id}\n").into_bytes()).collect();
+    ground.file("t", &ids);
+    // Slow enough that the file is spoiled long before the trace ends.
+    let run = ["replay", "t", "--block-size", "4k", "--backing", "disk", "--disk-iops", "100", "--json"];
+    let child = ground.command(&run).spawn().expect("the binary was built for this test");
+    let disk = ground.path().join("disk");
+    let patience = std::time::Instant::now();
+    while std::fs::metadata(&disk).map_or(0, |metadata| metadata.len()) < 2000 * 4096 {
+        assert!(patience.elapsed().as_secs() < 20, "the backing file did not come to be");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(&disk).expect("it is there");
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xee; 2000 * 4096], 0).expect("it has room");
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("terrace: wrong bytes in block ") && stderr.lines().count() == 1, "{stderr}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert!(count(&report, "wrong_blocks") >= 1);
+}
+
+#[test]
+fn help_and_version_go_to_standard_output_with_0() {
+    let ground = Playground::new();
+    for arguments in [&["--help"][..], &["--version"], &["replay", "--help"]] {
+        let run = ground.terrace(arguments);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+        assert!(!run.stdout.is_empty());
+    }
+    let help = ground.terrace(&["replay", "--help"]).stdout;
+    for word in ["--ram-size", "[default: 64MiB]", "wrong_blocks", "Exit codes"] {
+        assert!(help.contains(word), "{word}");
+    }
+}

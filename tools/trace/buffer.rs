@@ -1,0 +1,204 @@
+//! Lines and fixed-size records out of one reused buffer, with their number for error messages.
+
+use super::input::Input;
+use crate::failure::{Failure, Result};
+
+/// 256 KiB: past it, larger reads are no faster; also bounds the length of a line.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The part of the input that was read and not yet taken.
+struct Buffer {
+    input: Input,
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    fn new(input: Input) -> Self {
+        Self { input, bytes: vec![0; BUFFER_BYTES], start: 0, end: 0 }
+    }
+
+    /// Reads more behind what is there; false at the end of the input. There must be room: see [`Self::is_full`].
+    fn fill(&mut self) -> Result<bool> {
+        self.bytes.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let count = self.input.read(&mut self.bytes[self.end..])?;
+        self.end += count;
+        Ok(count > 0)
+    }
+
+    fn is_full(&self) -> bool {
+        self.end - self.start == self.bytes.len()
+    }
+}
+
+/// The lines of a text, without their ends.
+pub(super) struct Lines {
+    buffer: Buffer,
+    number: u64,
+}
+
+impl Lines {
+    pub(super) fn new(input: Input) -> Self {
+        Self { buffer: Buffer::new(input), number: 0 }
+    }
+
+    /// The next line, trimmed of its end and of white space around it.
+    pub(super) fn next_line(&mut self) -> Result<Option<&[u8]>> {
+        let mut searched = 0;
+        let (start, end, next) = loop {
+            let waiting = &self.buffer.bytes[self.buffer.start..self.buffer.end];
+            if let Some(length) = waiting[searched..].iter().position(|&byte| byte == b'\n') {
+                let end = self.buffer.start + searched + length;
+                break (self.buffer.start, end, end + 1);
+            }
+            searched = waiting.len();
+            if self.buffer.is_full() {
+                let (name, line) = (self.buffer.input.name(), self.number + 1);
+                return Err(Failure::input(format!("{name}, line {line}: longer than {BUFFER_BYTES} bytes"))
+                    .remedy("this is no text trace; name its format with --format"));
+            }
+            if !self.buffer.fill()? {
+                if searched == 0 {
+                    return Ok(None);
+                }
+                break (self.buffer.start, self.buffer.end, self.buffer.end);
+            }
+        };
+        self.number += 1;
+        self.buffer.start = next;
+        Ok(Some(self.buffer.bytes[start..end].trim_ascii()))
+    }
+
+    /// The line last given could not be read: its number, what was expected, what stands there.
+    pub(super) fn bad_line(&self, expected: &str, found: &[u8]) -> Failure {
+        let shown: String =
+            String::from_utf8_lossy(found).chars().filter(|c| !c.is_control()).take(60).collect();
+        let dots = if found.len() > 60 { "..." } else { "" };
+        Failure::input(format!(
+            "{}, line {}: expected {expected}, found `{shown}{dots}`",
+            self.buffer.input.name(),
+            self.number
+        ))
+        .remedy("mend the line, or name another format with --format")
+    }
+}
+
+/// Records of `BYTES` bytes.
+pub(super) struct Records<const BYTES: usize> {
+    buffer: Buffer,
+    number: u64,
+}
+
+impl<const BYTES: usize> Records<BYTES> {
+    pub(super) fn new(input: Input) -> Self {
+        Self { buffer: Buffer::new(input), number: 0 }
+    }
+
+    pub(super) fn next_record(&mut self) -> Result<Option<&[u8; BYTES]>> {
+        while self.buffer.end - self.buffer.start < BYTES {
+            if !self.buffer.fill()? {
+                let rest = self.buffer.end - self.buffer.start;
+                return if rest == 0 { Ok(None) } else { Err(self.cut_short(rest)) };
+            }
+        }
+        let start = self.buffer.start;
+        self.buffer.start += BYTES;
+        self.number += 1;
+        Ok(self.buffer.bytes[start..].first_chunk())
+    }
+
+    fn cut_short(&self, rest: usize) -> Failure {
+        let (name, record) = (self.buffer.input.name(), self.number + 1);
+        let at = self.number * BYTES as u64;
+        Failure::input(format!(
+            "{name}, record {record} at byte {at}: expected {BYTES} bytes, found {rest} before the end"
+        ))
+        .remedy(
+            "the trace is cut short or of another format: fetch it again, or name its format with --format",
+        )
+    }
+
+    /// The record last given could not be read: its number, what was expected, what stands there.
+    pub(super) fn bad_record(&self, expected: &str, found: &str) -> Failure {
+        let (name, record) = (self.buffer.input.name(), self.number);
+        let at = (record - 1) * BYTES as u64;
+        Failure::input(format!("{name}, record {record} at byte {at}: expected {expected}, found {found}"))
+            .remedy("name another format with --format")
+    }
+}
+
+/// Takes a decimal number off the front of `text`; none when there is none or it does not fit.
+#[inline]
+pub(super) fn take_number(text: &mut &[u8]) -> Option<u64> {
+    let digits = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (number, rest) = text.split_at(digits);
+    *text = rest;
+    match digits {
+        0 => None,
+        // Below 20 digits nothing overflows, and no digit is checked for it.
+        1..=19 => Some(number.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'))),
+        _ => str::from_utf8(number).ok()?.parse().ok(),
+    }
+}
+
+/// Takes white space off the front of `text`; false when there is none.
+#[inline]
+pub(super) fn take_space(text: &mut &[u8]) -> bool {
+    let rest = text.trim_ascii_start();
+    let was_there = rest.len() < text.len();
+    *text = rest;
+    was_there
+}
+
+/// Takes `byte` off the front of `text`; false when something else stands there.
+#[inline]
+pub(super) fn take_byte(text: &mut &[u8], byte: u8) -> bool {
+    match text.split_first() {
+        Some((&first, rest)) if first == byte => {
+            *text = rest;
+            true
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_out_whole_whatever_the_buffer_holds_and_the_last_needs_no_end() {
+        let mut text = Vec::new();
+        for line in 0..100_000 {
+            text.extend_from_slice(format!("{line}\r\n").as_bytes());
+        }
+        text.extend_from_slice(b"last");
+        let mut lines = Lines::new(Input::from_bytes(&text));
+        for line in 0..100_000 {
+            let got = lines.next_line().expect("in memory").map(<[u8]>::to_vec);
+            assert_eq!(got, Some(line.to_string().into_bytes()));
+        }
+        assert_eq!(lines.next_line().expect("in memory"), Some(&b"last"[..]));
+        assert_eq!(lines.next_line().expect("in memory"), None);
+    }
+
+    #[test]
+    fn a_line_longer_than_the_buffer_is_refused_and_not_grown_for() {
+        let mut lines = Lines::new(Input::from_bytes(&vec![b'1'; BUFFER_BYTES + 1]));
+        assert!(lines.next_line().expect_err("too long").to_string().contains("line 1"));
+    }
+
+    #[test]
+    fn numbers_are_taken_up_to_the_largest_and_refused_beyond() {
+        let take = |text: &str| take_number(&mut text.as_bytes());
+        assert_eq!(take("0"), Some(0));
+        assert_eq!(take("18446744073709551615"), Some(u64::MAX));
+        assert_eq!(take("18446744073709551616"), None);
+        assert_eq!(take("-1"), None);
+        let mut text = &b"12 rest"[..];
+        assert_eq!((take_number(&mut text), text), (Some(12), &b" rest"[..]));
+    }
+}
