@@ -146,13 +146,13 @@ impl FileSet {
 
     fn read_file(&self, file: u32, range: &Range<u64>, buffers: &mut [IoSliceMut<'_>]) -> Result<()> {
         let Some(path) = &self.files[file as usize].path else {
-            return Ok(fill_zeros(buffers, 0));
+            return fill_zeros(buffers, 0);
         };
         let handle = match self.handle(file, path, false) {
             Err(Error::Path { source, .. })
                 if source.kind() == io::ErrorKind::NotFound && self.options.absent_reads_zeros =>
             {
-                return Ok(fill_zeros(buffers, 0));
+                return fill_zeros(buffers, 0);
             }
             handle => handle?,
         };
@@ -166,7 +166,7 @@ impl FileSet {
             return Err(self.error("read", file, range, source));
         }
         cut_mut(buffers, &[there], |_, buffers| handle.file().read(range.start, buffers))?;
-        Ok(fill_zeros(buffers, there))
+        fill_zeros(buffers, there)
     }
 
     /// Runs a change of a file that exists in its full length, and remembers that it is to be synced.
@@ -255,13 +255,15 @@ impl FileSet {
 /// A file that starts elsewhere in the set has no page in common with the blocks above: all its calls are misaligned.
 const FILE_GRAIN: u64 = crate::block::PAGE_BYTES as u64;
 
-fn fill_zeros(buffers: &mut [IoSliceMut<'_>], from: u64) {
+/// Fills the buffers from byte `from` on; that much always works.
+fn fill_zeros(buffers: &mut [IoSliceMut<'_>], from: u64) -> Result<()> {
     let mut skip = from;
     for buffer in buffers {
         let start = skip.min(buffer.len() as u64);
         buffer[start as usize..].fill(0);
         skip -= start;
     }
+    Ok(())
 }
 
 impl Device for FileSet {
