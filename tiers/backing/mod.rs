@@ -7,3 +7,5 @@
 //! | `slow`     | another device, made as slow as a model of a disk                                |
 
 pub mod file;
+pub mod file_set;
+pub mod slow;
