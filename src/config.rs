@@ -86,7 +86,8 @@ pub enum Background {
     /// As soon as there is some.
     Continuous,
     /// Only in [`crate::Cache::settle`], or when a call cannot go on without it: a run with one caller is then the
-    /// same every time, which is what a comparison with the simulator needs.
+    /// same every time, which is what a comparison with the simulator needs. Takes frames for 2048 blocks more than
+    /// the RAM tier's budget.
     OnSettle,
 }
 

@@ -29,9 +29,11 @@ use crate::block::{PAGE_BYTES, SECTOR_BYTES};
 use crate::device::{Device, Identity, PageBuf, check_range, total_bytes};
 use crate::error::{Error, Result};
 
+mod sync_turn;
 mod system;
 mod transfer;
 
+pub(crate) use sync_turn::SyncTurn;
 use transfer::{Reads, Writes, transfer};
 #[cfg(test)]
 mod tests;
@@ -67,9 +69,9 @@ pub struct FileDevice {
     /// This opening made the file; a failed [`Self::allocate`] takes it away again.
     is_new: bool,
     len_bytes: AtomicU64,
-    /// Failed syncs so far, and the lock that lets one sync run at a time: see [`Device::sync`] below.
-    sync_turn: Mutex<()>,
-    sync_failures: AtomicU64,
+    /// Held while the length changes.
+    growth: Mutex<()>,
+    sync_turn: SyncTurn,
 }
 
 /// The descriptor with `O_DIRECT`, and what it asks of a call.
@@ -120,8 +122,8 @@ impl FileDevice {
             is_block_device,
             is_new,
             len_bytes: AtomicU64::new(len_bytes),
-            sync_turn: Mutex::new(()),
-            sync_failures: AtomicU64::new(0),
+            growth: Mutex::new(()),
+            sync_turn: SyncTurn::default(),
         })
     }
 
@@ -137,7 +139,7 @@ impl FileDevice {
     /// Makes the file at least `bytes` long; the new part reads as zeros and takes no space yet.
     pub fn grow(&self, bytes: u64) -> Result<()> {
         // The lock keeps two that grow at once from cutting each other's part off.
-        let _turn = self.sync_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes > self.len_bytes() {
             self.buffered.set_len(bytes).map_err(|source| self.error("grow to", 0, bytes, source))?;
             self.len_bytes.store(bytes, Ordering::Release);
@@ -154,7 +156,7 @@ impl FileDevice {
         if self.is_block_device {
             return check_range(0, bytes, self.len_bytes());
         }
-        let allocated = system::allocate(&self.buffered, bytes).or_else(|error| match error.raw_os_error() {
+        let allocated = self.allocate_blocks(bytes).or_else(|error| match error.raw_os_error() {
             // A file system without the call: the writes will find out.
             Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(()),
             _ => Err(error),
@@ -169,6 +171,15 @@ impl FileDevice {
             _ => self.error("allocate", 0, bytes, source),
         })?;
         self.grow(bytes)
+    }
+
+    /// Refuses before it fills the disk in vain, which others would feel.
+    fn allocate_blocks(&self, bytes: u64) -> io::Result<()> {
+        let taken = self.buffered.metadata()?.blocks() * SECTOR_BYTES as u64;
+        if bytes.saturating_sub(taken) > system::free_bytes(&self.buffered)? {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        system::allocate(&self.buffered, bytes)
     }
 
     fn error(&self, action: &'static str, offset: u64, bytes: u64, source: io::Error) -> Error {
@@ -246,20 +257,11 @@ impl Device for FileDevice {
             .map_err(|source| self.error("write", offset, bytes, source))
     }
 
-    /// One at a time: the kernel tells a failed write-back to only one of two that sync a descriptor at once, and
-    /// the other would believe that its writes are durable. Whoever waited while a sync failed fails with it.
+    /// Fails with one that fails meanwhile: see [`SyncTurn`].
     fn sync(&self) -> Result<()> {
-        let failures_before = self.sync_failures.load(Ordering::Acquire);
-        let _turn = self.sync_turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(source) = self.buffered.sync_data() {
-            self.sync_failures.fetch_add(1, Ordering::Release);
-            return Err(self.error("sync", 0, self.len_bytes(), source));
-        }
-        if self.sync_failures.load(Ordering::Acquire) != failures_before {
-            let source = io::Error::other("a sync that ran at the same time failed");
-            return Err(self.error("sync", 0, self.len_bytes(), source));
-        }
-        Ok(())
+        let sync =
+            || self.buffered.sync_data().map_err(|source| self.error("sync", 0, self.len_bytes(), source));
+        self.sync_turn.run(self.sync_turn.failures(), self, sync)
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> Result<()> {

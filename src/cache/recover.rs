@@ -29,6 +29,9 @@ use crate::sync::{Event, Mutex, RwLock};
 /// Merged requests grow to this at the most, in bytes.
 const MERGE_BYTES_MAX: usize = 4 << 20;
 
+/// Frames for what leaves RAM during one request of [`Background::OnSettle`], in blocks.
+const ON_SETTLE_SLACK_BLOCKS: u32 = 2048;
+
 impl SsdConfig {
     /// The layout of the cache file.
     pub(crate) fn geometry(&self, config: &Config) -> Result<Geometry> {
@@ -42,6 +45,11 @@ impl SsdConfig {
 pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
     let layout = config.ram_layout()?;
     let geometry = config.ssd.as_ref().map(|ssd| ssd.geometry(config)).transpose()?;
+    // Without work in the background, what leaves RAM waits for the end of the request.
+    let layout = match config.background {
+        Background::Continuous => layout,
+        Background::OnSettle => RamLayout { slack: layout.slack + ON_SETTLE_SLACK_BLOCKS, ..layout },
+    };
     let frames = Frames::new(config.block_size.bytes(), layout.capacity + layout.slack)?;
     let pool = Pool::new();
     let ssd = match (&config.ssd, geometry) {
@@ -90,7 +98,7 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
         writeback_delay: Duration::from_millis(config.writeback_delay_ms),
         background: config.background,
         // A call holds the frames of one chunk at a time, so that many callers share few frames.
-        chunk_blocks: (layout.slack as usize / 2).clamp(1, 256),
+        chunk_blocks: (layout.slack as usize / 2).clamp(1, 1024),
     }
 }
 

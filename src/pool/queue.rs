@@ -119,6 +119,9 @@ impl Queue {
 
     /// The level and sequence of the next request.
     fn pick(&mut self) -> Option<(usize, Sequence)> {
+        if self.count == 0 {
+            return None;
+        }
         self.picks += 1;
         if self.picks.is_multiple_of(AGEING_PICKS) {
             return self

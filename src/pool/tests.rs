@@ -326,6 +326,7 @@ fn a_device_that_panics_answers_with_an_error() {
     bench.lane.read(request);
     let error = bench.answers(1)[0].result.clone().expect_err("it cannot have read");
     assert!(error.contains("of panicking"), "{error}");
+    bench.lane.wait_idle();
     assert_eq!(bench.frames.free_count(), bench.frames.count());
 }
 
@@ -377,7 +378,7 @@ fn hammer((lane, device, frames): (&Lane, &Arc<MemoryDevice>, &Frames), caller: 
             lane.write(WriteRequest { priority, device, offset, pieces, done });
         } else {
             let done: ReadDone = Box::new(move |frames, result| {
-                sender.send((Some(frames[0][7]), result.is_ok())).expect("waited for")
+                sender.send((Some(frames[0][7]), result.is_ok())).expect("waited for");
             });
             lane.read(ReadRequest { priority, device, offset, frames: vec![frame], done });
         }

@@ -5,3 +5,5 @@
 //! | `file` | one file or block device   |
 
 pub mod file;
+pub mod file_set;
+pub mod slow;

@@ -73,6 +73,18 @@ pub(super) fn direct_alignment(file: &File) -> Option<(usize, usize)> {
     is_told.then_some((memory, offset))
 }
 
+/// How many bytes are free on the file system of `file`, for one without privileges.
+pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
+    let mut answer = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: bounds   - the kernel writes one `statvfs`, which is what `answer` has room for.
+    //         no alias - `answer` is a local.
+    //         lifetime - the call is over before it returns; the descriptor is open as long as `file` is borrowed.
+    retried(|| unsafe { libc::fstatvfs(file.as_raw_fd(), answer.as_mut_ptr()) } as isize)?;
+    // SAFETY: all bits zero is a `statvfs`, and the kernel has overwritten it with another.
+    let answer = unsafe { answer.assume_init() };
+    Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
+
 fn signed(value: u64) -> io::Result<i64> {
     i64::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }

@@ -228,6 +228,7 @@ impl Ghost {
 
 #[cfg(test)]
 mod tests {
+    use super::super::encoding::Item;
     use super::*;
 
     fn block(number: u64) -> BlockId {
@@ -300,5 +301,28 @@ mod tests {
         let admission = Admission::new(SsdPolicy::default(), 1000);
         assert!(admission.keeps(2, 0, 100) && !admission.keeps(1, 0, 100));
         assert!(admission.keeps(3, 74, 100) && !admission.keeps(3, 75, 100));
+    }
+
+    #[test]
+    fn what_was_refused_before_a_close_is_met_again_after_it() {
+        let mut before = Admission::new(SsdPolicy::default(), 100_000);
+        for number in 0..20_000 {
+            before.admits(block(number), false, false, 0);
+        }
+        let mut stored = Vec::new();
+        for entry in before.ghosts() {
+            entry.put(&mut stored);
+        }
+        let (mut after, mut at) = (Admission::new(SsdPolicy::default(), 100_000), 0);
+        while at < stored.len() {
+            let (entry, bytes) = GhostEntry::take(&stored[at..]).expect("every entry can be read again");
+            after.restore_ghosts(&entry);
+            at += bytes;
+        }
+        assert!((0..20_000).all(|number| before.admits(block(number), false, false, 0)
+            == after.admits(block(number), false, false, 0)));
+        let mut smaller = Admission::new(SsdPolicy::default(), 100);
+        before.ghosts().for_each(|entry| smaller.restore_ghosts(&entry));
+        assert!(!smaller.admits(block(1), false, false, 0), "a list of another size starts empty");
     }
 }

@@ -28,7 +28,10 @@ pub(super) trait Item: Sized {
 
 impl<T: Encode + Decode<()>> Item for T {
     fn put(&self, out: &mut Vec<u8>) {
+        let before = out.len();
         bincode::encode_into_std_write(self, out, format()).expect("a vector takes every byte");
+        // What is longer could not be read again.
+        assert!(out.len() - before <= ITEM_BYTES_MAX, "an item of {} bytes", out.len() - before);
     }
 
     fn take(bytes: &[u8]) -> Option<(Self, usize)> {
@@ -77,8 +80,8 @@ pub(super) struct GhostEntry {
     pub(super) fingerprints: Vec<u16>,
 }
 
-/// Fingerprints in one [`GhostEntry`] at the most: 64 KiB of them.
-pub(super) const GHOSTS_PER_ENTRY: usize = 32 << 10;
+/// Fingerprints in one [`GhostEntry`] at the most, so that it stays well below [`ITEM_BYTES_MAX`].
+pub(super) const GHOSTS_PER_ENTRY: usize = 4096;
 
 /// What is counted on from opening to opening; always the first item of a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]

@@ -215,7 +215,7 @@ impl MemoryDevice {
     }
 
     /// Makes a change, whole or (when it is to fail) to some of its sectors.
-    fn change(&self, operation: Operation, action: &'static str, offset: u64, change: Change) -> Result<()> {
+    fn change(&self, operation: Operation, action: &'static str, offset: u64, change: &Change) -> Result<()> {
         let bytes = change.bytes();
         check_range(offset, bytes, self.len_bytes)?;
         let mut state = self.enter(operation);
@@ -306,7 +306,7 @@ impl Device for MemoryDevice {
     /// A write that fails has changed some sectors and not others.
     fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> Result<()> {
         let data: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
-        self.change(Operation::Write, "write", offset, Change::Data(data.into()))
+        self.change(Operation::Write, "write", offset, &Change::Data(data.into()))
     }
 
     /// A sync that fails makes nothing durable, and what it should have covered no later sync does: it must be
@@ -325,7 +325,7 @@ impl Device for MemoryDevice {
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
-        self.change(Operation::Discard, "discard", offset, Change::Zeros(bytes))
+        self.change(Operation::Discard, "discard", offset, &Change::Zeros(bytes))
     }
 
     fn identity(&self) -> Option<Identity> {

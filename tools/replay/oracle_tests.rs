@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use terrace::{BlockSize, Config, RamSize};
+use terrace::{BlockSize, Config, RamSize, Simulation};
 
 use super::blocks::{Addressing, Feeder, Scan};
 use super::progress::Progress;
@@ -94,7 +94,8 @@ fn misses(directory: &Path, case: Case, blocks: u64, shards: Option<u32>) -> (u6
     let mut config = Config::new(RamSize::Blocks(blocks));
     config.block_size = block_size;
     config.shards = shards;
-    let counters = simulate_pieces(&config, &feeder).expect("the trace can be read").counters;
+    let mut simulation = Simulation::new(&config).expect("sizes that work");
+    let counters = simulate_pieces(&mut simulation, &feeder).expect("the trace can be read").counters;
     (counters.references, counters.references - counters.ram_hits)
 }
 

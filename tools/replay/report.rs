@@ -84,6 +84,7 @@ const MEASURE_KEYS: &[(&str, &str)] = &[
     ("seconds", "time to the last answer"),
     ("requests_per_second", "requests over seconds"),
     ("settle_seconds", "time from there until everything was durable"),
+    ("memory_peak_bytes", "the most memory the process had until then; null where the system does not tell"),
     (
         "latency_us",
         "ram, ssd, disk (by where a read's slowest block came from), write and all: count of requests, and mean, p50, \
@@ -139,6 +140,7 @@ pub(crate) struct Measures {
     pub(crate) seconds: f64,
     pub(crate) requests_per_second: f64,
     pub(crate) settle_seconds: f64,
+    pub(crate) memory_peak_bytes: Option<u64>,
     pub(crate) latency_us: Option<LatencySummary>,
 }
 
@@ -164,8 +166,17 @@ pub(crate) struct Pass {
     pub(crate) wrong_blocks: u64,
     pub(crate) took: Duration,
     pub(crate) settled_in: Duration,
+    pub(crate) memory_peak_bytes: Option<u64>,
     /// None in a simulation.
     pub(crate) latencies: Option<Latencies>,
+}
+
+/// The most memory that this process had in use so far, in bytes, as Linux tells it.
+pub(crate) fn memory_peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 impl Pass {
@@ -182,6 +193,7 @@ impl Pass {
             seconds,
             requests_per_second: if seconds > 0.0 { self.requests as f64 / seconds } else { 0.0 },
             settle_seconds: self.settled_in.as_secs_f64(),
+            memory_peak_bytes: self.memory_peak_bytes,
             latency_us: self.latencies.as_ref().map(Latencies::summary),
         }
     }
@@ -192,6 +204,7 @@ impl Pass {
         self.wrong_blocks += other.wrong_blocks;
         self.took += other.took;
         self.settled_in += other.settled_in;
+        self.memory_peak_bytes = self.memory_peak_bytes.max(other.memory_peak_bytes);
         if let (Some(ours), Some(theirs)) = (&mut self.latencies, &other.latencies) {
             ours.add(theirs);
         }
@@ -244,6 +257,7 @@ mod tests {
             wrong_blocks: 0,
             took: Duration::from_secs(2),
             settled_in: Duration::ZERO,
+            memory_peak_bytes: None,
             latencies: None,
         }
     }

@@ -13,7 +13,7 @@ use super::checker::{Checker, Untouched};
 use super::content::block_id;
 use super::places::Places;
 use super::progress::Progress;
-use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup};
+use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup, memory_peak_bytes};
 use super::session::{Driven, Session};
 use crate::failure::{Failure, Result};
 use crate::trace::{Kind, Source};
@@ -33,8 +33,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
     let scan = Scan::of(&source, &addressing, &Progress::new("reading", source.file_bytes()))?;
     let setup = setup(args, source.name(), &format_name(&source), &scan)?;
     if args.simulate {
-        let pass = simulate(args, &source, &addressing, &scan)?;
-        return Ok(Outcome { report: Report::new(setup, vec![pass]), failure: None });
+        let passes = simulate(args, &source, &addressing, &scan)?;
+        return Ok(Outcome { report: Report::new(setup, passes), failure: None });
     }
     let (passes, failure) = replay(args, &source, &addressing, &scan)?;
     Ok(Outcome { report: Report::new(setup, passes), failure })
@@ -103,23 +103,32 @@ pub(crate) fn pass(driven: Driven, session: &Session<'_>, settled_in: Duration) 
         wrong_blocks: driven.wrong_blocks,
         took: driven.took,
         settled_in,
+        memory_peak_bytes: memory_peak_bytes(),
         latencies: Some(driven.latencies),
     }
 }
 
-fn simulate(args: &ReplayArgs, source: &Source, addressing: &Addressing, scan: &Scan) -> Result<Pass> {
+fn simulate(args: &ReplayArgs, source: &Source, addressing: &Addressing, scan: &Scan) -> Result<Vec<Pass>> {
     let mut config = Config::new(args.ram()?);
     config.block_size = args.block_size;
     config.shards = args.shards;
     config.ssd = args.ssd()?.map(|size| ssd_config(args, "simulated".into(), size));
-    let progress = Progress::new("simulating", source.file_bytes());
-    let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
-    simulate_pieces(&config, &feeder)
+    let mut simulation = Simulation::new(&config)?;
+    let mut passes = Vec::new();
+    for number in 0..args.passes {
+        if number > 0 {
+            simulation.reopen();
+        }
+        let progress = Progress::new("simulating", source.file_bytes());
+        let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
+        passes.push(simulate_pieces(&mut simulation, &feeder)?);
+    }
+    Ok(passes)
 }
 
-/// Runs what `feeder` deals out through a simulation of `config`.
-pub(crate) fn simulate_pieces(config: &Config, feeder: &Feeder<'_>) -> Result<Pass> {
-    let mut simulation = Simulation::new(config)?;
+/// Runs what `feeder` deals out through `simulation`; counts from where it stands.
+pub(crate) fn simulate_pieces(simulation: &mut Simulation, feeder: &Feeder<'_>) -> Result<Pass> {
+    let before = Counters::of(&simulation.stats());
     let begun = Instant::now();
     let mut requests = 0;
     let mut first = None;
@@ -131,10 +140,11 @@ pub(crate) fn simulate_pieces(config: &Config, feeder: &Feeder<'_>) -> Result<Pa
         }
         requests += u64::from(piece.is_last);
         if piece.is_last && requests == FIRST_REQUESTS {
-            first = Some(FirstRequests { requests, counters: Counters::of(&simulation.stats()) });
+            let counters = Counters::of(&simulation.stats()).since(before);
+            first = Some(FirstRequests { requests, counters });
         }
     }
-    let counters = Counters::of(&simulation.stats());
+    let counters = Counters::of(&simulation.stats()).since(before);
     Ok(Pass {
         counters,
         first: first.unwrap_or(FirstRequests { requests, counters }),
@@ -142,6 +152,7 @@ pub(crate) fn simulate_pieces(config: &Config, feeder: &Feeder<'_>) -> Result<Pa
         wrong_blocks: 0,
         took: begun.elapsed(),
         settled_in: Duration::ZERO,
+        memory_peak_bytes: memory_peak_bytes(),
         latencies: None,
     })
 }

@@ -72,7 +72,6 @@ fn sizes_that_do_not_fit_are_refused_before_anything_is_made() {
         &["--ssd-file", "cache", "--ssd-size", "4k"],
         &["--threads", "0"],
         &["--passes", "0"],
-        &["--passes", "2", "--simulate"],
         &["--disk-seek", "8"],
         &["--disk-iops", "0"],
         &["--frob"],

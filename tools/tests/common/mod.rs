@@ -97,6 +97,16 @@ pub(crate) fn recorded(file: &str) -> Option<String> {
     None
 }
 
+/// Whether checks that take minutes are asked for, with a word about it where they are not.
+#[expect(clippy::print_stdout, reason = "a test that skips says so")]
+pub(crate) fn is_slow_run() -> bool {
+    let is_slow = std::env::var_os("TERRACE_SLOW").is_some();
+    if !is_slow {
+        println!("skipped: takes minutes; set TERRACE_SLOW=1");
+    }
+    is_slow
+}
+
 /// A text of ids, one a line, with some reuse.
 pub(crate) fn many_ids(lines: u64) -> Vec<u8> {
     let id = |line: u64| line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
