@@ -15,7 +15,11 @@
 //! | `volume`  | the three entries over one engine: blocking, callback, future                |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
-//! volumes, never a shard while one of the others is held. No lock is held over I/O, nor while a caller's callback runs.
+//! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
+//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's.
+//!
+//! No lock is held over I/O, nor while a caller's callback runs, with two exceptions: `closing` is held for a whole
+//! close, and attaching and closing look at a volume's identity under the lock they hold.
 
 mod answer;
 mod demote;

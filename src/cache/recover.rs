@@ -1,8 +1,7 @@
 //! Opening and closing: caches and volumes.
 //!
-//! Everything in the configuration is checked before anything is made on disk. Closing flushes every volume, then
-//! leaves the cache file in order; only then does the file say so, and only then are its copies believed at the next
-//! opening if a volume was written meanwhile.
+//! Everything in the configuration is checked before anything is made on disk. Closing flushes every volume, notes how
+//! each looks, and leaves the cache file in order. Copies of a volume that was not left so are never believed again.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
