@@ -226,7 +226,7 @@ fn the_ssd_tier_misses_less_than_simple_ones_on_the_whole_and_writes_less_than_h
                 row(adaptive)
             );
             let excess_here = percent(ours.disk_reads) - percent(fifo.misses.min(lru.misses));
-            assert!(excess_here < 5.0, "{} points", excess_here);
+            assert!(excess_here < 5.0, "{excess_here} points");
             excess += excess_here;
             saved += 1.0 - written * all / fifo.written.min(lru.written) as f64;
             count += 1.0;
