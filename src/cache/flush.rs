@@ -57,20 +57,23 @@ pub(super) struct VolumeState {
     is_watched: AtomicBool,
 }
 
+/// What a volume is made of when it is attached.
+pub(super) struct VolumeParts {
+    pub(super) id: VolumeId,
+    pub(super) name: String,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) lane: Lane,
+    pub(super) mode: WriteMode,
+    pub(super) version: Version,
+}
+
 impl VolumeState {
-    pub(super) fn new(
-        id: VolumeId,
-        name: &str,
-        device: Arc<dyn Device>,
-        len_bytes: u64,
-        lane: Lane,
-        mode: WriteMode,
-        size: BlockSize,
-        version: Version,
-    ) -> Self {
+    pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
+        let VolumeParts { id, name, device, lane, mode, version } = parts;
+        let len_bytes = device.len_bytes();
         Self {
             id,
-            name: name.to_owned(),
+            name,
             device,
             len_bytes,
             lane,

@@ -104,7 +104,8 @@ impl Entry {
     }
 
     fn may_leave(&self) -> bool {
-        !self.is_pinned() && !(self.filling && self.frame.is_some())
+        let is_filled_around = self.filling && self.frame.is_some();
+        !self.is_pinned() && !is_filled_around
     }
 
     /// Whether every sector of `range` may be read.

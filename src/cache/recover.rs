@@ -17,7 +17,7 @@ use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
 
 use super::demote::SsdTier;
-use super::flush::{Ticker, VolumeState};
+use super::flush::{Ticker, VolumeParts, VolumeState};
 use super::index::Shard;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
@@ -122,7 +122,8 @@ fn open_ssd(
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
     options.lock = true;
-    options.create = is_new.then(|| geometry.file_bytes());
+    // Empty at first: the size comes with `allocate`, so that a crash in between leaves a file that is still new.
+    options.create = is_new.then_some(0);
     let device = FileDevice::open(&options)?;
     let opened = if is_new {
         device
@@ -192,7 +193,8 @@ impl Inner {
         };
         let padded = Arc::new(Padded { device, len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
-        let volume = Arc::new(VolumeState::new(id, name, padded, len_bytes, lane, mode, self.size, version));
+        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version };
+        let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());
         Ok(volume)

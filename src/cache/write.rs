@@ -161,6 +161,7 @@ impl WriteOperation {
 }
 
 /// What a write has to wait for before it can go on.
+#[derive(Clone, Copy)]
 enum Wait {
     Room,
     /// A block of its shard that may leave.
@@ -296,9 +297,10 @@ impl Inner {
         let spare = self.alloc_frame().ok_or(Wait::Frame(observed))?;
         let block = piece.block;
         let mut shard = self.shard(block);
-        let has_edges = piece.bytes.start % SECTOR_BYTES == 0 && piece.bytes.end % SECTOR_BYTES == 0;
+        let is_whole =
+            [piece.bytes.start, piece.bytes.end].iter().all(|edge| edge.is_multiple_of(SECTOR_BYTES));
         let mut is_resident = shard.policy.lookup(block);
-        if !has_edges {
+        if !is_whole {
             is_resident =
                 is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
             if is_resident.is_none() {
