@@ -10,6 +10,7 @@
 //! | `sync`    | what was written before the call is durable, or the call fails; a failure is never retried|
 //! | `discard` | the range reads as zeros; space may be given back                                         |
 
+use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::{Deref, DerefMut};
 
@@ -45,6 +46,12 @@ pub trait Device: Send + Sync {
     /// offsets, lengths and memory aligned to it take the straight way.
     fn alignment(&self) -> usize {
         1
+    }
+}
+
+impl fmt::Debug for dyn Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
     }
 }
 
