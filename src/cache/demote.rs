@@ -50,7 +50,8 @@ pub(super) struct SsdTier {
     queue_max: usize,
     write_operations: AtomicU64,
     syncs: AtomicU64,
-    append_errors: AtomicU64,
+    /// Calls on the device that failed.
+    errors: AtomicU64,
 }
 
 struct SsdState {
@@ -100,7 +101,7 @@ impl SsdTier {
             queue_max,
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
-            append_errors: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
         }
     }
 
@@ -142,7 +143,7 @@ impl SsdTier {
         error: Option<&TierError>,
     ) -> ReadVerdict {
         if error.is_some() {
-            self.append_errors.fetch_add(1, Ordering::Relaxed);
+            self.errors.fetch_add(1, Ordering::Relaxed);
         }
         self.state.lock().tier.finish_read(plan, verified)
     }
@@ -163,9 +164,19 @@ impl SsdTier {
         stats.ssd_read_bytes = io.read_bytes;
         stats.ssd_write_operations = self.write_operations.load(Ordering::Relaxed);
         stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
+        stats.ssd_errors = self.errors.load(Ordering::Relaxed);
         stats.ssd_in_use = !self.is_off();
         stats.ssd_direct = self.is_direct;
         stats.ssd = self.state.lock().tier.stats();
+    }
+
+    /// For [`Inner::assert_quiet`].
+    pub(super) fn what_is_left(&self) -> Option<String> {
+        let state = self.state.lock();
+        let counts = [state.on_the_way.len(), state.queue.len(), state.appends as usize];
+        let is_left =
+            state.is_reclaiming || state.journal_is_writing || counts.iter().any(|&count| count > 0);
+        is_left.then(|| format!("blocks on their way to the SSD, queued, appends: {counts:?}"))
     }
 
     /// Waits until no append, seal or reclaim is under way.
@@ -301,7 +312,7 @@ impl Inner {
             let result = ssd::append(&*ssd.device, &plans, &data);
             ssd.write_operations.fetch_add(1, Ordering::Relaxed);
             if result.is_err() {
-                ssd.append_errors.fetch_add(1, Ordering::Relaxed);
+                ssd.errors.fetch_add(1, Ordering::Relaxed);
             }
             let seal = {
                 let mut state = ssd.state.lock();
