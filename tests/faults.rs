@@ -116,6 +116,26 @@ fn a_write_below_that_fails_stays_dirty_until_it_succeeds() {
 }
 
 #[test]
+fn a_bad_block_does_not_hold_up_its_neighbours() {
+    let device = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    let config = Config { writeback_delay_ms: 2, dirty_high: 0.9, dirty_low: 0.9, ..small(48) };
+    let (cache, volume) = open(&config, &device, WriteMode::Back);
+    device.fail(Fault::every(Operation::Write).within(7 * BLOCK_U64..8 * BLOCK_U64));
+    write(&volume, 0..32, 1);
+    assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })));
+    eventually("all but one are below and synced", || {
+        let stats = cache.stats();
+        stats.dirty_blocks == 1 && stats.unsynced_blocks == 0
+    });
+    assert_below(&device, 0..7, 1);
+    assert_below(&device, 8..32, 1);
+    device.clear_faults();
+    volume.flush().expect("a flush succeeds");
+    assert_below(&device, 7..8, 1);
+    cache.assert_quiet();
+}
+
+#[test]
 fn a_failed_sync_is_not_made_good_by_the_next_one() {
     let journal = Arc::new(Journal::default());
     let device = Arc::new(MemoryDevice::new(64 * BLOCK_U64).recorded_in(&journal));

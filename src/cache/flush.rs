@@ -517,7 +517,7 @@ impl Inner {
         if unsynced == 0 || dirty.syncs.is_running {
             return;
         }
-        let all_written = dirty.waiting.is_empty() && dirty.writing_runs == 0;
+        let all_written = (dirty.waiting.is_empty() || dirty.failure.is_some()) && dirty.writing_runs == 0;
         let is_half = unsynced * 2 >= self.throttle.pinned_blocks();
         let is_due = if self.throttle.is_urgent() {
             all_written || is_half
@@ -752,7 +752,8 @@ impl Inner {
         let (is_clean, wants_sync) = {
             let mut dirty = volume.dirty.lock();
             dirty.is_due = !dirty.waiting.is_empty();
-            let is_written = dirty.dirty_blocks() == 0;
+            // What cannot be written now must not keep the others from being durable, and in RAM.
+            let is_written = dirty.dirty_blocks() == 0 || dirty.failure.is_some();
             let wants_sync = is_written && !dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running;
             (dirty.is_clean() && !dirty.syncs.is_running, wants_sync)
         };
