@@ -42,6 +42,8 @@ pub struct Stats {
     /// Appends of blocks; the bytes of all that goes to the SSD are in `ssd`.
     pub ssd_write_operations: u64,
     pub ssd_syncs: u64,
+    /// Calls on the SSD that failed; what they were for is read from below or not kept.
+    pub ssd_errors: u64,
     /// False once an SSD that failed was switched off, or when there is none.
     pub ssd_in_use: bool,
     /// Whether the cache file is read and written with direct I/O.

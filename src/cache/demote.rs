@@ -46,11 +46,12 @@ pub(super) struct SsdTier {
     changed: Condvar,
     is_off: AtomicBool,
     size: BlockSize,
-    /// Frames that may wait for their append.
-    queue_max: usize,
+    /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
+    frames_max: usize,
     write_operations: AtomicU64,
     syncs: AtomicU64,
-    append_errors: AtomicU64,
+    /// Calls on the device that failed.
+    errors: AtomicU64,
 }
 
 struct SsdState {
@@ -59,6 +60,8 @@ struct SsdState {
     on_the_way: HashMap<BlockId, (SlotPlan, FrameRef), FastHash>,
     /// In the order of the log.
     queue: VecDeque<(SlotPlan, FrameRef)>,
+    /// Frames in the queue, and of appends under way.
+    held_frames: usize,
     /// Appends and seals under way.
     appends: u32,
     is_reclaiming: bool,
@@ -78,13 +81,14 @@ impl SsdTier {
         device: Arc<dyn Device>,
         is_direct: bool,
         lane: Lane,
-        queue_max: usize,
+        frames_max: usize,
     ) -> Self {
         let size = tier.geometry().block_size;
         let state = SsdState {
             tier,
             on_the_way: HashMap::default(),
             queue: VecDeque::new(),
+            held_frames: 0,
             appends: 0,
             is_reclaiming: false,
             journal_is_writing: false,
@@ -97,10 +101,10 @@ impl SsdTier {
             changed: Condvar::new(),
             is_off: AtomicBool::new(false),
             size,
-            queue_max,
+            frames_max,
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
-            append_errors: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
         }
     }
 
@@ -111,6 +115,7 @@ impl SsdTier {
     fn switch_off(&self) {
         self.is_off.store(true, Ordering::SeqCst);
         let mut state = self.state.lock();
+        state.held_frames -= state.queue.len();
         state.queue.clear();
         state.on_the_way.clear();
         self.changed.notify_all();
@@ -142,7 +147,7 @@ impl SsdTier {
         error: Option<&TierError>,
     ) -> ReadVerdict {
         if error.is_some() {
-            self.append_errors.fetch_add(1, Ordering::Relaxed);
+            self.errors.fetch_add(1, Ordering::Relaxed);
         }
         self.state.lock().tier.finish_read(plan, verified)
     }
@@ -163,9 +168,19 @@ impl SsdTier {
         stats.ssd_read_bytes = io.read_bytes;
         stats.ssd_write_operations = self.write_operations.load(Ordering::Relaxed);
         stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
+        stats.ssd_errors = self.errors.load(Ordering::Relaxed);
         stats.ssd_in_use = !self.is_off();
         stats.ssd_direct = self.is_direct;
         stats.ssd = self.state.lock().tier.stats();
+    }
+
+    /// For [`Inner::assert_quiet`].
+    pub(super) fn what_is_left(&self) -> Option<String> {
+        let state = self.state.lock();
+        let counts = [state.on_the_way.len(), state.queue.len(), state.held_frames, state.appends as usize];
+        let is_left =
+            state.is_reclaiming || state.journal_is_writing || counts.iter().any(|&count| count > 0);
+        is_left.then(|| format!("blocks on their way to the SSD, queued, frames held, appends: {counts:?}"))
     }
 
     /// Waits until no append, seal or reclaim is under way.
@@ -257,10 +272,13 @@ impl SsdTier {
 impl Inner {
     /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
     pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
-        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        let Some(ssd) = self.ssd.as_ref() else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
-        if state.queue.len() >= ssd.queue_max {
+        if ssd.is_off() {
+            return;
+        }
+        if state.held_frames >= ssd.frames_max {
             if !state.tier.contains(block) {
                 self.counters.demotions_dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -271,6 +289,7 @@ impl Inner {
         };
         state.on_the_way.insert(block, (plan, frame.clone()));
         state.queue.push_back((plan, frame));
+        state.held_frames += 1;
         if self.is_continuous() {
             self.start_append(ssd, &mut state);
         }
@@ -301,19 +320,21 @@ impl Inner {
             let result = ssd::append(&*ssd.device, &plans, &data);
             ssd.write_operations.fetch_add(1, Ordering::Relaxed);
             if result.is_err() {
-                ssd.append_errors.fetch_add(1, Ordering::Relaxed);
+                ssd.errors.fetch_add(1, Ordering::Relaxed);
             }
             let seal = {
                 let mut state = ssd.state.lock();
+                state.held_frames -= plans.len();
                 let seal = state.tier.finish_append(&plans, result.as_deref().ok());
                 for plan in &plans {
                     if state.on_the_way.get(&plan.block).is_some_and(|(other, _)| other == plan) {
                         state.on_the_way.remove(&plan.block);
                     }
                 }
+                // Here, so that frames that are not counted any more are not held either.
+                drop(batch);
                 seal
             };
-            drop(batch);
             if let Some(seal) = seal {
                 ssd.run_seal(seal);
                 // Else `settle` starts it when all is appended, so that the order of the log does not depend on time.

@@ -12,7 +12,8 @@
 //!   was planned.
 //! - A write that fails makes its blocks dirty again; they are tried again, one by one, after a pause that doubles. A
 //!   sync that fails makes all that it should have covered dirty again: it is written again before the next sync, and
-//!   a failed sync is never taken for a success because a second one succeeds (rule 7).
+//!   a failed sync is never taken for a success because a second one succeeds (rule 7). So every flush that waits then
+//!   fails, whichever sync it waits for.
 //!
 //! Pace: nothing for `writeback_delay`, then one run at a time while blocks are dirty, two above the low mark, all
 //! threads while someone waits. Never "when idle", never all at once.
@@ -178,6 +179,22 @@ impl Dirty {
         self.dirty_blocks() == 0 && self.syncs.unsynced.is_empty()
     }
 
+    /// For [`Inner::assert_quiet`].
+    pub(super) fn what_is_left(&self) -> Option<String> {
+        let counts = [
+            self.dirty_blocks(),
+            self.unsynced_blocks(),
+            self.waiting.len() as u64,
+            self.flushes.len() as u64,
+            self.writing_runs.into(),
+            self.syncs.waiting.len() as u64,
+            self.syncs.is_running.into(),
+        ];
+        counts.iter().any(|&count| count > 0).then(|| {
+            format!("dirty, unsynced, waiting, flushes, runs, who waits for a sync, syncs: {counts:?}")
+        })
+    }
+
     fn first_epoch(&self) -> u64 {
         self.epoch + 1 - self.outstanding.len().max(1) as u64
     }
@@ -207,6 +224,12 @@ impl Dirty {
 
     fn is_written(&self, epoch: u64) -> bool {
         epoch < self.first_epoch()
+    }
+
+    /// A write below or a sync failed: nothing is tried again before a pause has passed.
+    fn note_failure(&mut self) {
+        let pause = self.failure.as_ref().map_or(RETRY_MIN, |before| (before.pause * 2).min(RETRY_MAX));
+        self.failure = Some(Failure { pause, retry_at: Instant::now() + pause });
     }
 
     /// Takes up to `count` waiting neighbours, from the cursor on and round.
@@ -367,9 +390,7 @@ impl Inner {
                 }
             }
             Err(error) => {
-                let pause =
-                    dirty.failure.as_ref().map_or(RETRY_MIN, |before| (before.pause * 2).min(RETRY_MAX));
-                dirty.failure = Some(Failure { pause, retry_at: Instant::now() + pause });
+                dirty.note_failure();
                 if blocks > 1 {
                     dirty.careful_runs = 2 * blocks;
                 }
@@ -499,7 +520,7 @@ impl Inner {
         if unsynced == 0 || dirty.syncs.is_running {
             return;
         }
-        let all_written = dirty.waiting.is_empty() && dirty.writing_runs == 0;
+        let all_written = (dirty.waiting.is_empty() || dirty.failure.is_some()) && dirty.writing_runs == 0;
         let is_half = unsynced * 2 >= self.throttle.pinned_blocks();
         let is_due = if self.throttle.is_urgent() {
             all_written || is_half
@@ -542,9 +563,15 @@ impl Inner {
             self.finish_synced(volume, BlockId::new(volume.id, block), number, result.is_ok());
         }
         let mut dirty = volume.dirty.lock();
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut dirty.syncs.waiting).into_iter().partition(|(wanted, _)| *wanted <= number);
+        let (mut ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut dirty.syncs.waiting)
+            .into_iter()
+            .partition(|(wanted, _)| *wanted <= number || result.is_err());
         dirty.syncs.waiting = rest;
+        if result.is_err() {
+            // They too cover blocks that are dirty again, in an epoch after theirs.
+            ready.append(&mut dirty.flushes);
+            dirty.note_failure();
+        }
         let goes_on = !dirty.syncs.waiting.is_empty();
         dirty.syncs.is_running = goes_on;
         let blocks = dirty.dirty_blocks();
@@ -574,8 +601,8 @@ impl Inner {
         let mut shard = self.shard(block);
         let size = self.size;
         let Some((slot, entry)) = shard.entry_of(block) else { return };
-        // Written again since the sync started: the next one covers it.
-        if !entry.unsynced || entry.covered_by > number {
+        // Written again since the sync started: the next one covers it. But not the sectors that only this one had.
+        if !entry.unsynced || is_ok && entry.covered_by > number {
             return;
         }
         entry.unsynced = false;
@@ -728,7 +755,8 @@ impl Inner {
         let (is_clean, wants_sync) = {
             let mut dirty = volume.dirty.lock();
             dirty.is_due = !dirty.waiting.is_empty();
-            let is_written = dirty.dirty_blocks() == 0;
+            // What cannot be written now must not keep the others from being durable, and in RAM.
+            let is_written = dirty.dirty_blocks() == 0 || dirty.failure.is_some();
             let wants_sync = is_written && !dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running;
             (dirty.is_clean() && !dirty.syncs.is_running, wants_sync)
         };

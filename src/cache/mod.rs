@@ -13,6 +13,7 @@
 //! | `demote`  | the SSD: appends, seals, reclaim, journal, checkpoint                        |
 //! | `recover` | opens and closes caches and volumes                                          |
 //! | `volume`  | the three entries over one engine: blocking, callback, future                |
+//! | `quiet`   | what must hold when nothing is under way                                     |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
@@ -25,6 +26,7 @@ mod answer;
 mod demote;
 mod flush;
 mod index;
+mod quiet;
 mod read;
 mod recover;
 mod volume;
@@ -169,6 +171,16 @@ impl Cache {
     /// caller may mend the cause and close again.
     pub fn close(&self) -> Result<()> {
         self.handle.inner.close()
+    }
+
+    /// For tests: nothing is under way, so all bookkeeping must agree with itself. Waits for what only has its last
+    /// line to run.
+    ///
+    /// # Panics
+    /// When it does not agree, or readers still hold blocks.
+    #[doc(hidden)]
+    pub fn assert_quiet(&self) {
+        self.handle.inner.assert_quiet();
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::HashMap;
-use terrace_tiers::block::{BlockId, Version, VolumeId};
-use terrace_tiers::device::{Device, Identity};
+use terrace_tiers::block::{BlockId, PAGE_BYTES, Version, VolumeId};
+use terrace_tiers::device::{Device, Identity, PageBuf};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
@@ -118,6 +118,23 @@ fn open_ssd(
     layout: RamLayout,
     pool: &Pool,
 ) -> Result<SsdTier> {
+    let (device, tier, is_direct) = match &ssd.device {
+        Some(device) => (device.clone(), open_on_device(&**device, ssd, geometry)?, false),
+        None => open_on_file(ssd, geometry)?,
+    };
+    let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
+    Ok(SsdTier::new(tier, device, is_direct, lane, (layout.slack as usize * 3 / 4).max(1)))
+}
+
+fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
+    let mut start = PageBuf::zeroed(2 * PAGE_BYTES);
+    device.read(0, &mut [IoSliceMut::new(&mut start)])?;
+    let is_new = start.iter().all(|&byte| byte == 0);
+    let open = if is_new { Ssd::create } else { Ssd::open };
+    Ok(open(device, geometry, ssd.policy.clone())?)
+}
+
+fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>, Ssd, bool)> {
     let is_new = std::fs::metadata(&ssd.path).map_or(true, |found| found.is_file() && found.len() == 0);
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
@@ -132,19 +149,19 @@ fn open_ssd(
     } else {
         Ssd::open(&device, geometry, ssd.policy.clone())
     };
-    let tier = match opened {
-        Ok(tier) => tier,
+    match opened {
+        Ok(tier) => {
+            let is_direct = device.is_direct();
+            Ok((Arc::new(device), tier, is_direct))
+        }
         Err(error) => {
             if is_new {
                 // Nothing is left behind; that it could not be removed says less than why it could not be made.
                 let _ = std::fs::remove_file(&ssd.path);
             }
-            return Err(error.into());
+            Err(error.into())
         }
-    };
-    let is_direct = device.is_direct();
-    let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
-    Ok(SsdTier::new(tier, Arc::new(device), is_direct, lane, (layout.slack as usize * 3 / 4).max(1)))
+    }
 }
 
 fn start(inner: &Arc<Inner>, config: &Config) {
