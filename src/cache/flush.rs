@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -51,7 +51,7 @@ pub(super) struct VolumeState {
     pub(super) lane: Lane,
     pub(super) dirty: Mutex<Dirty>,
     block_shift: u32,
-    mode: AtomicU8,
+    mode: WriteMode,
     /// The newest version of any block of the volume.
     version: AtomicU64,
     /// The ticker knows the volume.
@@ -80,18 +80,14 @@ impl VolumeState {
             lane,
             dirty: Mutex::new(Dirty::default()),
             block_shift: size.shift(),
-            mode: AtomicU8::new(mode as u8),
+            mode,
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
         }
     }
 
     pub(super) fn mode(&self) -> WriteMode {
-        if self.mode.load(Ordering::Relaxed) == WriteMode::Through as u8 {
-            WriteMode::Through
-        } else {
-            WriteMode::Back
-        }
+        self.mode
     }
 
     pub(super) fn version(&self) -> Version {
@@ -301,7 +297,8 @@ impl Inner {
 
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
-        let mut result = self.make_voids_durable();
+        self.make_voids_durable();
+        let mut result = Ok(());
         for (offset, pieces) in group.runs {
             if result.is_err() {
                 break;
@@ -682,7 +679,8 @@ impl Group {
     }
 }
 
-/// Wakes volumes with dirty blocks, so that none stays dirty longer than it must. Sleeps while all are clean.
+/// A thread that looks at volumes with dirty blocks from time to time, so that none stays dirty longer than it must,
+/// and wakes callers that wait for a release. It sleeps while there is neither.
 pub(super) struct Ticker {
     watched: Mutex<Watched>,
     changed: Condvar,
@@ -691,12 +689,26 @@ pub(super) struct Ticker {
 #[derive(Default)]
 struct Watched {
     volumes: Vec<Arc<VolumeState>>,
+    wants_wake: bool,
     is_stopped: bool,
+}
+
+/// What the ticker's thread does next.
+enum Turn {
+    Wake,
+    Tick(Vec<Arc<VolumeState>>),
+    Stop,
 }
 
 impl Ticker {
     pub(super) fn new() -> Self {
         Self { watched: Mutex::new(Watched::default()), changed: Condvar::new() }
+    }
+
+    /// Has the callers woken that wait for a release. Takes no other lock and runs nothing.
+    pub(super) fn want_wake(&self) {
+        self.watched.lock().wants_wake = true;
+        self.changed.notify_one();
     }
 
     /// Sees to it that what is dirty in `volume` goes below in time.
@@ -726,25 +738,40 @@ impl Ticker {
         self.changed.notify_one();
     }
 
-    /// The ticker's thread.
-    pub(super) fn run(&self, inner: &std::sync::Weak<Inner>, delay: Duration) {
+    /// The ticker's thread; without a `delay` it only wakes.
+    pub(super) fn run(&self, inner: &std::sync::Weak<Inner>, delay: Option<Duration>) {
+        let mut next_tick = None;
         loop {
-            let mut watched = self.watched.lock();
-            while watched.volumes.is_empty() && !watched.is_stopped {
-                self.changed.wait(&mut watched);
-            }
-            if !watched.is_stopped {
-                self.changed.wait_for(&mut watched, delay);
-            }
-            if watched.is_stopped {
-                return;
-            }
-            let volumes = watched.volumes.clone();
-            drop(watched);
+            let turn = self.next_turn(&mut next_tick, delay);
             let Some(inner) = inner.upgrade() else { return };
-            for volume in volumes {
-                inner.tick(&volume);
+            match turn {
+                Turn::Stop => return,
+                Turn::Wake => wake_all(inner.released.take_parked()),
+                Turn::Tick(volumes) => volumes.iter().for_each(|volume| inner.tick(volume)),
             }
+        }
+    }
+
+    fn next_turn(&self, next_tick: &mut Option<Instant>, delay: Option<Duration>) -> Turn {
+        let mut watched = self.watched.lock();
+        loop {
+            if watched.is_stopped {
+                return Turn::Stop;
+            }
+            if std::mem::take(&mut watched.wants_wake) {
+                return Turn::Wake;
+            }
+            let Some(delay) = delay.filter(|_| !watched.volumes.is_empty()) else {
+                *next_tick = None;
+                self.changed.wait(&mut watched);
+                continue;
+            };
+            let at = *next_tick.get_or_insert_with(|| Instant::now() + delay);
+            if Instant::now() >= at {
+                *next_tick = None;
+                return Turn::Tick(watched.volumes.clone());
+            }
+            self.changed.wait_until(&mut watched, at);
         }
     }
 }

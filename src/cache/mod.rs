@@ -97,8 +97,6 @@ struct Inner {
     version: AtomicU64,
     ticker: Arc<flush::Ticker>,
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
-    /// Runs what waited for a release.
-    waking_lane: Lane,
     pool: Pool,
     /// One lane for each backing device, by its device number.
     lanes: Mutex<HashMap<u64, Lane, FastHash>>,
@@ -207,13 +205,11 @@ impl Inner {
         self.volumes.read().by_id.values().cloned().collect()
     }
 
-    /// Tells callers that wait for a frame, or for a block that may leave, to look again; on the pool, since whoever
-    /// lets go of a frame may hold any lock.
-    fn announce_release(self: &Arc<Self>) {
-        let wakes = self.released.change();
-        if !wakes.is_empty() {
-            self.waking_lane
-                .task(crate::pool::Priority::Foreground, Box::new(|| crate::sync::wake_all(wakes)));
+    /// Tells callers that wait for a frame, or for a block that may leave, to look again: from the ticker's thread,
+    /// since whoever lets go of a frame may hold any lock.
+    fn announce_release(&self) {
+        if self.released.change() {
+            self.ticker.want_wake();
         }
     }
 

@@ -24,7 +24,7 @@ use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
-use crate::sync::{Event, Mutex, RwLock};
+use crate::sync::{Event, Mutex, RwLock, wake_all};
 
 /// Merged requests grow to this at the most, in bytes.
 const MERGE_BYTES_MAX: usize = 4 << 20;
@@ -76,7 +76,6 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         version: AtomicU64::new(first_version.as_u64()),
         ticker: Arc::new(Ticker::new()),
         ticker_thread: Mutex::new(None),
-        waking_lane: pool.lane(lane_config("wake", 1, config)),
         pool,
         lanes: Mutex::new(HashMap::default()),
         counters: Counters::default(),
@@ -171,14 +170,11 @@ fn start(inner: &Arc<Inner>, config: &Config) {
             inner.announce_release();
         }
     }));
-    if inner.is_continuous() {
-        let weak = Arc::downgrade(inner);
-        let delay = inner.limits.writeback_delay.max(Duration::from_millis(1));
-        let ticker = inner.ticker.clone();
-        let thread = std::thread::Builder::new().name("terrace-ticker".into());
-        let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
-        *inner.ticker_thread.lock() = Some(thread);
-    }
+    let (weak, ticker) = (Arc::downgrade(inner), inner.ticker.clone());
+    let delay = inner.is_continuous().then(|| inner.limits.writeback_delay.max(Duration::from_millis(1)));
+    let thread = std::thread::Builder::new().name("terrace-ticker".into());
+    let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
+    *inner.ticker_thread.lock() = Some(thread);
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
         inner.start_preparing();
     }
@@ -192,6 +188,8 @@ impl Inner {
         mode: WriteMode,
     ) -> Result<Arc<VolumeState>> {
         self.check_open()?;
+        // Before any lock is taken: this may ask the file system, for each file of a set.
+        let identity = device.identity();
         let mut volumes = self.volumes.write();
         if volumes.names.contains(name) {
             return Err(Error::AlreadyAttached { name: name.to_owned() });
@@ -202,7 +200,6 @@ impl Inner {
                 "volume {name} has more than 2^40 blocks; make the blocks larger"
             )));
         }
-        let identity = device.identity();
         let lane = self.lane_for(identity);
         let id = match &self.ssd {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)),
@@ -243,6 +240,8 @@ impl Inner {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        // Writes look at the flag under the lock of a shard: those that saw it down are in RAM now, and are flushed.
+        self.shards.iter().for_each(|shard| drop(shard.lock()));
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);
@@ -261,13 +260,17 @@ impl Inner {
             let _ = thread.join();
         }
         self.pool.shutdown();
+        // Whoever still waits finds the cache closed.
+        wake_all(self.released.take_parked());
+        wake_all(self.throttle.open());
     }
 
     fn close_volumes(self: &Arc<Self>) -> Result<()> {
         for volume in self.volumes() {
             self.flush_while_closing(&volume)?;
             if let Some(ssd) = &self.ssd {
-                ssd.with(|tier| tier.detach_volume(volume.id, volume.device.identity()));
+                let identity = volume.device.identity();
+                ssd.with(|tier| tier.detach_volume(volume.id, identity));
             }
         }
         Ok(())
