@@ -143,6 +143,8 @@ pub(super) struct Dirty {
 struct Syncs {
     /// How many syncs started.
     started: u64,
+    /// How many of them failed.
+    failures: u64,
     is_running: bool,
     /// Written below, no sync since: block and the sync that will cover it.
     unsynced: Vec<(u64, u64)>,
@@ -298,6 +300,7 @@ impl Inner {
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
         self.make_voids_durable();
+        let failures_before = volume.dirty.lock().syncs.failures;
         let mut result = Ok(());
         for (offset, pieces) in group.runs {
             if result.is_err() {
@@ -314,14 +317,15 @@ impl Inner {
             });
             result = written.wait();
         }
-        self.finish_group(volume, &group.blocks, result);
+        self.finish_group(volume, &group.blocks, failures_before, result);
     }
 
-    /// The writes of a group ended.
+    /// The writes of a group ended, which began when so many syncs had failed.
     fn finish_group(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         blocks: &[TakenBlock],
+        failures_before: u64,
         result: Result<(), TierError>,
     ) {
         let mut acknowledged = Vec::new();
@@ -333,7 +337,8 @@ impl Inner {
             entry.writing = false;
             let masks = entry.sectors_mut(size);
             let mut dirty = volume.dirty.lock();
-            if result.is_ok() {
+            // A sync that failed meanwhile may have dropped what this write gave to the device.
+            if result.is_ok() && dirty.syncs.failures == failures_before {
                 mask::add(masks.unsynced_mut(), &taken.sectors);
                 let covered_by = dirty.syncs.started + 1;
                 if !entry.unsynced || entry.covered_by != covered_by {
@@ -554,6 +559,12 @@ impl Inner {
         };
         let result = volume.device.sync().map_err(Arc::new);
         self.counters.disk_syncs.fetch_add(1, Ordering::Relaxed);
+        if result.is_err() {
+            // Writes that ended while it ran are no safer than those before it.
+            let mut dirty = volume.dirty.lock();
+            dirty.syncs.failures += 1;
+            covered.append(&mut dirty.syncs.unsynced);
+        }
         covered.sort_unstable();
         covered.dedup();
         for &(block, _) in &covered {
