@@ -186,6 +186,7 @@ impl SsdTier {
         let io = self.lane.stats();
         stats.ssd_read_operations = io.read_operations;
         stats.ssd_read_bytes = io.read_bytes;
+        stats.ssd_queue_depth = self.lane.depth() as u64;
         stats.ssd_write_operations = self.write_operations.load(Ordering::Relaxed);
         stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
         stats.ssd_errors = self.errors.load(Ordering::Relaxed);
@@ -446,6 +447,12 @@ impl Inner {
             };
             ssd.lane.task(Priority::Background, Box::new(job));
         }
+    }
+
+    /// Whether a write below would have to wait for the SSD's journal.
+    pub(super) fn has_pending_voids(&self) -> bool {
+        let ssd = self.ssd.as_ref().filter(|ssd| !ssd.is_off());
+        ssd.is_some_and(|ssd| ssd.with(|tier| tier.journal_pending().is_some()))
     }
 
     /// Starts whatever the SSD has to do, and waits for the end of it.

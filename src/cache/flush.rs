@@ -299,25 +299,33 @@ impl Inner {
 
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
+        self.submit_group(volume, group, priority, Lane::run_write);
+    }
+
+    /// Gives the runs of a group to `submit`; the last one that ends finishes it.
+    fn submit_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        group: Group,
+        priority: Priority,
+        submit: fn(&Lane, WriteRequest),
+    ) {
         self.make_voids_durable();
-        let failures_before = volume.dirty.lock().syncs.failures;
-        let mut result = Ok(());
+        let under_way = Arc::new(GroupUnderWay {
+            blocks: group.blocks,
+            failures_before: volume.dirty.lock().syncs.failures,
+            left: Mutex::new((group.runs.len(), Ok(()))),
+        });
         for (offset, pieces) in group.runs {
-            if result.is_err() {
-                break;
-            }
-            let written = Arc::new(Blocker::default());
-            let set = written.clone();
-            volume.lane.run_write(WriteRequest {
-                priority,
-                device: volume.device.clone(),
-                offset,
-                pieces,
-                done: Box::new(move |written| set.set(written)),
+            let (inner, volume_again, under_way) = (self.clone(), volume.clone(), under_way.clone());
+            let done = Box::new(move |result| {
+                if let Some(result) = under_way.run_ended(result) {
+                    inner.finish_group(&volume_again, &under_way.blocks, under_way.failures_before, result);
+                }
             });
-            result = written.wait();
+            let device = volume.device.clone();
+            submit(&volume.lane, WriteRequest { priority, device, offset, pieces, done });
         }
-        self.finish_group(volume, &group.blocks, failures_before, result);
     }
 
     /// The writes of a group ended, which began when so many syncs had failed.
@@ -431,6 +439,10 @@ impl Inner {
         }
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
+            // Neighbours that other calls write meanwhile go along.
+            Runner::Pool(priority) if !self.has_pending_voids() => {
+                self.submit_group(volume, group, priority, Lane::write);
+            }
             Runner::Pool(priority) => {
                 let (inner, volume_again) = (self.clone(), volume.clone());
                 volume.lane.task(priority, Box::new(move || inner.run_group(&volume_again, group, priority)));
@@ -672,6 +684,26 @@ impl Inner {
         let set = blocker.clone();
         self.flush_open(volume, Box::new(move |result| set.set(result)));
         blocker.wait()
+    }
+}
+
+/// A group whose runs are with the pool.
+struct GroupUnderWay {
+    blocks: Vec<TakenBlock>,
+    failures_before: u64,
+    /// Runs that have not ended, and what the others came to.
+    left: Mutex<(usize, Result<(), TierError>)>,
+}
+
+impl GroupUnderWay {
+    /// What the group came to, when this was its last run.
+    fn run_ended(&self, result: Result<(), TierError>) -> Option<Result<(), TierError>> {
+        let mut left = self.left.lock();
+        left.0 -= 1;
+        if result.is_err() {
+            left.1 = result;
+        }
+        (left.0 == 0).then(|| left.1.clone())
     }
 }
 

@@ -240,6 +240,7 @@ impl Inner {
             stats.disk_read_bytes += io.read_bytes;
             stats.disk_write_operations += io.write_operations;
             stats.disk_write_bytes += io.write_bytes;
+            stats.disk_queue_depth += lane.depth() as u64;
         }
         if let Some(ssd) = &self.ssd {
             ssd.add_stats(&mut stats);

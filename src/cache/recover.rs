@@ -231,6 +231,9 @@ impl Inner {
         for volume in self.volumes() {
             self.flush_while_closing(&volume)?;
         }
+        // Reads that callbacks and futures wait for.
+        let lanes: Vec<Lane> = self.lanes.lock().values().cloned().collect();
+        lanes.iter().for_each(Lane::wait_idle);
         self.settle_ssd();
         Ok(())
     }
