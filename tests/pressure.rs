@@ -295,6 +295,14 @@ fn a_cache_file_that_does_not_fit_is_refused_with_the_reason_and_left_as_it_is()
 }
 
 #[test]
+fn a_pool_without_slack_is_refused_with_a_size_that_works() {
+    for slack in 0..4 {
+        let config = Config { slack_blocks: Some(slack), ..small(8) };
+        assert!(matches!(Cache::open(&config).err(), Some(Error::Config(_))), "{slack}");
+    }
+}
+
+#[test]
 fn one_thread_on_the_smallest_cache_makes_progress_whatever_it_writes() {
     for mode in [WriteMode::Back, WriteMode::Through] {
         for with_ssd in [false, true] {
