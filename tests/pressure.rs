@@ -303,6 +303,23 @@ fn a_pool_without_slack_is_refused_with_a_size_that_works() {
 }
 
 #[test]
+fn calls_that_give_up_waiting_leave_nothing_behind() {
+    let device = Arc::new(MemoryDevice::patterned(256 * BLOCK_U64, 1));
+    let config = Config { frame_wait_ms: 0, slack_blocks: Some(4), ..small(8) };
+    let (cache, volume) = open(&config, &device, WriteMode::Back);
+    let references: Vec<_> =
+        (0..12).map(|block| volume.read_ref(block * BLOCK_U64, BLOCK).expect("a frame is free")).collect();
+    for _ in 0..1000 {
+        assert!(matches!(volume.read(100 * BLOCK_U64, &mut [0; 8]), Err(Error::WouldBlock)));
+        assert!(matches!(volume.write(101 * BLOCK_U64, &[0; BLOCK]), Err(Error::WouldBlock)));
+    }
+    cache.assert_nobody_waits();
+    drop(references);
+    volume.flush().expect("a flush succeeds");
+    cache.assert_quiet();
+}
+
+#[test]
 fn one_thread_on_the_smallest_cache_makes_progress_whatever_it_writes() {
     for mode in [WriteMode::Back, WriteMode::Through] {
         for with_ssd in [false, true] {

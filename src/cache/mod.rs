@@ -185,6 +185,15 @@ impl Inner {
     }
 
     fn next_version(&self) -> Version {
+
+    /// For tests: no call waits for a frame or for a block to leave.
+    ///
+    /// # Panics
+    /// When one does.
+    #[doc(hidden)]
+    pub fn assert_nobody_waits(&self) {
+        self.handle.inner.assert_nobody_waits();
+    }
         Version::from_u64(self.version.fetch_add(1, Ordering::Relaxed) + 1)
     }
 

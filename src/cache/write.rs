@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version};
 use terrace_tiers::ssd::VoidMark;
@@ -402,13 +403,27 @@ impl Inner {
             return self.read_blocking(volume, offset, bytes).map(drop);
         }
         // Readers may hold frames for as long as they like; what is dirty is on its way.
-        let limit = matches!(wait, Wait::Frame(_)).then_some(self.limits.frame_wait);
+        if let Wait::Frame(observed) = wait {
+            self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
+            self.hurry();
+            let came = self.wait_for_release(observed, Instant::now() + self.limits.frame_wait);
+            self.throttle.pressed.fetch_sub(1, Ordering::SeqCst);
+            return if came { Ok(()) } else { Err(Error::WouldBlock) };
+        }
         let blocker = Arc::new(Blocker::default());
         let wake = blocker.clone();
         self.park(volume, wait, Box::new(move |result| wake.set(result)));
-        match limit {
-            Some(limit) => blocker.wait_for(limit).unwrap_or(Err(Error::WouldBlock)),
-            None => blocker.wait(),
+        blocker.wait()
+    }
+
+    /// Waits for a release after `observed`; false when none came until then.
+    pub(super) fn wait_for_release(&self, observed: Observed, until: Instant) -> bool {
+        let blocker = Arc::new(Blocker::default());
+        let wake = blocker.clone();
+        let ticket = self.released.park(observed, Box::new(move || wake.set(())));
+        let came = blocker.wait_for(until.saturating_duration_since(Instant::now())).is_some();
+        if !came {
+            self.released.unpark(ticket);
         }
     }
 }
