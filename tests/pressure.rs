@@ -294,6 +294,29 @@ fn a_cache_file_that_does_not_fit_is_refused_with_the_reason_and_left_as_it_is()
     assert!(std::fs::read(files.ssd()).expect("it is there") == foreign, "a foreign file is not touched");
 }
 
+/// Every block of the shard is dirty, fewer than the high mark of the whole cache: the block that a write changes in
+/// part was read past the directory, again and again, and nobody asked for write-back.
+#[test]
+fn a_write_to_part_of_a_sector_finds_room_in_a_shard_full_of_dirty_blocks() {
+    for background in [Background::OnSettle, Background::Continuous] {
+        // 56 blocks fill at least one of four shards of 16, and some of these are of that shard.
+        for part in (60..120).step_by(4) {
+            let reads = without_hanging(move || {
+                let device = Arc::new(MemoryDevice::new(128 * BLOCK_U64));
+                let config = Config { background, shards: Some(4), ..held(64) };
+                let (cache, volume) = open(&config, &device, WriteMode::Back);
+                (0..56).for_each(|block| write(&volume, block, 1));
+                volume.write(part * BLOCK_U64 + 5, b"part").expect("a write succeeds");
+                volume.flush().expect("a flush succeeds");
+                assert_eq!(stored(&*device, part * BLOCK_U64 + 5, 4), b"part");
+                cache.assert_quiet();
+                device.counters().reads
+            });
+            assert!(reads < 10, "{reads} reads for one block");
+        }
+    }
+}
+
 #[test]
 fn a_pool_without_slack_is_refused_with_a_size_that_works() {
     for slack in 0..4 {

@@ -303,7 +303,9 @@ impl Inner {
             is_resident =
                 is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
             if is_resident.is_none() {
-                return Err(Wait::Fill(block));
+                // A block without a place would be read past the directory, and be as absent as before.
+                let has_place = shard.has_place_for(block);
+                return Err(if has_place { Wait::Fill(block) } else { Wait::Victim(observed) });
             }
         }
         let Ok((slot, departed)) = shard.find_for_write(block) else { return Err(Wait::Victim(observed)) };
