@@ -189,6 +189,90 @@ fn dropping_the_last_handle_writes_everything() {
     }
 }
 
+#[test]
+fn a_close_while_others_read_and_write_answers_every_call_and_loses_no_acknowledged_write() {
+    let seed = seed();
+    println!("seed {seed}");
+    for round in 0..40u64 {
+        let mode = if round % 2 == 0 { WriteMode::Back } else { WriteMode::Through };
+        without_hanging(move || {
+            let device = Arc::new(MemoryDevice::new(256 * BLOCK_U64));
+            let ssd = Arc::new(MemoryDevice::new(ssd_bytes(64)));
+            let mut config = Config { writeback_delay_ms: 1, ..small(32) };
+            config.ssd = Some(SsdConfig::on_device(ssd, SsdSize::Blocks(64)));
+            let (cache, volume) = open(&config, &device, mode);
+            let acknowledged: Vec<AtomicU64> = (0..6).map(|_| AtomicU64::new(0)).collect();
+            let is_going = AtomicU64::new(0);
+            std::thread::scope(|scope| {
+                for thread in 0..6u64 {
+                    let (volume, acknowledged, is_going) = (&volume, &acknowledged, &is_going);
+                    scope.spawn(move || {
+                        let mut random = fastrand::Rng::with_seed(seed ^ (round * 8 + thread));
+                        for number in 1.. {
+                            let block = thread * 32;
+                            let bytes = content(block, number);
+                            let written = match thread {
+                                0..4 => volume.write(block * BLOCK_U64, &bytes),
+                                _ => block_on(volume.write_async(block * BLOCK_U64, bytes)),
+                            };
+                            match written {
+                                Ok(_) => acknowledged[thread as usize].store(number, Ordering::SeqCst),
+                                Err(_) => return,
+                            }
+                            is_going.fetch_add(1, Ordering::SeqCst);
+                            let mut buffer = vec![0; BLOCK];
+                            if volume.read(random.u64(..256) * BLOCK_U64, &mut buffer).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+                while is_going.load(Ordering::SeqCst) < 20 * (round % 7) {
+                    std::thread::yield_now();
+                }
+                cache.close().expect("the cache closes");
+            });
+            for (thread, number) in acknowledged.iter().enumerate() {
+                let (block, number) = (thread as u64 * 32, number.load(Ordering::SeqCst));
+                let found = stored(&*device, block * BLOCK_U64, 8);
+                let found = u64::from_le_bytes(found.try_into().expect("8 bytes")) & 0xffff_ffff;
+                assert!(
+                    found >= number,
+                    "seed {seed} round {round}: {number} was acknowledged, {found} is below"
+                );
+            }
+            assert!(matches!(volume.read(0, &mut [0; 8]), Err(Error::Closed)));
+            assert!(matches!(volume.write(0, &[0; 8]), Err(Error::Closed)));
+            assert!(matches!(volume.flush(), Err(Error::Closed)));
+            assert!(matches!(block_on(volume.read_async(0, 8)), Err(Error::Closed)));
+            assert!(matches!(block_on(volume.write_async(0, [0; 8])), Err(Error::Closed)));
+            assert!(matches!(block_on(volume.flush_async()), Err(Error::Closed)));
+            assert!(matches!(cache.settle(), Err(Error::Closed)));
+            let other = Arc::new(MemoryDevice::new(BLOCK_U64));
+            assert!(matches!(cache.attach("other", other, WriteMode::Back), Err(Error::Closed)));
+            cache.close().expect("a second close does nothing");
+        });
+    }
+}
+
+/// The writer waits for a frame in the callback entry, which has no limit, and the cache closes.
+#[test]
+fn a_write_that_waits_for_a_frame_is_answered_when_the_cache_closes() {
+    let device = Arc::new(MemoryDevice::patterned(256 * BLOCK_U64, 1));
+    let config = Config { slack_blocks: Some(8), ..small(16) };
+    let (cache, volume) = open(&config, &device, WriteMode::Back);
+    let references: Vec<_> =
+        (0..24).map(|block| volume.read_ref(block * BLOCK_U64, BLOCK).expect("a frame is free")).collect();
+    let (sender, receiver) = mpsc::channel();
+    volume.write_with(100 * BLOCK_U64, content(100, 1), move |answer| {
+        sender.send(answer).expect("it is waited for");
+    });
+    cache.close().expect("the cache closes");
+    let answer = receiver.recv_timeout(Duration::from_secs(60)).expect("it is answered");
+    assert!(matches!(answer, Err(Error::Closed)), "{answer:?}");
+    drop(references);
+}
+
 /// A close that a volume's flush refuses leaves the cache as it was, the other volumes too.
 #[test]
 fn a_close_that_fails_leaves_every_volume_at_work() {

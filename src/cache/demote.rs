@@ -273,6 +273,10 @@ impl Inner {
     /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
     pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
         let Some(ssd) = self.ssd.as_ref() else { return };
+        // A pool that is shut down runs an append at once, here, where the locks are held that it takes.
+        if self.is_closed() {
+            return;
+        }
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
         if ssd.is_off() {
@@ -429,9 +433,20 @@ impl Inner {
             ssd.run_seal(seal);
         }
         ssd.make_durable(None)?;
-        let plan = ssd.with(|tier| tier.plan_checkpoint(true));
+        let plan = {
+            let mut state = ssd.state.lock();
+            // Reads that were let in before the cache closed may still demote, seal, and need the journal.
+            while state.journal_is_writing {
+                ssd.changed.wait(&mut state);
+            }
+            state.journal_is_writing = true;
+            state.tier.plan_checkpoint(true)
+        };
         let result = plan.run(&*ssd.device);
-        ssd.with(|tier| tier.finish_checkpoint(plan, result.is_ok()));
+        let mut state = ssd.state.lock();
+        state.tier.finish_checkpoint(plan, result.is_ok());
+        state.journal_is_writing = false;
+        ssd.changed.notify_all();
         Ok(result?)
     }
 }

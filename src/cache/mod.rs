@@ -206,6 +206,10 @@ impl Inner {
         self.limits.background == Background::Continuous
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     fn volumes(&self) -> Vec<Arc<VolumeState>> {
         self.volumes.read().by_id.values().cloned().collect()
     }

@@ -242,6 +242,7 @@ impl Inner {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.wait_for_stores();
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);
@@ -251,8 +252,19 @@ impl Inner {
         Ok(())
     }
 
+    /// What was let in before the cache was closed, and looks at that under the lock of a shard, has done what it does
+    /// there: stores are below after the next flush, and no demotion starts any more.
+    fn wait_for_stores(&self) {
+        for shard in &self.shards {
+            drop(shard.lock());
+        }
+    }
+
     /// Ends all threads, after what they have under way.
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(self: &Arc<Self>) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.wait_for_stores();
+        self.wake_writers();
         self.ticker.stop();
         let thread = self.ticker_thread.lock().take();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
@@ -263,8 +275,12 @@ impl Inner {
     }
 
     fn close_volumes(self: &Arc<Self>) -> Result<()> {
-        for volume in self.volumes() {
-            self.flush_while_closing(&volume)?;
+        let volumes = self.volumes();
+        for volume in &volumes {
+            self.flush_while_closing(volume)?;
+        }
+        // Only now: the cache stays open when one of them could not be flushed.
+        for volume in volumes {
             if let Some(ssd) = &self.ssd {
                 ssd.with(|tier| tier.detach_volume(volume.id, volume.device.identity()));
             }

@@ -168,6 +168,8 @@ enum Wait {
     Victim(Observed),
     Frame(Observed),
     Fill(BlockId),
+    /// Nothing: the cache closes.
+    Closed,
 }
 
 /// Runs when what was waited for has come, or cannot come.
@@ -290,6 +292,9 @@ impl Inner {
         data: &[u8],
         progress: &mut WriteProgress,
     ) -> Result<bool, Wait> {
+        if self.is_closed() {
+            return Err(Wait::Closed);
+        }
         if self.throttle.must_wait() {
             return Err(Wait::Room);
         }
@@ -297,6 +302,10 @@ impl Inner {
         let spare = self.alloc_frame().ok_or(Wait::Frame(observed))?;
         let block = piece.block;
         let mut shard = self.shard(block);
+        // Again, under the lock that a closing cache takes once before it flushes: nothing is stored after that.
+        if self.is_closed() {
+            return Err(Wait::Closed);
+        }
         let has_edges = piece.bytes.start % SECTOR_BYTES == 0 && piece.bytes.end % SECTOR_BYTES == 0;
         let mut is_resident = shard.policy.lookup(block);
         if !has_edges {
@@ -381,6 +390,7 @@ impl Inner {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
                 self.hurry();
             }
+            Wait::Closed => return resume(Err(Error::Closed)),
             Wait::Victim(observed) | Wait::Frame(observed) => {
                 self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
                 let inner = self.clone();
@@ -397,6 +407,16 @@ impl Inner {
                 self.read_with(volume, offset, bytes, runner, Box::new(move |read| resume(read.map(drop))));
             }
         }
+        if self.is_closed() {
+            // Whoever closed may have woken all that waited before this one did.
+            self.wake_writers();
+        }
+    }
+
+    /// Lets all that wait for a frame, a block or room look again.
+    pub(super) fn wake_writers(self: &Arc<Self>) {
+        self.announce_release();
+        wake_all(self.throttle.open());
     }
 
     fn wait_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait) -> Result<()> {
@@ -427,6 +447,7 @@ impl Inner {
         if !came {
             self.released.unpark(ticket);
         }
+        came
     }
 }
 
