@@ -189,6 +189,27 @@ fn dropping_the_last_handle_writes_everything() {
     }
 }
 
+/// The last handle went with the callback that owned it, on the only thread of the disk's lane, which then waited for
+/// its own flush.
+#[test]
+fn the_last_handle_may_go_in_a_callback() {
+    let device = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    let config = Config { disk_threads: 1, ..held(32) };
+    let (cache, volume) = open(&config, &device, WriteMode::Back);
+    (0..8).for_each(|block| write(&volume, block, 1));
+    device.stall(Operation::Read);
+    let last = volume.clone();
+    volume.read_with(20 * BLOCK_U64, BLOCK, move |answer| {
+        answer.expect("a read succeeds");
+        drop(last);
+    });
+    device.wait_until_held(1);
+    drop((cache, volume));
+    device.resume();
+    eventually("everything is below", || stored(&*device, 7 * BLOCK_U64, BLOCK) == content(7, 1));
+    eventually("nobody has the device any more", || Arc::strong_count(&device) == 1);
+}
+
 #[test]
 fn a_close_while_others_read_and_write_answers_every_call_and_loses_no_acknowledged_write() {
     let seed = seed();
