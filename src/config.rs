@@ -107,7 +107,7 @@ pub struct Config {
     pub block_size: BlockSize,
     pub ram: RamSize,
     /// Frames beyond the resident blocks, for what is under way and what readers hold; none: a sixteenth of the
-    /// resident blocks, but at least 32 and at most 1024.
+    /// resident blocks, but at least 32 and at most 1024. At least 4.
     pub slack_blocks: Option<u32>,
     /// Shards of the RAM directory; none: as many as keep 1000 blocks each, at most 16.
     pub shards: Option<u32>,
@@ -171,6 +171,9 @@ impl Config {
         }
         let slack_for =
             |blocks: u64| self.slack_blocks.unwrap_or_else(|| (blocks / 16).clamp(32, 1024) as u32);
+        if self.slack_blocks.is_some_and(|slack| slack < SLACK_BLOCKS_MIN) {
+            return Err(Error::Config(format!("the slack must be at least {SLACK_BLOCKS_MIN} blocks")));
+        }
         let capacity = match self.ram {
             RamSize::Blocks(blocks) => blocks,
             RamSize::Bytes(bytes) => {
@@ -208,6 +211,9 @@ impl Config {
             + crate::cache::DIRECTORY_BYTES_PER_BLOCK as u64
     }
 }
+
+/// One for a write's new frame, and the SSD has at most three quarters.
+const SLACK_BLOCKS_MIN: u32 = 4;
 
 /// Sizes of the RAM tier, checked.
 #[derive(Clone, Copy, Debug)]

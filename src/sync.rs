@@ -14,8 +14,12 @@ pub(crate) type Wake = Box<dyn FnOnce() + Send>;
 pub(crate) struct Event {
     count: AtomicU64,
     has_parked: AtomicBool,
-    parked: Mutex<Vec<Wake>>,
+    parked: Mutex<Vec<(Ticket, Wake)>>,
+    tickets: AtomicU64,
 }
+
+/// Names one who is parked.
+pub(crate) type Ticket = u64;
 
 /// A moment in the life of an [`Event`].
 #[derive(Clone, Copy)]
@@ -26,18 +30,30 @@ impl Event {
         Observed(self.count.load(Ordering::SeqCst))
     }
 
-    /// Runs `wake` at the first change after `observed`; at once, when that has come already.
-    pub(crate) fn park(&self, observed: Observed, wake: Wake) {
+    /// Runs `wake` at the first change after `observed`; at once, when that has come already. Whoever gives up gives
+    /// the ticket to [`Self::unpark`].
+    pub(crate) fn park(&self, observed: Observed, wake: Wake) -> Ticket {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let mut parked = self.parked.lock();
         // The flag goes up before the count is read, and `change` reads the flag after it raised the count: at
         // least one of the two sees the other.
         self.has_parked.store(true, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) == observed.0 {
-            parked.push(wake);
-            return;
+            parked.push((ticket, wake));
+            return ticket;
         }
         drop(parked);
         wake();
+        ticket
+    }
+
+    /// Takes out one who does not wait any more.
+    pub(crate) fn unpark(&self, ticket: Ticket) {
+        self.parked.lock().retain(|(other, _)| *other != ticket);
+    }
+
+    pub(crate) fn parked_count(&self) -> usize {
+        self.parked.lock().len()
     }
 
     /// Says that something changed; whether anyone waits for that, who then gets it by [`Self::take_parked`].
@@ -51,7 +67,7 @@ impl Event {
     pub(crate) fn take_parked(&self) -> Vec<Wake> {
         let mut parked = self.parked.lock();
         self.has_parked.store(false, Ordering::SeqCst);
-        std::mem::take(&mut *parked)
+        std::mem::take(&mut *parked).into_iter().map(|(_, wake)| wake).collect()
     }
 }
 

@@ -334,7 +334,7 @@ impl SsdTier {
 impl Inner {
     /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
     pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
-        let Some(ssd) = self.ssd.as_ref().filter(|_| !self.closed.load(Ordering::Acquire)) else { return };
+        let Some(ssd) = self.ssd.as_ref().filter(|_| !self.is_closed()) else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
         if ssd.is_off() {

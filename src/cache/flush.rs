@@ -10,7 +10,8 @@
 //! - Syncs are shared: a sync that has started covers only what ended before; whoever comes later waits for the next.
 //! - Void first (rule 1): before a run is written below, the SSD's journal is durable as far as it was when the run
 //!   was planned.
-//! - A write that fails makes its blocks dirty again; they are tried again, one by one, after a pause that doubles. A
+//! - A write that fails makes its blocks dirty again; they are tried again one by one, and those that fail alone are
+//!   held back for a pause that doubles. A
 //!   sync that fails makes all that it should have covered dirty again: it is written again before the next sync, and
 //!   a failed sync is never taken for a success because a second one succeeds (rule 7). So every flush that waits then
 //!   fails, whichever sync it waits for.
@@ -134,6 +135,8 @@ pub(super) struct Dirty {
     /// Blocks were dirty for `writeback_delay`: write-back goes on until none is waiting.
     is_due: bool,
     syncs: Syncs,
+    /// Dirty blocks that could not be written, or not be synced: they wait until the failure may be tried again.
+    held_back: BTreeSet<u64>,
     failure: Option<Failure>,
     /// So many runs take one block each: a run failed, and one bad block must not hold its neighbours up.
     careful_runs: u64,
@@ -183,13 +186,16 @@ impl Dirty {
             self.dirty_blocks(),
             self.unsynced_blocks(),
             self.waiting.len() as u64,
+            self.held_back.len() as u64,
             self.flushes.len() as u64,
             self.writing_runs.into(),
             self.syncs.waiting.len() as u64,
             self.syncs.is_running.into(),
         ];
         counts.iter().any(|&count| count > 0).then(|| {
-            format!("dirty, unsynced, waiting, flushes, runs, who waits for a sync, syncs: {counts:?}")
+            format!(
+                "dirty, unsynced, waiting, held back, flushes, runs, who waits for a sync, syncs: {counts:?}"
+            )
         })
     }
 
@@ -224,10 +230,28 @@ impl Dirty {
         epoch < self.first_epoch()
     }
 
-    /// A write below or a sync failed: nothing is tried again before a pause has passed.
+    /// A dirty block failed: it is not tried again before a pause has passed, its neighbours are.
+    fn hold_back(&mut self, number: u64) {
+        self.waiting.remove(&number);
+        self.held_back.insert(number);
+    }
+
+    /// Blocks were held back: those that fail before they are tried again share the pause.
     fn note_failure(&mut self) {
-        let pause = self.failure.as_ref().map_or(RETRY_MIN, |before| (before.pause * 2).min(RETRY_MAX));
-        self.failure = Some(Failure { pause, retry_at: Instant::now() + pause });
+        let now = Instant::now();
+        let pause = match &self.failure {
+            Some(before) if now < before.retry_at => return,
+            Some(before) => (before.pause * 2).min(RETRY_MAX),
+            None => RETRY_MIN,
+        };
+        self.failure = Some(Failure { pause, retry_at: now + pause });
+    }
+
+    /// Blocks that were held back long enough wait like the others again.
+    fn take_held_back(&mut self) {
+        if self.failure.as_ref().is_none_or(|failure| Instant::now() >= failure.retry_at) {
+            self.waiting.append(&mut self.held_back);
+        }
     }
 
     /// Takes up to `count` waiting neighbours, from the cursor on and round.
@@ -239,14 +263,24 @@ impl Dirty {
         run
     }
 
-    /// The flushes whose blocks are all below.
-    fn take_written_flushes(&mut self) -> Vec<FlushDone> {
+    /// The flushes whose blocks are all below wait for a sync from now on; true when the caller has to start it.
+    #[must_use]
+    fn await_sync_of_written(&mut self) -> bool {
         let first = self.first_epoch();
-        let (ready, rest) =
+        let (ready, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
         self.flushes = rest;
-        let ready: Vec<(u64, FlushDone)> = ready;
-        ready.into_iter().map(|(_, done)| done).collect()
+        ready.into_iter().fold(false, |starts, (_, done)| self.await_sync(done) || starts)
+    }
+
+    /// `done` waits for a sync that starts after this; true when the caller has to start it.
+    ///
+    /// From the look at what is written to this it takes one hold of the lock: a sync that fails must find every flush
+    /// that has to fail with it.
+    #[must_use]
+    fn await_sync(&mut self, done: FlushDone) -> bool {
+        self.syncs.waiting.push((self.syncs.started + 1, done));
+        !std::mem::replace(&mut self.syncs.is_running, true)
     }
 }
 
@@ -262,6 +296,7 @@ struct TakenBlock {
 /// Neighbouring blocks that are written below together.
 struct Group {
     blocks: Vec<TakenBlock>,
+    run_bytes_max: usize,
     /// Stretches of bytes without a hole: where each starts, and its pieces.
     runs: Vec<(u64, Vec<WritePiece>)>,
 }
@@ -269,7 +304,8 @@ struct Group {
 impl Inner {
     /// Takes those of `numbers` (ascending) that are dirty and not being written.
     fn take_group(&self, volume: &VolumeState, numbers: &[u64]) -> Group {
-        let mut group = Group { blocks: Vec::new(), runs: Vec::new() };
+        let mut group =
+            Group { blocks: Vec::new(), run_bytes_max: self.limits.run_bytes_max, runs: Vec::new() };
         for &number in numbers {
             let block = BlockId::new(volume.id, number);
             let mut shard = self.shard(block);
@@ -361,7 +397,10 @@ impl Inner {
                 }
                 (entry.dirty, entry.dirty_epoch) = (true, taken.epoch);
             }
-            if entry.dirty {
+            if result.is_err() && blocks.len() == 1 {
+                dirty.hold_back(taken.block.number());
+            } else if entry.dirty {
+                dirty.held_back.remove(&taken.block.number());
                 dirty.waiting.insert(taken.block.number());
             }
             let is_dirty = entry.dirty;
@@ -392,17 +431,20 @@ impl Inner {
         let mut dirty = volume.dirty.lock();
         match result {
             Ok(()) => {
-                dirty.failure = None;
-                let ready = dirty.take_written_flushes();
+                if dirty.held_back.is_empty() {
+                    dirty.failure = None;
+                }
+                let starts = dirty.await_sync_of_written();
                 drop(dirty);
-                for done in ready {
-                    self.sync_volume(volume, done);
+                if starts {
+                    self.start_sync(volume);
                 }
             }
             Err(error) => {
-                dirty.note_failure();
                 if blocks > 1 {
                     dirty.careful_runs = 2 * blocks;
+                } else {
+                    dirty.note_failure();
                 }
                 let failed = std::mem::take(&mut dirty.flushes);
                 let blocks = dirty.dirty_blocks();
@@ -435,6 +477,7 @@ impl Inner {
             let mut dirty = volume.dirty.lock();
             for taken in &group.blocks {
                 dirty.waiting.remove(&taken.block.number());
+                dirty.held_back.remove(&taken.block.number());
             }
         }
         match runner {
@@ -455,6 +498,7 @@ impl Inner {
         loop {
             let (numbers, priority) = {
                 let mut dirty = volume.dirty.lock();
+                dirty.take_held_back();
                 let Some(priority) = self.pace(&dirty) else { return };
                 let count = if dirty.careful_runs > 0 {
                     1
@@ -486,9 +530,6 @@ impl Inner {
 
     /// Whether another run may start, and how urgent it is.
     fn pace(&self, dirty: &Dirty) -> Option<Priority> {
-        if dirty.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at) {
-            return None;
-        }
         let is_awaited = !dirty.flushes.is_empty() || self.throttle.is_urgent();
         let depth = if is_awaited {
             self.limits.disk_threads
@@ -534,7 +575,7 @@ impl Inner {
         if unsynced == 0 || dirty.syncs.is_running {
             return;
         }
-        let all_written = (dirty.waiting.is_empty() || dirty.failure.is_some()) && dirty.writing_runs == 0;
+        let all_written = dirty.waiting.is_empty() && dirty.writing_runs == 0;
         let is_half = unsynced * 2 >= self.throttle.pinned_blocks();
         let is_due = if self.throttle.is_urgent() {
             all_written || is_half
@@ -549,11 +590,8 @@ impl Inner {
 
     /// Syncs the backing store; `done` runs when a sync that started after this call has ended.
     fn sync_volume(self: &Arc<Self>, volume: &Arc<VolumeState>, done: FlushDone) {
-        let mut dirty = volume.dirty.lock();
-        let wanted = dirty.syncs.started + 1;
-        dirty.syncs.waiting.push((wanted, done));
-        if !std::mem::replace(&mut dirty.syncs.is_running, true) {
-            drop(dirty);
+        let starts = volume.dirty.lock().await_sync(done);
+        if starts {
             self.start_sync(volume);
         }
     }
@@ -637,6 +675,7 @@ impl Inner {
                 let epoch = volume.dirty.lock().mark(block.number());
                 (entry.dirty, entry.dirty_epoch) = (true, epoch);
             }
+            volume.dirty.lock().hold_back(block.number());
             return;
         }
         masks.unsynced_mut().fill(0);
@@ -663,10 +702,18 @@ impl Inner {
         if let Some(failure) = &mut dirty.failure {
             failure.retry_at = Instant::now();
         }
+        dirty.take_held_back();
         if dirty.is_written(epoch) {
-            let is_synced = dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running;
+            if dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running {
+                drop(dirty);
+                return done(Ok(()));
+            }
+            let starts = dirty.await_sync(done);
             drop(dirty);
-            return if is_synced { done(Ok(())) } else { self.sync_volume(volume, done) };
+            if starts {
+                self.start_sync(volume);
+            }
+            return;
         }
         dirty.flushes.push((epoch, done));
         drop(dirty);
@@ -713,7 +760,7 @@ impl Group {
         let offset = block_start + piece.range.start as u64;
         if let Some((start, pieces)) = self.runs.last_mut() {
             let bytes: usize = pieces.iter().map(|piece| piece.range.len()).sum();
-            if *start + bytes as u64 == offset {
+            if *start + bytes as u64 == offset && bytes + piece.range.len() <= self.run_bytes_max {
                 pieces.push(piece);
                 return;
             }
@@ -824,9 +871,10 @@ impl Inner {
     fn tick(self: &Arc<Self>, volume: &Arc<VolumeState>) {
         let (is_clean, wants_sync) = {
             let mut dirty = volume.dirty.lock();
+            dirty.take_held_back();
             dirty.is_due = !dirty.waiting.is_empty();
-            // What cannot be written now must not keep the others from being durable, and in RAM.
-            let is_written = dirty.dirty_blocks() == 0 || dirty.failure.is_some();
+            // What is held back must not keep the others from being durable, and in RAM.
+            let is_written = dirty.waiting.is_empty() && dirty.writing_runs == 0;
             let wants_sync = is_written && !dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running;
             (dirty.is_clean() && !dirty.syncs.is_running, wants_sync)
         };

@@ -219,6 +219,12 @@ impl Shard {
         }
     }
 
+    /// Whether `block` is here, or would find a place.
+    pub(super) fn has_place_for(&mut self, block: BlockId) -> bool {
+        let entries = &self.entries;
+        self.policy.lookup(block).is_some() || self.policy.has_room(|slot| entries[slot.index()].may_leave())
+    }
+
     /// One reference by a write: the slot of `block`, whether it was resident, and the block that left to make room.
     pub(super) fn find_for_write(&mut self, block: BlockId) -> Result<(Slot, Option<Departed>), NoVictim> {
         let (slot, was_resident, departed) = self.reference(block)?;

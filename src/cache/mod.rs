@@ -73,9 +73,18 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        let inner = self.inner.clone();
         // Whoever wants to know whether everything was written calls `close` and looks at the answer.
-        if self.inner.close().is_err() {
-            self.inner.stop();
+        let close = move || {
+            if inner.close().is_err() {
+                inner.stop();
+            }
+        };
+        if self.inner.pool.is_own_thread() {
+            // The handle went with a callback: a thread of the pool would wait for what it has to do itself.
+            std::thread::spawn(close);
+        } else {
+            close();
         }
     }
 }
@@ -180,6 +189,15 @@ impl Cache {
     pub fn assert_quiet(&self) {
         self.handle.inner.assert_quiet();
     }
+
+    /// For tests: no call waits for a frame or for a block to leave.
+    ///
+    /// # Panics
+    /// When one does.
+    #[doc(hidden)]
+    pub fn assert_nobody_waits(&self) {
+        self.handle.inner.assert_nobody_waits();
+    }
 }
 
 impl Inner {
@@ -192,8 +210,12 @@ impl Inner {
         Version::from_u64(self.version.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+        if self.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Whether work in the background may start by itself.

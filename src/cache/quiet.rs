@@ -14,6 +14,12 @@ impl Inner {
         }
     }
 
+    /// See [`super::Cache::assert_nobody_waits`].
+    pub(super) fn assert_nobody_waits(&self) {
+        assert_eq!(self.released.parked_count(), 0);
+        assert!(!self.throttle.is_urgent());
+    }
+
     /// The first thing that is still there and should not be.
     fn what_is_left(&self) -> Option<String> {
         let (mut frames, mut pinned) = (0, 0);

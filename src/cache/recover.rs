@@ -24,7 +24,7 @@ use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
-use crate::sync::{Event, Mutex, RwLock, wake_all};
+use crate::sync::{Event, Mutex, RwLock};
 
 /// Merged requests grow to this at the most, in bytes.
 const MERGE_BYTES_MAX: usize = 4 << 20;
@@ -243,8 +243,7 @@ impl Inner {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        // Writes look at the flag under the lock of a shard: those that saw it down are in RAM now, and are flushed.
-        self.shards.iter().for_each(|shard| drop(shard.lock()));
+        self.wait_for_stores();
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);
@@ -254,8 +253,19 @@ impl Inner {
         Ok(())
     }
 
+    /// What was let in before the cache was closed, and looks at that under the lock of a shard, has done what it does
+    /// there: stores are below after the next flush, and no demotion starts any more.
+    fn wait_for_stores(&self) {
+        for shard in &self.shards {
+            drop(shard.lock());
+        }
+    }
+
     /// Ends all threads, after what they have under way.
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(self: &Arc<Self>) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.wait_for_stores();
+        self.wake_writers();
         self.ticker.stop();
         let thread = self.ticker_thread.lock().take();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
@@ -264,13 +274,16 @@ impl Inner {
         }
         self.pool.shutdown();
         // Whoever still waits finds the cache closed.
-        wake_all(self.released.take_parked());
-        wake_all(self.throttle.open());
+        self.wake_writers();
     }
 
     fn close_volumes(self: &Arc<Self>) -> Result<()> {
-        for volume in self.volumes() {
-            self.flush_while_closing(&volume)?;
+        let volumes = self.volumes();
+        for volume in &volumes {
+            self.flush_while_closing(volume)?;
+        }
+        // Only now: the cache stays open when one of them could not be flushed.
+        for volume in volumes {
             if let Some(ssd) = &self.ssd {
                 let identity = volume.device.identity();
                 ssd.with(|tier| tier.detach_volume(volume.id, identity));

@@ -202,14 +202,8 @@ impl Inner {
                 answer => return answer,
             }
             // No frame was free: wait until one is. Ask first, and look whether one came between.
-            self.frames.want();
-            if self.frames.free_count() == 0 {
-                let blocker = Arc::new(Blocker::default());
-                let wake = blocker.clone();
-                self.released.park(observed, Box::new(move || wake.set(())));
-                if blocker.wait_for(until.saturating_duration_since(std::time::Instant::now())).is_none() {
-                    return Err(Error::WouldBlock);
-                }
+            if self.alloc_frame().is_none() && !self.wait_for_release(observed, until) {
+                return Err(Error::WouldBlock);
             }
         }
     }

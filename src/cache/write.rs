@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version};
 use terrace_tiers::ssd::VoidMark;
@@ -292,6 +293,9 @@ impl Inner {
         data: &[u8],
         progress: &mut WriteProgress,
     ) -> Result<bool, Wait> {
+        if self.is_closed() {
+            return Err(Wait::Closed);
+        }
         if self.throttle.must_wait() {
             return Err(Wait::Room);
         }
@@ -299,7 +303,8 @@ impl Inner {
         let spare = self.alloc_frame().ok_or(Wait::Frame(observed))?;
         let block = piece.block;
         let mut shard = self.shard(block);
-        if self.closed.load(Ordering::Acquire) {
+        // Again, under the lock that a closing cache takes once before it flushes: nothing is stored after that.
+        if self.is_closed() {
             return Err(Wait::Closed);
         }
         let is_whole =
@@ -309,7 +314,9 @@ impl Inner {
             is_resident =
                 is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
             if is_resident.is_none() {
-                return Err(Wait::Fill(block));
+                // A block without a place would be read past the directory, and be as absent as before.
+                let has_place = shard.has_place_for(block);
+                return Err(if has_place { Wait::Fill(block) } else { Wait::Victim(observed) });
             }
         }
         let Ok((slot, departed)) = shard.find_for_write(block) else { return Err(Wait::Victim(observed)) };
@@ -403,6 +410,17 @@ impl Inner {
                 self.read_with(volume, offset, bytes, runner, Box::new(move |read| resume(read.map(drop))));
             }
         }
+        if self.is_closed() {
+            // Whoever closed may have woken all that waited before this one did.
+            self.wake_writers();
+        }
+    }
+
+    /// Lets all that wait for a frame, a block or room look again; at once, on this thread, which holds no lock.
+    pub(super) fn wake_writers(&self) {
+        self.released.change();
+        wake_all(self.released.take_parked());
+        wake_all(self.throttle.open());
     }
 
     fn wait_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait) -> Result<()> {
@@ -411,14 +429,29 @@ impl Inner {
             return self.read_blocking(volume, offset, bytes).map(drop);
         }
         // Readers may hold frames for as long as they like; what is dirty is on its way.
-        let limit = matches!(wait, Wait::Frame(_)).then_some(self.limits.frame_wait);
+        if let Wait::Frame(observed) = wait {
+            self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
+            self.hurry();
+            let came = self.wait_for_release(observed, Instant::now() + self.limits.frame_wait);
+            self.throttle.pressed.fetch_sub(1, Ordering::SeqCst);
+            return if came { Ok(()) } else { Err(Error::WouldBlock) };
+        }
         let blocker = Arc::new(Blocker::default());
         let wake = blocker.clone();
         self.park(volume, wait, Box::new(move |result| wake.set(result)));
-        match limit {
-            Some(limit) => blocker.wait_for(limit).unwrap_or(Err(Error::WouldBlock)),
-            None => blocker.wait(),
+        blocker.wait()
+    }
+
+    /// Waits for a release after `observed`; false when none came until then.
+    pub(super) fn wait_for_release(&self, observed: Observed, until: Instant) -> bool {
+        let blocker = Arc::new(Blocker::default());
+        let wake = blocker.clone();
+        let ticket = self.released.park(observed, Box::new(move || wake.set(())));
+        let came = blocker.wait_for(until.saturating_duration_since(Instant::now())).is_some();
+        if !came {
+            self.released.unpark(ticket);
         }
+        came
     }
 }
 

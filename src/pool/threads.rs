@@ -126,6 +126,11 @@ impl Pool {
         Lane::new(lane)
     }
 
+    /// Whether this thread runs something for the pool just now.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        self.shared.is_own_thread()
+    }
+
     /// Waits until everything submitted is done, with all that its completions submit, and ends the threads. What
     /// other threads submit from now on is refused (rule 3 of the pool). May be called again.
     ///

@@ -200,6 +200,14 @@ impl ArcPolicy {
         Ok(Access::Miss { slot: Slot::of(entry), ghost, evicted })
     }
 
+    /// Whether a request for an absent block would find a place now. Those that may not leave are set aside, as by
+    /// [`Self::request`].
+    pub fn has_room(&mut self, may_leave: impl FnMut(Slot) -> bool) -> bool {
+        let has_room = self.len() < self.capacity || self.find_victim(Side::Recent, may_leave).is_some();
+        self.debug_check();
+        has_room
+    }
+
     /// A block that was refused as a victim may leave again. Nothing happens when it was not set aside.
     pub fn release(&mut self, slot: Slot) {
         match self.lists.place(slot.entry()) {
