@@ -17,7 +17,7 @@ use terrace_tiers::ssd::{ReadPlan, ReadVerdict};
 
 use super::answer::{Answer, BlockRef, Blocks};
 use super::demote::OnSsd;
-use super::flush::VolumeState;
+use super::dirty::VolumeState;
 use super::index::{Found, Shard};
 use super::{Inner, Result};
 use crate::error::{Error, TierError};

@@ -18,7 +18,7 @@ use terrace_tiers::block::VolumeId;
 use terrace_tiers::device::Device;
 
 use super::answer::{Answer, Blocks};
-use super::flush::VolumeState;
+use super::dirty::VolumeState;
 use super::read::{ReadDone, Runner};
 use super::{Cache, Handle, Inner, Result};
 use crate::config::WriteMode;

@@ -21,7 +21,7 @@ use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version};
 use terrace_tiers::ssd::VoidMark;
 
 use super::answer::Answer;
-use super::flush::VolumeState;
+use super::dirty::VolumeState;
 use super::read::{Piece, Runner, pieces};
 use super::{Inner, Result};
 use crate::config::WriteMode;
