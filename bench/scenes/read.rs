@@ -98,7 +98,8 @@ fn open(path: &Path) -> (Cache, Volume) {
     config.slack_blocks = Some(128);
     config.ssd = Some(SsdConfig::new(PathBuf::from(path), SsdSize::Blocks(u64::from(BLOCKS) * 5 / 4)));
     let cache = Cache::open(&config).expect("the cache opens");
-    let disk = NoDisk { len_bytes: u64::from(BLOCKS) * BLOCK_BYTES as u64, has_content: true };
+    let len_bytes = u64::from(BLOCKS) * BLOCK_BYTES as u64;
+    let disk = NoDisk { len_bytes, content_bytes: len_bytes };
     let volume = cache.attach("bench", Arc::new(disk), WriteMode::Through).expect("a volume attaches");
     (cache, volume)
 }
