@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use terrace_tiers::block::BlockSize;
+use terrace_tiers::device::Device;
 use terrace_tiers::ram::arc_policy::ArcPolicy;
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::SsdPolicy;
@@ -35,6 +36,8 @@ pub enum SsdSize {
 pub struct SsdConfig {
     /// The cache file or block device; a file is made when it is missing.
     pub path: PathBuf,
+    /// Stands in for the file at `path`; see [`Self::on_device`].
+    pub device: Option<Arc<dyn Device>>,
     pub size: SsdSize,
     pub policy: SsdPolicy,
     /// Direct I/O; where the file system refuses it the file is buffered, and the stats say so.
@@ -46,7 +49,14 @@ pub struct SsdConfig {
 impl SsdConfig {
     /// A file of this size, and the default of everything else.
     pub fn new(path: impl Into<PathBuf>, size: SsdSize) -> Self {
-        Self { path: path.into(), size, policy: SsdPolicy::default(), direct: true, prepare: true }
+        let policy = SsdPolicy::default();
+        Self { path: path.into(), device: None, size, policy, direct: true, prepare: true }
+    }
+
+    /// The tier on a device of the caller's, at least as long as [`terrace_tiers::ssd::Geometry::file_bytes`] says; one
+    /// that begins with zeros is a new one. Nobody locks it, and nothing of it is written through ahead.
+    pub fn on_device(device: Arc<dyn Device>, size: SsdSize) -> Self {
+        Self { device: Some(device), prepare: false, ..Self::new(PathBuf::new(), size) }
     }
 }
 

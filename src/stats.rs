@@ -37,11 +37,16 @@ pub struct Stats {
     pub disk_write_bytes: u64,
     pub disk_syncs: u64,
     /// Reads of blocks that callers asked for; what recovery and reclaim read is not counted.
+    /// Requests to the backing stores that are queued or running, now.
+    pub disk_queue_depth: u64,
+    pub ssd_queue_depth: u64,
     pub ssd_read_operations: u64,
     pub ssd_read_bytes: u64,
     /// Appends of blocks; the bytes of all that goes to the SSD are in `ssd`.
     pub ssd_write_operations: u64,
     pub ssd_syncs: u64,
+    /// Calls on the SSD that failed; what they were for is read from below or not kept.
+    pub ssd_errors: u64,
     /// False once an SSD that failed was switched off, or when there is none.
     pub ssd_in_use: bool,
     /// Whether the cache file is read and written with direct I/O.

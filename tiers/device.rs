@@ -10,6 +10,7 @@
 //! | `sync`    | what was written before the call is durable, or the call fails; a failure is never retried|
 //! | `discard` | the range reads as zeros; space may be given back                                         |
 
+use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -80,6 +81,12 @@ impl<T: Device + ?Sized> Device for Arc<T> {
 
     fn alignment(&self) -> usize {
         (**self).alignment()
+    }
+}
+
+impl fmt::Debug for dyn Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
     }
 }
 

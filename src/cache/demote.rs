@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use terrace_tiers::block::{BlockId, BlockSize, Version};
@@ -36,6 +36,12 @@ const APPEND_BYTES_MAX: usize = 1 << 20;
 /// Appends under way at once; more only scatter the log.
 const APPENDS_MAX: u32 = 2;
 
+/// The checkpoint's own, and one for each copy of the superblock.
+const SYNCS_A_CHECKPOINT: u64 = 3;
+
+/// A second append starts when so many blocks are queued.
+const APPEND_BLOCKS_MIN: usize = 32;
+
 /// The SSD as the cache drives it.
 pub(super) struct SsdTier {
     pub(super) device: Arc<dyn Device>,
@@ -46,11 +52,14 @@ pub(super) struct SsdTier {
     changed: Condvar,
     is_off: AtomicBool,
     size: BlockSize,
-    /// Frames that may wait for their append.
-    queue_max: usize,
+    /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
+    frames_max: usize,
+    /// Appends that are counted in the state and not started yet.
+    appends_wanted: AtomicU32,
     write_operations: AtomicU64,
     syncs: AtomicU64,
-    append_errors: AtomicU64,
+    /// Calls on the device that failed.
+    errors: AtomicU64,
 }
 
 struct SsdState {
@@ -59,10 +68,13 @@ struct SsdState {
     on_the_way: HashMap<BlockId, (SlotPlan, FrameRef), FastHash>,
     /// In the order of the log.
     queue: VecDeque<(SlotPlan, FrameRef)>,
+    /// Frames in the queue, and of appends under way.
+    held_frames: usize,
     /// Appends and seals under way.
     appends: u32,
     is_reclaiming: bool,
     journal_is_writing: bool,
+    checkpoint_is_running: bool,
 }
 
 /// Where the SSD tier has a block.
@@ -78,16 +90,18 @@ impl SsdTier {
         device: Arc<dyn Device>,
         is_direct: bool,
         lane: Lane,
-        queue_max: usize,
+        frames_max: usize,
     ) -> Self {
         let size = tier.geometry().block_size;
         let state = SsdState {
             tier,
             on_the_way: HashMap::default(),
             queue: VecDeque::new(),
+            held_frames: 0,
             appends: 0,
             is_reclaiming: false,
             journal_is_writing: false,
+            checkpoint_is_running: false,
         };
         Self {
             device,
@@ -97,10 +111,11 @@ impl SsdTier {
             changed: Condvar::new(),
             is_off: AtomicBool::new(false),
             size,
-            queue_max,
+            frames_max,
+            appends_wanted: AtomicU32::new(0),
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
-            append_errors: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
         }
     }
 
@@ -111,9 +126,19 @@ impl SsdTier {
     fn switch_off(&self) {
         self.is_off.store(true, Ordering::SeqCst);
         let mut state = self.state.lock();
+        state.held_frames -= state.queue.len();
         state.queue.clear();
         state.on_the_way.clear();
         self.changed.notify_all();
+    }
+
+    /// Counts an append as under way if what is queued is worth one; `start_wanted_appends` starts it.
+    fn want_append(&self, state: &mut SsdState) {
+        let is_enough = state.appends == 0 || state.queue.len() >= APPEND_BLOCKS_MIN;
+        if !state.queue.is_empty() && state.appends < APPENDS_MAX && is_enough {
+            state.appends += 1;
+            self.appends_wanted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Runs `work` on the tier's bookkeeping.
@@ -142,7 +167,7 @@ impl SsdTier {
         error: Option<&TierError>,
     ) -> ReadVerdict {
         if error.is_some() {
-            self.append_errors.fetch_add(1, Ordering::Relaxed);
+            self.errors.fetch_add(1, Ordering::Relaxed);
         }
         self.state.lock().tier.finish_read(plan, verified)
     }
@@ -161,11 +186,22 @@ impl SsdTier {
         let io = self.lane.stats();
         stats.ssd_read_operations = io.read_operations;
         stats.ssd_read_bytes = io.read_bytes;
+        stats.ssd_queue_depth = self.lane.depth() as u64;
         stats.ssd_write_operations = self.write_operations.load(Ordering::Relaxed);
         stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
+        stats.ssd_errors = self.errors.load(Ordering::Relaxed);
         stats.ssd_in_use = !self.is_off();
         stats.ssd_direct = self.is_direct;
         stats.ssd = self.state.lock().tier.stats();
+    }
+
+    /// For [`Inner::assert_quiet`].
+    pub(super) fn what_is_left(&self) -> Option<String> {
+        let state = self.state.lock();
+        let counts = [state.on_the_way.len(), state.queue.len(), state.held_frames, state.appends as usize];
+        let is_left =
+            state.is_reclaiming || state.journal_is_writing || counts.iter().any(|&count| count > 0);
+        is_left.then(|| format!("blocks on their way to the SSD, queued, frames held, appends: {counts:?}"))
     }
 
     /// Waits until no append, seal or reclaim is under way.
@@ -204,13 +240,12 @@ impl SsdTier {
                     result
                 }
                 JournalPlan::Full => {
-                    let plan = state.tier.plan_checkpoint(false);
+                    state.journal_is_writing = false;
+                    self.changed.notify_all();
                     drop(state);
-                    let result = plan.run(&*self.device);
-                    self.syncs.fetch_add(2, Ordering::Relaxed);
+                    self.run_checkpoint(false)?;
                     state = self.state.lock();
-                    state.tier.finish_checkpoint(plan, result.is_ok());
-                    result
+                    continue;
                 }
             };
             state.journal_is_writing = false;
@@ -222,6 +257,48 @@ impl SsdTier {
             }
         }
         Ok(())
+    }
+
+    /// Whether the journal is filling up, and no checkpoint is under way.
+    fn wants_checkpoint(&self) -> bool {
+        let state = self.state.lock();
+        !state.checkpoint_is_running && state.tier.wants_checkpoint()
+    }
+
+    fn wait_for_checkpoint(&self) {
+        let mut state = self.state.lock();
+        while state.checkpoint_is_running {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Writes a checkpoint, or waits for the one that is under way.
+    fn run_checkpoint(&self, is_clean: bool) -> Result<(), TierError> {
+        let mut state = self.state.lock();
+        if state.checkpoint_is_running {
+            drop(state);
+            self.wait_for_checkpoint();
+            return Ok(());
+        }
+        state.checkpoint_is_running = true;
+        // What it writes is part of the checkpoint, or comes after it.
+        while state.journal_is_writing {
+            self.changed.wait(&mut state);
+        }
+        let plan = state.tier.plan_checkpoint(is_clean);
+        drop(state);
+        let result = plan.run(&*self.device);
+        self.syncs.fetch_add(SYNCS_A_CHECKPOINT, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        state.tier.finish_checkpoint(plan, result.is_ok());
+        state.checkpoint_is_running = false;
+        self.changed.notify_all();
+        drop(state);
+        result.map_err(|error| {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            self.switch_off();
+            Arc::new(error)
+        })
     }
 
     /// Takes the next neighbours in the log that wait for their append.
@@ -257,10 +334,13 @@ impl SsdTier {
 impl Inner {
     /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
     pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
-        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        let Some(ssd) = self.ssd.as_ref().filter(|_| !self.closed.load(Ordering::Acquire)) else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
-        if state.queue.len() >= ssd.queue_max {
+        if ssd.is_off() {
+            return;
+        }
+        if state.held_frames >= ssd.frames_max {
             if !state.tier.contains(block) {
                 self.counters.demotions_dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -271,21 +351,22 @@ impl Inner {
         };
         state.on_the_way.insert(block, (plan, frame.clone()));
         state.queue.push_back((plan, frame));
+        state.held_frames += 1;
         if self.is_continuous() {
-            self.start_append(ssd, &mut state);
+            ssd.want_append(&mut state);
         }
     }
 
-    fn start_append(self: &Arc<Self>, ssd: &SsdTier, state: &mut SsdState) {
-        if state.queue.is_empty()
-            || state.appends >= APPENDS_MAX
-            || (state.appends > 0 && state.queue.len() < 32)
-        {
+    /// Starts the appends that demotions asked for. Not under a lock: a pool that has shut down runs them at once.
+    pub(super) fn start_wanted_appends(self: &Arc<Self>) {
+        let Some(ssd) = &self.ssd else { return };
+        if ssd.appends_wanted.load(Ordering::Relaxed) == 0 {
             return;
         }
-        state.appends += 1;
-        let inner = self.clone();
-        ssd.lane.task(Priority::Background, Box::new(move || inner.run_appends()));
+        for _ in 0..ssd.appends_wanted.swap(0, Ordering::Relaxed) {
+            let inner = self.clone();
+            ssd.lane.task(Priority::Background, Box::new(move || inner.run_appends()));
+        }
     }
 
     /// Appends what is queued until nothing is.
@@ -301,19 +382,21 @@ impl Inner {
             let result = ssd::append(&*ssd.device, &plans, &data);
             ssd.write_operations.fetch_add(1, Ordering::Relaxed);
             if result.is_err() {
-                ssd.append_errors.fetch_add(1, Ordering::Relaxed);
+                ssd.errors.fetch_add(1, Ordering::Relaxed);
             }
             let seal = {
                 let mut state = ssd.state.lock();
+                state.held_frames -= plans.len();
                 let seal = state.tier.finish_append(&plans, result.as_deref().ok());
                 for plan in &plans {
                     if state.on_the_way.get(&plan.block).is_some_and(|(other, _)| other == plan) {
                         state.on_the_way.remove(&plan.block);
                     }
                 }
+                // Here, so that frames that are not counted any more are not held either.
+                drop(batch);
                 seal
             };
-            drop(batch);
             if let Some(seal) = seal {
                 ssd.run_seal(seal);
                 // Else `settle` starts it when all is appended, so that the order of the log does not depend on time.
@@ -352,22 +435,31 @@ impl Inner {
     }
 
     /// Before a write below: every void that was asked for so far is durable on the SSD (rule 1).
-    pub(super) fn make_voids_durable(&self) -> Result<(), TierError> {
-        match &self.ssd {
-            // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing
-            // store has changed since, so its clean copies are not believed again.
-            Some(ssd) if !ssd.is_off() => ssd.make_durable(None).or(Ok(())),
-            _ => Ok(()),
+    pub(super) fn make_voids_durable(self: &Arc<Self>) {
+        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing store
+        // has changed since, so its clean copies are not believed again.
+        if ssd.make_durable(None).is_ok() && ssd.wants_checkpoint() {
+            let inner = self.clone();
+            let job = move || {
+                // A failure has switched the SSD off.
+                let _ = inner.ssd.as_ref().map(|ssd| ssd.run_checkpoint(false));
+            };
+            ssd.lane.task(Priority::Background, Box::new(job));
         }
+    }
+
+    /// Whether a write below would have to wait for the SSD's journal.
+    pub(super) fn has_pending_voids(&self) -> bool {
+        let ssd = self.ssd.as_ref().filter(|ssd| !ssd.is_off());
+        ssd.is_some_and(|ssd| ssd.with(|tier| tier.journal_pending().is_some()))
     }
 
     /// Starts whatever the SSD has to do, and waits for the end of it.
     pub(super) fn settle_ssd(self: &Arc<Self>) {
         let Some(ssd) = &self.ssd else { return };
-        {
-            let mut state = ssd.state.lock();
-            self.start_append(ssd, &mut state);
-        }
+        ssd.want_append(&mut ssd.state.lock());
+        self.start_wanted_appends();
         ssd.wait_idle();
         self.start_reclaim(ssd);
         ssd.wait_idle();
@@ -408,10 +500,8 @@ impl Inner {
             ssd.run_seal(seal);
         }
         ssd.make_durable(None)?;
-        let plan = ssd.with(|tier| tier.plan_checkpoint(true));
-        let result = plan.run(&*ssd.device);
-        ssd.with(|tier| tier.finish_checkpoint(plan, result.is_ok()));
-        Ok(result?)
+        ssd.wait_for_checkpoint();
+        Ok(ssd.run_checkpoint(true)?)
     }
 }
 

@@ -215,6 +215,7 @@ impl Inner {
             ranges.push(piece.bytes.clone());
             frames.push(self.plan_part(volume, part, &piece, &mut planning));
         }
+        self.start_wanted_appends();
         let Planning { operation, fills, error, answer, .. } = planning;
         let Some(operation) = operation else {
             return Some(match error {
@@ -426,6 +427,7 @@ impl Inner {
             self.demote(departed);
         }
         drop(shard);
+        self.start_wanted_appends();
         if filled.released {
             self.announce_release();
         }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::HashMap;
-use terrace_tiers::block::{BlockId, Version, VolumeId};
-use terrace_tiers::device::{Device, Identity};
+use terrace_tiers::block::{BlockId, PAGE_BYTES, Version, VolumeId};
+use terrace_tiers::device::{Device, Identity, PageBuf};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
@@ -24,7 +24,7 @@ use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
-use crate::sync::{Event, Mutex, RwLock};
+use crate::sync::{Event, Mutex, RwLock, wake_all};
 
 /// Merged requests grow to this at the most, in bytes.
 const MERGE_BYTES_MAX: usize = 4 << 20;
@@ -76,7 +76,6 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         version: AtomicU64::new(first_version.as_u64()),
         ticker: Arc::new(Ticker::new()),
         ticker_thread: Mutex::new(None),
-        waking_lane: pool.lane(lane_config("wake", 1, config)),
         pool,
         lanes: Mutex::new(HashMap::default()),
         counters: Counters::default(),
@@ -118,6 +117,23 @@ fn open_ssd(
     layout: RamLayout,
     pool: &Pool,
 ) -> Result<SsdTier> {
+    let (device, tier, is_direct) = match &ssd.device {
+        Some(device) => (device.clone(), open_on_device(&**device, ssd, geometry)?, false),
+        None => open_on_file(ssd, geometry)?,
+    };
+    let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
+    Ok(SsdTier::new(tier, device, is_direct, lane, (layout.slack as usize * 3 / 4).max(1)))
+}
+
+fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
+    let mut start = PageBuf::zeroed(2 * PAGE_BYTES);
+    device.read(0, &mut [IoSliceMut::new(&mut start)])?;
+    let is_new = start.iter().all(|&byte| byte == 0);
+    let open = if is_new { Ssd::create } else { Ssd::open };
+    Ok(open(device, geometry, ssd.policy.clone())?)
+}
+
+fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>, Ssd, bool)> {
     let is_new = std::fs::metadata(&ssd.path).map_or(true, |found| found.is_file() && found.len() == 0);
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
@@ -132,19 +148,19 @@ fn open_ssd(
     } else {
         Ssd::open(&device, geometry, ssd.policy.clone())
     };
-    let tier = match opened {
-        Ok(tier) => tier,
+    match opened {
+        Ok(tier) => {
+            let is_direct = device.is_direct();
+            Ok((Arc::new(device), tier, is_direct))
+        }
         Err(error) => {
             if is_new {
                 // Nothing is left behind; that it could not be removed says less than why it could not be made.
                 let _ = std::fs::remove_file(&ssd.path);
             }
-            return Err(error.into());
+            Err(error.into())
         }
-    };
-    let is_direct = device.is_direct();
-    let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
-    Ok(SsdTier::new(tier, Arc::new(device), is_direct, lane, (layout.slack as usize * 3 / 4).max(1)))
+    }
 }
 
 fn start(inner: &Arc<Inner>, config: &Config) {
@@ -154,14 +170,11 @@ fn start(inner: &Arc<Inner>, config: &Config) {
             inner.announce_release();
         }
     }));
-    if inner.is_continuous() {
-        let weak = Arc::downgrade(inner);
-        let delay = inner.limits.writeback_delay.max(Duration::from_millis(1));
-        let ticker = inner.ticker.clone();
-        let thread = std::thread::Builder::new().name("terrace-ticker".into());
-        let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
-        *inner.ticker_thread.lock() = Some(thread);
-    }
+    let (weak, ticker) = (Arc::downgrade(inner), inner.ticker.clone());
+    let delay = inner.is_continuous().then(|| inner.limits.writeback_delay.max(Duration::from_millis(1)));
+    let thread = std::thread::Builder::new().name("terrace-ticker".into());
+    let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
+    *inner.ticker_thread.lock() = Some(thread);
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
         inner.start_preparing();
     }
@@ -175,6 +188,8 @@ impl Inner {
         mode: WriteMode,
     ) -> Result<Arc<VolumeState>> {
         self.check_open()?;
+        // Before any lock is taken: this may ask the file system, for each file of a set.
+        let identity = device.identity();
         let mut volumes = self.volumes.write();
         if volumes.names.contains(name) {
             return Err(Error::AlreadyAttached { name: name.to_owned() });
@@ -185,7 +200,6 @@ impl Inner {
                 "volume {name} has more than 2^40 blocks; make the blocks larger"
             )));
         }
-        let identity = device.identity();
         let lane = self.lane_for(identity);
         let id = match &self.ssd {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)),
@@ -217,6 +231,9 @@ impl Inner {
         for volume in self.volumes() {
             self.flush_while_closing(&volume)?;
         }
+        // Reads that callbacks and futures wait for.
+        let lanes: Vec<Lane> = self.lanes.lock().values().cloned().collect();
+        lanes.iter().for_each(Lane::wait_idle);
         self.settle_ssd();
         Ok(())
     }
@@ -226,6 +243,8 @@ impl Inner {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        // Writes look at the flag under the lock of a shard: those that saw it down are in RAM now, and are flushed.
+        self.shards.iter().for_each(|shard| drop(shard.lock()));
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);
@@ -244,13 +263,17 @@ impl Inner {
             let _ = thread.join();
         }
         self.pool.shutdown();
+        // Whoever still waits finds the cache closed.
+        wake_all(self.released.take_parked());
+        wake_all(self.throttle.open());
     }
 
     fn close_volumes(self: &Arc<Self>) -> Result<()> {
         for volume in self.volumes() {
             self.flush_while_closing(&volume)?;
             if let Some(ssd) = &self.ssd {
-                ssd.with(|tier| tier.detach_volume(volume.id, volume.device.identity()));
+                let identity = volume.device.identity();
+                ssd.with(|tier| tier.detach_volume(volume.id, identity));
             }
         }
         Ok(())

@@ -95,6 +95,13 @@ impl Volume {
         self.handle.inner.read_with(&self.state, offset, bytes, runner, Box::new(done));
     }
 
+    /// Brings the blocks of `bytes` bytes from `offset` on into RAM, behind all reads that someone waits for. `done` runs
+    /// once, as with [`Self::read_with`].
+    pub fn prefetch_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<()>) + Send + 'static) {
+        let done = Box::new(move |read: Result<Blocks>| done(read.map(drop)));
+        self.handle.inner.read_with(&self.state, offset, bytes, Runner::Pool(Priority::Prefetch), done);
+    }
+
     /// As [`Self::read_ref`], for a task of any executor. The read starts at the first poll.
     pub fn read_async(&self, offset: u64, bytes: usize) -> ReadFuture {
         let volume = self.clone();

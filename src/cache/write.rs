@@ -107,7 +107,7 @@ impl Throttle {
     }
 
     #[must_use]
-    fn open(&self) -> Vec<Wake> {
+    pub(super) fn open(&self) -> Vec<Wake> {
         let mut waiting = self.waiting.lock();
         self.is_shut.store(false, Ordering::SeqCst);
         std::mem::take(&mut *waiting)
@@ -168,6 +168,8 @@ enum Wait {
     Victim(Observed),
     Frame(Observed),
     Fill(BlockId),
+    /// Nothing: the cache closes.
+    Closed,
 }
 
 /// Runs when what was waited for has come, or cannot come.
@@ -297,6 +299,9 @@ impl Inner {
         let spare = self.alloc_frame().ok_or(Wait::Frame(observed))?;
         let block = piece.block;
         let mut shard = self.shard(block);
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Wait::Closed);
+        }
         let is_whole =
             [piece.bytes.start, piece.bytes.end].iter().all(|edge| edge.is_multiple_of(SECTOR_BYTES));
         let mut is_resident = shard.policy.lookup(block);
@@ -339,6 +344,7 @@ impl Inner {
         }
         drop(shard);
         drop(left_over);
+        self.start_wanted_appends();
         if !was_dirty {
             self.ticker.watch(volume);
         }
@@ -375,6 +381,7 @@ impl Inner {
     /// Runs `resume` when what `wait` names has come; sees to it that it comes.
     fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
         match wait {
+            Wait::Closed => resume(Err(Error::Closed)),
             Wait::Room | Wait::Victim(_) if !self.is_continuous() => self.flush_watched(resume),
             Wait::Room => {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
