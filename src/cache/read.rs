@@ -155,7 +155,7 @@ impl FillWaiter {
         }
         match frame {
             Ok(frame) => {
-                state.parts[self.part] = Some(BlockRef::new(frame, self.bytes.start, self.bytes.end))
+                state.parts[self.part] = Some(BlockRef::new(frame, self.bytes.start, self.bytes.end));
             }
             Err(error) => state.error = Some(Error::Tier(error)),
         }
