@@ -8,33 +8,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use fastrand::Rng;
-use terrace_tiers::device::PageBuf;
-
-/// What [`PlainFile::create`] writes at once, in bytes.
-const CREATE_BYTES: usize = 1 << 20;
-
 /// A file, open for direct I/O. Every call ends in a panic when it is not done as a whole.
 pub struct PlainFile {
     file: File,
 }
 
 impl PlainFile {
-    /// Makes a file of `bytes` bytes (whole MiB), written through and synced.
-    pub fn create(path: &Path, bytes: u64) -> Self {
-        let created = File::create(path).and_then(|file| file.set_len(bytes));
-        created.expect("a file can be made in the temporary folder");
-        let plain = Self::open(path);
-        // No zeros: a disk may store them in a way of its own.
-        let mut noise = PageBuf::zeroed(CREATE_BYTES);
-        Rng::with_seed(1).fill(&mut noise);
-        for offset in (0..bytes).step_by(CREATE_BYTES) {
-            plain.write(offset, &[IoSlice::new(&noise)]);
-        }
-        plain.file.sync_all().expect("the file can be synced");
-        plain
-    }
-
     pub fn open(path: &Path) -> Self {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path);
         Self { file: file.expect("the temporary folder has direct I/O; TMPDIR names another one") }

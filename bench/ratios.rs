@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use terrace_bench::is_trial;
 use terrace_bench::measure::{Turns, median};
-use terrace_bench::scenes::append::{Demotions, PlainAppender, source};
+use terrace_bench::scenes::append::{Demotions, source};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::CacheFile;
@@ -94,13 +94,17 @@ fn time(work: impl FnOnce()) -> Duration {
 fn ssd_append(effort: &Effort) {
     let (folder, source, bytes) = (temporary_folder(), source(), append_file_bytes());
     let mut cache = Demotions::new(&folder.path().join("ssd"), bytes);
-    let mut plain = PlainAppender::new(&folder.path().join("plain"), bytes, &source);
+    let mut plain = cache.plain(&source);
     let blocks = effort.append_bytes / BLOCK_BYTES;
     let rate = |took: Duration| effort.append_bytes as f64 / took.as_secs_f64() / 1e6;
     let mut blocks_a_write = Vec::new();
     let turns = Turns::run(
         effort.rounds,
-        || rate(time(|| blocks_a_write.push(cache.append(blocks as u64)))),
+        || {
+            let took = time(|| blocks_a_write.push(cache.append(blocks as u64)));
+            cache.settle();
+            rate(took)
+        },
         || rate(time(|| (0..blocks / APPEND_BLOCKS).for_each(|_| plain.append(APPEND_BLOCKS)))),
     );
     print_ratio("ssd/append", "plain pwritev of 1 MiB", &turns, "MB/s");

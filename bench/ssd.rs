@@ -8,7 +8,7 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use terrace_bench::is_trial;
-use terrace_bench::scenes::append::{Appender, Demotions, PlainAppender, source};
+use terrace_bench::scenes::append::{Appender, Demotions, source};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::CacheFile;
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
@@ -27,23 +27,22 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, Wal
 fn append(criterion: &mut Criterion) {
     let mut group = group(criterion, "ssd/append");
     let (folder, source, bytes) = (temporary_folder(), source(), append_file_bytes());
-    let mut tier = Appender::new(&folder.path().join("ssd"), bytes, &source);
-    let mut plain = PlainAppender::new(&folder.path().join("plain"), bytes, &source);
-    {
-        let mut demotions = Demotions::new(&folder.path().join("cache"), bytes);
-        group.throughput(Throughput::Bytes((64 * BLOCK_BYTES) as u64));
-        group.bench_function("cache", |bencher| {
-            bencher.iter_custom(|rounds| {
-                let began = Instant::now();
-                demotions.append(64 * rounds);
-                began.elapsed()
-            });
+    let mut cache = Demotions::new(&folder.path().join("cache"), bytes);
+    group.throughput(Throughput::Bytes((64 * BLOCK_BYTES) as u64));
+    group.bench_function("cache", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let began = Instant::now();
+            cache.append(64 * rounds);
+            began.elapsed()
         });
-    }
+    });
+    drop(cache);
+    let mut tier = Appender::new(&folder.path().join("tier"), bytes, &source);
     for count in APPENDS {
         let kib = (count * BLOCK_BYTES) >> 10;
         group.throughput(Throughput::Bytes((count * BLOCK_BYTES) as u64));
         group.bench_function(format!("tier_alone_{kib}_kib"), |bencher| bencher.iter(|| tier.append(count)));
+        let mut plain = tier.plain();
         group.bench_function(format!("plain_pwritev_{kib}_kib"), |bencher| {
             bencher.iter(|| plain.append(count));
         });

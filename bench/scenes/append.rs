@@ -3,10 +3,11 @@
 //! - [`Demotions`]: blocks that leave RAM, by the cache and its threads. This is what the goal is about.
 //! - [`Appender`]: the tier alone by one thread, which also seals full segments and reclaims old ones, and so waits for
 //!   each sync itself: what the cache has its threads for.
-//! - [`PlainAppender`]: as many bytes in calls of the same size into a plain file.
+//! - [`PlainAppender`]: as many bytes in calls of the same size, over the blocks of the same file: two files may lie in
+//!   places of the disk that differ by more than what is measured.
 
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ const STRIDE: u64 = 32;
 pub struct Demotions {
     cache: Cache,
     volume: Volume,
+    path: PathBuf,
+    geometry: Geometry,
     next: u64,
     /// Blocks that were read before the first was driven out.
     stayed: u64,
@@ -52,14 +55,15 @@ impl Demotions {
         let content_bytes = 2 * RAM_BLOCKS * BLOCK_BYTES as u64;
         let disk = NoDisk { len_bytes: 1 << 50, content_bytes };
         let volume = cache.attach("bench", Arc::new(disk), WriteMode::Through).expect("a volume attaches");
-        let mut demotions = Self { cache, volume, next: 0, stayed: 0 };
+        let geometry = Geometry::for_bytes(BlockSize::DEFAULT, file_bytes).expect("the layout fits");
+        let mut demotions = Self { cache, volume, path: path.to_owned(), geometry, next: 0, stayed: 0 };
         demotions.fill(content_bytes / BLOCK_BYTES as u64);
         demotions
     }
 
     fn fill(&mut self, noisy_blocks: u64) {
         self.read(noisy_blocks);
-        self.cache.settle().expect("nothing is dirty");
+        self.settle();
         let stats = self.cache.stats();
         assert!(stats.ssd_direct, "the temporary folder has direct I/O; TMPDIR names another one");
         self.stayed = self.next - left(&stats);
@@ -75,6 +79,16 @@ impl Demotions {
             self.volume.read_ref(offset, BLOCK_BYTES).expect("no disk never fails");
             self.next += 1;
         }
+    }
+
+    /// Waits until nothing is under way.
+    pub fn settle(&self) {
+        self.cache.settle().expect("nothing is dirty");
+    }
+
+    /// Writes over the blocks on the SSD, which nobody will read.
+    pub fn plain<'a>(&self, source: &'a [FrameRef]) -> PlainAppender<'a> {
+        PlainAppender::new(&self.path, self.geometry, source)
     }
 
     /// Reads until `blocks` more are on the SSD. How many of them one write took, on average.
@@ -116,6 +130,7 @@ pub fn source() -> Vec<FrameRef> {
 /// The tier on a file, full: every append takes the place of an older one.
 pub struct Appender<'a> {
     device: FileDevice,
+    path: PathBuf,
     tier: Ssd,
     volume: VolumeId,
     source: &'a [FrameRef],
@@ -131,11 +146,16 @@ impl<'a> Appender<'a> {
         assert!(device.is_direct(), "the temporary folder has direct I/O; TMPDIR names another one");
         let mut tier = Ssd::create(&device, geometry, SsdPolicy::default()).expect("the tier can be made");
         let volume = tier.attach_volume("bench", None);
-        let mut appender = Self { device, tier, volume, source, next: 0 };
+        let mut appender = Self { device, path: path.to_owned(), tier, volume, source, next: 0 };
         while appender.tier.stats().evicted_blocks < geometry.capacity_blocks() {
             appender.append(64);
         }
         appender
+    }
+
+    /// Writes over the blocks in the file, which nobody will read.
+    pub fn plain(&self) -> PlainAppender<'a> {
+        PlainAppender::new(&self.path, self.tier.geometry(), self.source)
     }
 
     /// Appends `count` new blocks.
@@ -205,29 +225,33 @@ impl<'a> Appender<'a> {
     }
 }
 
-/// The same bytes in calls of the same size into a plain file, from its start to its end and again.
+/// Plain writes over the blocks of a cache file, from its first segment to its last and again.
 pub struct PlainAppender<'a> {
     file: PlainFile,
-    file_bytes: u64,
+    geometry: Geometry,
     source: &'a [FrameRef],
-    offset: u64,
+    segment: u32,
+    slot: usize,
     next: usize,
 }
 
 impl<'a> PlainAppender<'a> {
-    pub fn new(path: &Path, file_bytes: u64, source: &'a [FrameRef]) -> Self {
-        Self { file: PlainFile::create(path, file_bytes), file_bytes, source, offset: 0, next: 0 }
+    fn new(path: &Path, geometry: Geometry, source: &'a [FrameRef]) -> Self {
+        Self { file: PlainFile::open(path), geometry, source, segment: 0, slot: 0, next: 0 }
     }
 
+    /// One write of `count` blocks.
     pub fn append(&mut self, count: usize) {
-        if self.offset + (count * BLOCK_BYTES) as u64 > self.file_bytes {
-            self.offset = 0;
+        // The summaries behind the blocks stay as they are.
+        if self.slot + count > self.geometry.slots_per_segment as usize {
+            (self.segment, self.slot) = ((self.segment + 1) % self.geometry.segment_count, 0);
         }
         let frames =
             (0..count).map(|index| IoSlice::new(&self.source[(self.next + index) % self.source.len()]));
         let buffers: Vec<IoSlice<'_>> = frames.collect();
-        self.file.write(self.offset, &buffers);
-        self.offset += (count * BLOCK_BYTES) as u64;
-        self.next += count;
+        let segment_offset = u64::from(self.segment) * self.geometry.segment_bytes;
+        let slot_offset = (self.slot * BLOCK_BYTES) as u64;
+        self.file.write(self.geometry.segments_offset + segment_offset + slot_offset, &buffers);
+        (self.slot, self.next) = (self.slot + count, self.next + count);
     }
 }
