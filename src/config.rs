@@ -47,6 +47,7 @@ pub struct SsdConfig {
 }
 
 impl SsdConfig {
+    /// A file of this size, and the default of everything else.
     pub fn new(path: impl Into<PathBuf>, size: SsdSize) -> Self {
         let policy = SsdPolicy::default();
         Self { path: path.into(), device: None, size, policy, direct: true, prepare: true }
@@ -119,8 +120,9 @@ pub struct Config {
     pub writeback_delay_ms: u64,
     /// The longest run that one write below takes, in bytes.
     pub run_bytes_max: usize,
-    /// Worker threads for each backing device, and for the SSD.
+    /// Worker threads for each backing device.
     pub disk_threads: u32,
+    /// Worker threads for the SSD.
     pub ssd_threads: u32,
     /// Requests that may queue for one device before callers of the callback and future entries wait.
     pub queue_max: usize,
@@ -131,6 +133,7 @@ pub struct Config {
 }
 
 impl Config {
+    /// RAM of this size, no SSD, and the default of everything else.
     pub fn new(ram: RamSize) -> Self {
         Self {
             block_size: BlockSize::DEFAULT,

@@ -1,27 +1,17 @@
 //! A tiered block cache: RAM (adaptive replacement), a segment log on an SSD, a slow backing store.
 //!
-//! ```
-//! use std::sync::Arc;
-//! use terrace::{Cache, Config, RamSize, SsdConfig, SsdSize, WriteMode};
-//! use terrace::tiers::backing::file::FileBacking;
+//! [`Cache::open`] takes a [`Config`]; [`Cache::attach`] puts the cache in front of a [`Device`], such as
+//! [`FileBacking`](tiers::backing::file::FileBacking), and gives a [`Volume`] to read and write. README.md has an
+//! example and says what is kept safe when; ARCHITECTURE.md says how it works inside.
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let folder = tempfile::tempdir()?;
-//! # let (disk, ssd) = (folder.path().join("disk"), folder.path().join("ssd"));
-//! let mut config = Config::new(RamSize::Bytes(64 << 20));
-//! config.ssd = Some(SsdConfig::new(ssd, SsdSize::Bytes(256 << 20)));
-//! let cache = Cache::open(&config)?;
-//! let backing = Arc::new(FileBacking::create(disk, 1 << 30)?);
-//! let volume = cache.attach("disk", backing, WriteMode::Back)?;
-//! volume.write(4096, b"written once, read often")?;
-//! let mut buffer = [0; 24];
-//! volume.read(4096, &mut buffer)?;
-//! assert_eq!(&buffer, b"written once, read often");
-//! volume.flush()?;
-//! cache.close()?;
-//! # Ok(())
-//! # }
-//! ```
+//! | folder or file                 | what it is                                                                    |
+//! |--------------------------------|-------------------------------------------------------------------------------|
+//! | `cache`                        | joins the tiers, and decides what moves between them                          |
+//! | `simulate`                     | the same policies over ids alone                                              |
+//! | `pool`                         | threads that run jobs on devices; knows no cache                              |
+//! | `config`, `stats`, `error`     | what is chosen, what is counted, what goes wrong                              |
+//! | `sync`                         | the locks and waits of the package                                            |
+//! | `../tiers`                     | the places a block can be in, each without thread, lock or clock ([`tiers`])  |
 
 mod cache;
 mod config;
@@ -39,3 +29,8 @@ pub use stats::Stats;
 pub use terrace_tiers as tiers;
 pub use terrace_tiers::block::{BlockId, BlockSize, VolumeId};
 pub use terrace_tiers::device::Device;
+
+/// The examples of README.md, compiled and run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

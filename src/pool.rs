@@ -20,8 +20,6 @@
 //!
 //! No globals and no signals: two pools in one process do not know of each other.
 
-#![allow(dead_code, reason = "a complete pool; the cache does not use every priority and question yet")]
-
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -131,7 +129,6 @@ pub(crate) trait Engine: Send + Sync {
     /// Runs a request now, on this thread.
     fn run_here(&self, request: Request);
     fn wait_for_room(&self);
-    fn has_room(&self) -> bool;
     /// Requests that are queued or running.
     fn depth(&self) -> usize;
     /// Waits until nothing is queued or running.
@@ -176,10 +173,6 @@ impl Lane {
     /// Waits while as many requests are queued as may be; at once on a thread that runs something for the pool.
     pub(crate) fn wait_for_room(&self) {
         self.engine.wait_for_room();
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.engine.has_room()
     }
 
     /// Requests that are queued or running.

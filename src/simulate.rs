@@ -30,7 +30,7 @@ pub struct Simulation {
     pinned_blocks: u64,
     /// Blocks that left RAM before the request that reads them had their bytes: they go to the SSD with its end.
     left_early: Vec<Evicted>,
-    /// So many make it wait.
+    /// From so many `pinned_blocks` on a write waits for write-back.
     pinned_blocks_max: u64,
     hasher: FixedState,
 }

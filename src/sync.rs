@@ -56,13 +56,15 @@ impl Event {
         self.parked.lock().len()
     }
 
-    /// Says that something changed, and gives what waited for it; the caller runs them, holding no lock.
-    #[must_use]
-    pub(crate) fn change(&self) -> Vec<Wake> {
+    /// Says that something changed; whether anyone waits for that, who then gets it by [`Self::take_parked`].
+    pub(crate) fn change(&self) -> bool {
         self.count.fetch_add(1, Ordering::SeqCst);
-        if !self.has_parked.load(Ordering::SeqCst) {
-            return Vec::new();
-        }
+        self.has_parked.load(Ordering::SeqCst)
+    }
+
+    /// What waited for a change; the caller runs it, holding no lock.
+    #[must_use]
+    pub(crate) fn take_parked(&self) -> Vec<Wake> {
         let mut parked = self.parked.lock();
         self.has_parked.store(false, Ordering::SeqCst);
         std::mem::take(&mut *parked).into_iter().map(|(_, wake)| wake).collect()

@@ -74,7 +74,6 @@ fn once<T: Send + 'static>(start: impl FnOnce(Box<dyn FnOnce(Result<T, Error>) +
 #[test]
 fn the_three_entries_give_the_same() {
     let seed = seed();
-    println!("seed {seed}");
     for mode in MODES {
         // A tail that is no whole block and no whole sector.
         let bytes = 100 * BLOCK + 1234;
@@ -97,7 +96,7 @@ fn the_three_entries_give_the_same() {
                     assert!(found == model[start..start + length], "seed {seed} step {step} {entry:?}");
                 }
                 10 => {
-                    let past = (bytes - start) as usize + 1;
+                    let past = bytes - start + 1;
                     let read = entry.read(&volume, start as u64, past);
                     assert!(matches!(read, Err(Error::OutOfRange { .. })), "{entry:?}");
                     let write = entry.write(&volume, start as u64, &vec![0; past]);

@@ -416,7 +416,6 @@ impl Stamps {
 #[test]
 fn after_a_flush_all_that_was_acknowledged_before_survives_a_power_cut() {
     let seed = seed();
-    println!("seed {seed}");
     for mode in [WriteMode::Back, WriteMode::Through] {
         let mut random = fastrand::Rng::with_seed(seed);
         let journal = Arc::new(Journal::default());
@@ -466,7 +465,6 @@ fn stamp_bytes(stamp: u64, sectors: usize) -> Vec<u8> {
 #[test]
 fn nothing_is_written_below_while_the_ssd_has_an_older_copy_that_recovery_would_believe() {
     let seed = seed();
-    println!("seed {seed}");
     for mode in [WriteMode::Back, WriteMode::Through] {
         let mut random = fastrand::Rng::with_seed(seed);
         let journal = Arc::new(Journal::default());

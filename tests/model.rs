@@ -68,7 +68,6 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], operations: usize, seed
 
 fn run(case: &Case) {
     let seed = seed();
-    println!("seed {seed}");
     let files = Files::new();
     let bytes = (case.threads * case.stretch_bytes) as u64;
     let mut models = vec![vec![0u8; case.stretch_bytes]; case.threads];

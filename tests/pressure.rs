@@ -213,7 +213,6 @@ fn the_last_handle_may_go_in_a_callback() {
 #[test]
 fn a_close_while_others_read_and_write_answers_every_call_and_loses_no_acknowledged_write() {
     let seed = seed();
-    println!("seed {seed}");
     for round in 0..40u64 {
         let mode = if round % 2 == 0 { WriteMode::Back } else { WriteMode::Through };
         without_hanging(move || {
@@ -365,7 +364,7 @@ fn a_cache_file_that_does_not_fit_is_refused_with_the_reason_and_left_as_it_is()
     let cache = Cache::open(&right).expect("the cache opens");
     match Cache::open(&right).err() {
         Some(Error::Tier(error)) => {
-            assert!(matches!(*error, terrace::tiers::Error::Locked { .. }), "{error}")
+            assert!(matches!(*error, terrace::tiers::Error::Locked { .. }), "{error}");
         }
         other => panic!("{other:?}"),
     }

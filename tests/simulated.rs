@@ -84,7 +84,6 @@ impl Twins {
 
 fn run(ram_blocks: u64, ssd_blocks: u64, shards: u32, mode: WriteMode) {
     let seed = seed();
-    println!("seed {seed}");
     let mut evicted_blocks = 0;
     Twins::new(ram_blocks, ssd_blocks, shards, mode, seed).run(3000, |step, real, simulated| {
         assert_eq!(counted(&real), counted(&simulated), "seed {seed} step {step}:\n{real:?}\n{simulated:?}");
@@ -96,7 +95,6 @@ fn run(ram_blocks: u64, ssd_blocks: u64, shards: u32, mode: WriteMode) {
 #[test]
 fn a_reopened_cache_hits_its_ssd_like_one_that_lost_only_its_ram() {
     let seed = seed();
-    println!("seed {seed}");
     let mut twins = Twins::new(64, 1024, 2, WriteMode::Back, seed);
     let mut before = Stats::default();
     twins.run(1500, |_, _, simulated| before = simulated);

@@ -13,6 +13,7 @@
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::block::PAGE_BYTES;
 use crate::error::{Error, Result};
@@ -46,6 +47,40 @@ pub trait Device: Send + Sync {
     /// offsets, lengths and memory aligned to it take the straight way.
     fn alignment(&self) -> usize {
         1
+    }
+}
+
+impl<T: Device + ?Sized> Device for Arc<T> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        (**self).len_bytes()
+    }
+
+    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<()> {
+        (**self).read(offset, buffers)
+    }
+
+    fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> Result<()> {
+        (**self).write(offset, buffers)
+    }
+
+    fn sync(&self) -> Result<()> {
+        (**self).sync()
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
+        (**self).discard(offset, bytes)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        (**self).identity()
+    }
+
+    fn alignment(&self) -> usize {
+        (**self).alignment()
     }
 }
 

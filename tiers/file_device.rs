@@ -257,7 +257,7 @@ impl Device for FileDevice {
             .map_err(|source| self.error("write", offset, bytes, source))
     }
 
-    /// Fails with one that fails meanwhile: see [`SyncTurn`].
+    /// Fails with one that fails meanwhile: see `SyncTurn`.
     fn sync(&self) -> Result<()> {
         let sync =
             || self.buffered.sync_data().map_err(|source| self.error("sync", 0, self.len_bytes(), source));

@@ -3,8 +3,9 @@
 //! A tier is synchronous bookkeeping over a [`device::Device`]. It has no thread, no lock, no clock and no random
 //! source of its own: the cache above calls it with real blocks, the simulator calls the very same types with none.
 //!
-//! Imports point down this list: `ram`, `ssd` and `backing` never name each other; all stand on `device`, which
-//! stands on `error` and `block`.
+//! Imports point down: `ram`, `ssd` and `backing` never name each other; `backing` stands on `file_device`, that and
+//! `ssd` on `device`, and all on `error` and `block`. Implementations of `Device` are the exception to the rule above:
+//! a call on one blocks, and may wait for a lock.
 
 pub mod backing;
 pub mod block;

@@ -72,7 +72,10 @@ impl Blocks {
         self.parts.iter().map(|part| part.len()).sum()
     }
 
-    /// Copies all bytes into `buffer`, which is exactly as long.
+    /// Copies all bytes into `buffer`.
+    ///
+    /// # Panics
+    /// When `buffer` is not exactly [`Self::len_bytes`] long.
     pub fn copy_to(&self, buffer: &mut [u8]) {
         let mut rest = buffer;
         for part in &self.parts {

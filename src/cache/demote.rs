@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use terrace_tiers::block::{BlockId, BlockSize, Version};
@@ -36,6 +36,12 @@ const APPEND_BYTES_MAX: usize = 1 << 20;
 /// Appends under way at once; more only scatter the log.
 const APPENDS_MAX: u32 = 2;
 
+/// The checkpoint's own, and one for each copy of the superblock.
+const SYNCS_A_CHECKPOINT: u64 = 3;
+
+/// A second append starts when so many blocks are queued.
+const APPEND_BLOCKS_MIN: usize = 32;
+
 /// The SSD as the cache drives it.
 pub(super) struct SsdTier {
     pub(super) device: Arc<dyn Device>,
@@ -48,6 +54,8 @@ pub(super) struct SsdTier {
     size: BlockSize,
     /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
     frames_max: usize,
+    /// Appends that are counted in the state and not started yet.
+    appends_wanted: AtomicU32,
     write_operations: AtomicU64,
     syncs: AtomicU64,
     /// Calls on the device that failed.
@@ -66,6 +74,7 @@ struct SsdState {
     appends: u32,
     is_reclaiming: bool,
     journal_is_writing: bool,
+    checkpoint_is_running: bool,
 }
 
 /// Where the SSD tier has a block.
@@ -92,6 +101,7 @@ impl SsdTier {
             appends: 0,
             is_reclaiming: false,
             journal_is_writing: false,
+            checkpoint_is_running: false,
         };
         Self {
             device,
@@ -102,6 +112,7 @@ impl SsdTier {
             is_off: AtomicBool::new(false),
             size,
             frames_max,
+            appends_wanted: AtomicU32::new(0),
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -119,6 +130,15 @@ impl SsdTier {
         state.queue.clear();
         state.on_the_way.clear();
         self.changed.notify_all();
+    }
+
+    /// Counts an append as under way if what is queued is worth one; `start_wanted_appends` starts it.
+    fn want_append(&self, state: &mut SsdState) {
+        let is_enough = state.appends == 0 || state.queue.len() >= APPEND_BLOCKS_MIN;
+        if !state.queue.is_empty() && state.appends < APPENDS_MAX && is_enough {
+            state.appends += 1;
+            self.appends_wanted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Runs `work` on the tier's bookkeeping.
@@ -166,6 +186,7 @@ impl SsdTier {
         let io = self.lane.stats();
         stats.ssd_read_operations = io.read_operations;
         stats.ssd_read_bytes = io.read_bytes;
+        stats.ssd_queue_depth = self.lane.depth() as u64;
         stats.ssd_write_operations = self.write_operations.load(Ordering::Relaxed);
         stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
         stats.ssd_errors = self.errors.load(Ordering::Relaxed);
@@ -219,13 +240,12 @@ impl SsdTier {
                     result
                 }
                 JournalPlan::Full => {
-                    let plan = state.tier.plan_checkpoint(false);
+                    state.journal_is_writing = false;
+                    self.changed.notify_all();
                     drop(state);
-                    let result = plan.run(&*self.device);
-                    self.syncs.fetch_add(2, Ordering::Relaxed);
+                    self.run_checkpoint(false)?;
                     state = self.state.lock();
-                    state.tier.finish_checkpoint(plan, result.is_ok());
-                    result
+                    continue;
                 }
             };
             state.journal_is_writing = false;
@@ -237,6 +257,48 @@ impl SsdTier {
             }
         }
         Ok(())
+    }
+
+    /// Whether the journal is filling up, and no checkpoint is under way.
+    fn wants_checkpoint(&self) -> bool {
+        let state = self.state.lock();
+        !state.checkpoint_is_running && state.tier.wants_checkpoint()
+    }
+
+    fn wait_for_checkpoint(&self) {
+        let mut state = self.state.lock();
+        while state.checkpoint_is_running {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Writes a checkpoint, or waits for the one that is under way.
+    fn run_checkpoint(&self, is_clean: bool) -> Result<(), TierError> {
+        let mut state = self.state.lock();
+        if state.checkpoint_is_running {
+            drop(state);
+            self.wait_for_checkpoint();
+            return Ok(());
+        }
+        state.checkpoint_is_running = true;
+        // What it writes is part of the checkpoint, or comes after it.
+        while state.journal_is_writing {
+            self.changed.wait(&mut state);
+        }
+        let plan = state.tier.plan_checkpoint(is_clean);
+        drop(state);
+        let result = plan.run(&*self.device);
+        self.syncs.fetch_add(SYNCS_A_CHECKPOINT, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        state.tier.finish_checkpoint(plan, result.is_ok());
+        state.checkpoint_is_running = false;
+        self.changed.notify_all();
+        drop(state);
+        result.map_err(|error| {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            self.switch_off();
+            Arc::new(error)
+        })
     }
 
     /// Takes the next neighbours in the log that wait for their append.
@@ -272,11 +334,7 @@ impl SsdTier {
 impl Inner {
     /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
     pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
-        let Some(ssd) = self.ssd.as_ref() else { return };
-        // A pool that is shut down runs an append at once, here, where the locks are held that it takes.
-        if self.is_closed() {
-            return;
-        }
+        let Some(ssd) = self.ssd.as_ref().filter(|_| !self.is_closed()) else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
         if ssd.is_off() {
@@ -295,20 +353,20 @@ impl Inner {
         state.queue.push_back((plan, frame));
         state.held_frames += 1;
         if self.is_continuous() {
-            self.start_append(ssd, &mut state);
+            ssd.want_append(&mut state);
         }
     }
 
-    fn start_append(self: &Arc<Self>, ssd: &SsdTier, state: &mut SsdState) {
-        if state.queue.is_empty()
-            || state.appends >= APPENDS_MAX
-            || (state.appends > 0 && state.queue.len() < 32)
-        {
+    /// Starts the appends that demotions asked for. Not under a lock: a pool that has shut down runs them at once.
+    pub(super) fn start_wanted_appends(self: &Arc<Self>) {
+        let Some(ssd) = &self.ssd else { return };
+        if ssd.appends_wanted.load(Ordering::Relaxed) == 0 {
             return;
         }
-        state.appends += 1;
-        let inner = self.clone();
-        ssd.lane.task(Priority::Background, Box::new(move || inner.run_appends()));
+        for _ in 0..ssd.appends_wanted.swap(0, Ordering::Relaxed) {
+            let inner = self.clone();
+            ssd.lane.task(Priority::Background, Box::new(move || inner.run_appends()));
+        }
     }
 
     /// Appends what is queued until nothing is.
@@ -377,22 +435,31 @@ impl Inner {
     }
 
     /// Before a write below: every void that was asked for so far is durable on the SSD (rule 1).
-    pub(super) fn make_voids_durable(&self) -> Result<(), TierError> {
-        match &self.ssd {
-            // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing
-            // store has changed since, so its clean copies are not believed again.
-            Some(ssd) if !ssd.is_off() => ssd.make_durable(None).or(Ok(())),
-            _ => Ok(()),
+    pub(super) fn make_voids_durable(self: &Arc<Self>) {
+        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing store
+        // has changed since, so its clean copies are not believed again.
+        if ssd.make_durable(None).is_ok() && ssd.wants_checkpoint() {
+            let inner = self.clone();
+            let job = move || {
+                // A failure has switched the SSD off.
+                let _ = inner.ssd.as_ref().map(|ssd| ssd.run_checkpoint(false));
+            };
+            ssd.lane.task(Priority::Background, Box::new(job));
         }
+    }
+
+    /// Whether a write below would have to wait for the SSD's journal.
+    pub(super) fn has_pending_voids(&self) -> bool {
+        let ssd = self.ssd.as_ref().filter(|ssd| !ssd.is_off());
+        ssd.is_some_and(|ssd| ssd.with(|tier| tier.journal_pending().is_some()))
     }
 
     /// Starts whatever the SSD has to do, and waits for the end of it.
     pub(super) fn settle_ssd(self: &Arc<Self>) {
         let Some(ssd) = &self.ssd else { return };
-        {
-            let mut state = ssd.state.lock();
-            self.start_append(ssd, &mut state);
-        }
+        ssd.want_append(&mut ssd.state.lock());
+        self.start_wanted_appends();
         ssd.wait_idle();
         self.start_reclaim(ssd);
         ssd.wait_idle();
@@ -433,21 +500,8 @@ impl Inner {
             ssd.run_seal(seal);
         }
         ssd.make_durable(None)?;
-        let plan = {
-            let mut state = ssd.state.lock();
-            // Reads that were let in before the cache closed may still demote, seal, and need the journal.
-            while state.journal_is_writing {
-                ssd.changed.wait(&mut state);
-            }
-            state.journal_is_writing = true;
-            state.tier.plan_checkpoint(true)
-        };
-        let result = plan.run(&*ssd.device);
-        let mut state = ssd.state.lock();
-        state.tier.finish_checkpoint(plan, result.is_ok());
-        state.journal_is_writing = false;
-        ssd.changed.notify_all();
-        Ok(result?)
+        ssd.wait_for_checkpoint();
+        Ok(ssd.run_checkpoint(true)?)
     }
 }
 

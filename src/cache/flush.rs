@@ -21,7 +21,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -52,44 +52,43 @@ pub(super) struct VolumeState {
     pub(super) lane: Lane,
     pub(super) dirty: Mutex<Dirty>,
     block_shift: u32,
-    mode: AtomicU8,
+    mode: WriteMode,
     /// The newest version of any block of the volume.
     version: AtomicU64,
     /// The ticker knows the volume.
     is_watched: AtomicBool,
 }
 
+/// What a volume is made of when it is attached.
+pub(super) struct VolumeParts {
+    pub(super) id: VolumeId,
+    pub(super) name: String,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) lane: Lane,
+    pub(super) mode: WriteMode,
+    pub(super) version: Version,
+}
+
 impl VolumeState {
-    pub(super) fn new(
-        id: VolumeId,
-        name: &str,
-        device: Arc<dyn Device>,
-        len_bytes: u64,
-        lane: Lane,
-        mode: WriteMode,
-        size: BlockSize,
-        version: Version,
-    ) -> Self {
+    pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
+        let VolumeParts { id, name, device, lane, mode, version } = parts;
+        let len_bytes = device.len_bytes();
         Self {
             id,
-            name: name.to_owned(),
+            name,
             device,
             len_bytes,
             lane,
             dirty: Mutex::new(Dirty::default()),
             block_shift: size.shift(),
-            mode: AtomicU8::new(mode as u8),
+            mode,
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
         }
     }
 
     pub(super) fn mode(&self) -> WriteMode {
-        if self.mode.load(Ordering::Relaxed) == WriteMode::Through as u8 {
-            WriteMode::Through
-        } else {
-            WriteMode::Back
-        }
+        self.mode
     }
 
     pub(super) fn version(&self) -> Version {
@@ -147,6 +146,8 @@ pub(super) struct Dirty {
 struct Syncs {
     /// How many syncs started.
     started: u64,
+    /// How many of them failed.
+    failures: u64,
     is_running: bool,
     /// Written below, no sync since: block and the sync that will cover it.
     unsynced: Vec<(u64, u64)>,
@@ -334,30 +335,41 @@ impl Inner {
 
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
-        let mut result = self.make_voids_durable();
-        for (offset, pieces) in group.runs {
-            if result.is_err() {
-                break;
-            }
-            let written = Arc::new(Blocker::default());
-            let set = written.clone();
-            volume.lane.run_write(WriteRequest {
-                priority,
-                device: volume.device.clone(),
-                offset,
-                pieces,
-                done: Box::new(move |written| set.set(written)),
-            });
-            result = written.wait();
-        }
-        self.finish_group(volume, &group.blocks, result);
+        self.submit_group(volume, group, priority, Lane::run_write);
     }
 
-    /// The writes of a group ended.
+    /// Gives the runs of a group to `submit`; the last one that ends finishes it.
+    fn submit_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        group: Group,
+        priority: Priority,
+        submit: fn(&Lane, WriteRequest),
+    ) {
+        self.make_voids_durable();
+        let under_way = Arc::new(GroupUnderWay {
+            blocks: group.blocks,
+            failures_before: volume.dirty.lock().syncs.failures,
+            left: Mutex::new((group.runs.len(), Ok(()))),
+        });
+        for (offset, pieces) in group.runs {
+            let (inner, volume_again, under_way) = (self.clone(), volume.clone(), under_way.clone());
+            let done = Box::new(move |result| {
+                if let Some(result) = under_way.run_ended(result) {
+                    inner.finish_group(&volume_again, &under_way.blocks, under_way.failures_before, result);
+                }
+            });
+            let device = volume.device.clone();
+            submit(&volume.lane, WriteRequest { priority, device, offset, pieces, done });
+        }
+    }
+
+    /// The writes of a group ended, which began when so many syncs had failed.
     fn finish_group(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         blocks: &[TakenBlock],
+        failures_before: u64,
         result: Result<(), TierError>,
     ) {
         let mut acknowledged = Vec::new();
@@ -369,7 +381,8 @@ impl Inner {
             entry.writing = false;
             let masks = entry.sectors_mut(size);
             let mut dirty = volume.dirty.lock();
-            if result.is_ok() {
+            // A sync that failed meanwhile may have dropped what this write gave to the device.
+            if result.is_ok() && dirty.syncs.failures == failures_before {
                 mask::add(masks.unsynced_mut(), &taken.sectors);
                 let covered_by = dirty.syncs.started + 1;
                 if !entry.unsynced || entry.covered_by != covered_by {
@@ -469,6 +482,10 @@ impl Inner {
         }
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
+            // Neighbours that other calls write meanwhile go along.
+            Runner::Pool(priority) if !self.has_pending_voids() => {
+                self.submit_group(volume, group, priority, Lane::write);
+            }
             Runner::Pool(priority) => {
                 let (inner, volume_again) = (self.clone(), volume.clone());
                 volume.lane.task(priority, Box::new(move || inner.run_group(&volume_again, group, priority)));
@@ -592,6 +609,12 @@ impl Inner {
         };
         let result = volume.device.sync().map_err(Arc::new);
         self.counters.disk_syncs.fetch_add(1, Ordering::Relaxed);
+        if result.is_err() {
+            // Writes that ended while it ran are no safer than those before it.
+            let mut dirty = volume.dirty.lock();
+            dirty.syncs.failures += 1;
+            covered.append(&mut dirty.syncs.unsynced);
+        }
         covered.sort_unstable();
         covered.dedup();
         for &(block, _) in &covered {
@@ -711,6 +734,26 @@ impl Inner {
     }
 }
 
+/// A group whose runs are with the pool.
+struct GroupUnderWay {
+    blocks: Vec<TakenBlock>,
+    failures_before: u64,
+    /// Runs that have not ended, and what the others came to.
+    left: Mutex<(usize, Result<(), TierError>)>,
+}
+
+impl GroupUnderWay {
+    /// What the group came to, when this was its last run.
+    fn run_ended(&self, result: Result<(), TierError>) -> Option<Result<(), TierError>> {
+        let mut left = self.left.lock();
+        left.0 -= 1;
+        if result.is_err() {
+            left.1 = result;
+        }
+        (left.0 == 0).then(|| left.1.clone())
+    }
+}
+
 impl Group {
     /// Adds bytes of the block that starts at `block_start`: to the last run, if they follow it.
     fn push_piece(&mut self, block_start: u64, piece: WritePiece) {
@@ -726,7 +769,8 @@ impl Group {
     }
 }
 
-/// Wakes volumes with dirty blocks, so that none stays dirty longer than it must. Sleeps while all are clean.
+/// A thread that looks at volumes with dirty blocks from time to time, so that none stays dirty longer than it must,
+/// and wakes callers that wait for a release. It sleeps while there is neither.
 pub(super) struct Ticker {
     watched: Mutex<Watched>,
     changed: Condvar,
@@ -735,12 +779,26 @@ pub(super) struct Ticker {
 #[derive(Default)]
 struct Watched {
     volumes: Vec<Arc<VolumeState>>,
+    wants_wake: bool,
     is_stopped: bool,
+}
+
+/// What the ticker's thread does next.
+enum Turn {
+    Wake,
+    Tick(Vec<Arc<VolumeState>>),
+    Stop,
 }
 
 impl Ticker {
     pub(super) fn new() -> Self {
         Self { watched: Mutex::new(Watched::default()), changed: Condvar::new() }
+    }
+
+    /// Has the callers woken that wait for a release. Takes no other lock and runs nothing.
+    pub(super) fn want_wake(&self) {
+        self.watched.lock().wants_wake = true;
+        self.changed.notify_one();
     }
 
     /// Sees to it that what is dirty in `volume` goes below in time.
@@ -770,25 +828,40 @@ impl Ticker {
         self.changed.notify_one();
     }
 
-    /// The ticker's thread.
-    pub(super) fn run(&self, inner: &std::sync::Weak<Inner>, delay: Duration) {
+    /// The ticker's thread; without a `delay` it only wakes.
+    pub(super) fn run(&self, inner: &std::sync::Weak<Inner>, delay: Option<Duration>) {
+        let mut next_tick = None;
         loop {
-            let mut watched = self.watched.lock();
-            while watched.volumes.is_empty() && !watched.is_stopped {
-                self.changed.wait(&mut watched);
-            }
-            if !watched.is_stopped {
-                self.changed.wait_for(&mut watched, delay);
-            }
-            if watched.is_stopped {
-                return;
-            }
-            let volumes = watched.volumes.clone();
-            drop(watched);
+            let turn = self.next_turn(&mut next_tick, delay);
             let Some(inner) = inner.upgrade() else { return };
-            for volume in volumes {
-                inner.tick(&volume);
+            match turn {
+                Turn::Stop => return,
+                Turn::Wake => wake_all(inner.released.take_parked()),
+                Turn::Tick(volumes) => volumes.iter().for_each(|volume| inner.tick(volume)),
             }
+        }
+    }
+
+    fn next_turn(&self, next_tick: &mut Option<Instant>, delay: Option<Duration>) -> Turn {
+        let mut watched = self.watched.lock();
+        loop {
+            if watched.is_stopped {
+                return Turn::Stop;
+            }
+            if std::mem::take(&mut watched.wants_wake) {
+                return Turn::Wake;
+            }
+            let Some(delay) = delay.filter(|_| !watched.volumes.is_empty()) else {
+                *next_tick = None;
+                self.changed.wait(&mut watched);
+                continue;
+            };
+            let at = *next_tick.get_or_insert_with(|| Instant::now() + delay);
+            if Instant::now() >= at {
+                *next_tick = None;
+                return Turn::Tick(watched.volumes.clone());
+            }
+            self.changed.wait_until(&mut watched, at);
         }
     }
 }

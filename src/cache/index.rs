@@ -32,9 +32,9 @@ use super::read::FillWaiter;
 
 pub(super) type FastHash = foldhash::fast::FixedState;
 
-/// RAM that a block of capacity takes in the index beyond [`ArcPolicy::BYTES_PER_BLOCK`]: the entries of its slot and
-/// of a ghost's.
-pub(crate) const DIRECTORY_BYTES_PER_BLOCK: usize = 2 * size_of::<Entry>();
+/// RAM that a block of capacity takes in the index beyond [`ArcPolicy::BYTES_PER_BLOCK`]: its entry, and the sectors it
+/// has while it is dirty, with what an allocation costs.
+pub(crate) const DIRECTORY_BYTES_PER_BLOCK: usize = size_of::<Entry>() + size_of::<Sectors>() + 16;
 
 /// Which sectors of a block are valid, dirty (newer than below) and unsynced (written below, no sync since).
 #[derive(Clone, Debug)]
@@ -104,7 +104,8 @@ impl Entry {
     }
 
     fn may_leave(&self) -> bool {
-        !self.is_pinned() && !(self.filling && self.frame.is_some())
+        let is_filled_around = self.filling && self.frame.is_some();
+        !self.is_pinned() && !is_filled_around
     }
 
     /// Whether every sector of `range` may be read.

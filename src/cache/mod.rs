@@ -16,7 +16,11 @@
 //! | `quiet`   | what must hold when nothing is under way                                     |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
-//! volumes, never a shard while one of the others is held. No lock is held over I/O, nor while a caller's callback runs.
+//! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
+//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's.
+//!
+//! No lock is held over I/O, nor while a caller's callback runs, with two exceptions: `closing` is held for a whole
+//! close, and attaching and closing look at a volume's identity under the lock they hold.
 
 mod answer;
 mod demote;
@@ -102,8 +106,6 @@ struct Inner {
     version: AtomicU64,
     ticker: Arc<flush::Ticker>,
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
-    /// Runs what waited for a release.
-    waking_lane: Lane,
     pool: Pool,
     /// One lane for each backing device, by its device number.
     lanes: Mutex<HashMap<u64, Lane, FastHash>>,
@@ -169,6 +171,8 @@ impl Cache {
 
     /// Flushes everything, leaves the cache file in order and ends all threads. A second call does nothing.
     ///
+    /// A write of another thread that runs beside this call is either written below or says [`Error::Closed`].
+    ///
     /// # Errors
     /// [`Error::StillDirty`] when blocks could not be written below: the cache stays open and keeps them, so that the
     /// caller may mend the cause and close again.
@@ -223,13 +227,11 @@ impl Inner {
         self.volumes.read().by_id.values().cloned().collect()
     }
 
-    /// Tells callers that wait for a frame, or for a block that may leave, to look again; on the pool, since whoever
-    /// lets go of a frame may hold any lock.
-    fn announce_release(self: &Arc<Self>) {
-        let wakes = self.released.change();
-        if !wakes.is_empty() {
-            self.waking_lane
-                .task(crate::pool::Priority::Foreground, Box::new(|| crate::sync::wake_all(wakes)));
+    /// Tells callers that wait for a frame, or for a block that may leave, to look again: from the ticker's thread,
+    /// since whoever lets go of a frame may hold any lock.
+    fn announce_release(&self) {
+        if self.released.change() {
+            self.ticker.want_wake();
         }
     }
 
@@ -260,6 +262,7 @@ impl Inner {
             stats.disk_read_bytes += io.read_bytes;
             stats.disk_write_operations += io.write_operations;
             stats.disk_write_bytes += io.write_bytes;
+            stats.disk_queue_depth += lane.depth() as u64;
         }
         if let Some(ssd) = &self.ssd {
             ssd.add_stats(&mut stats);

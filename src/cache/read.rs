@@ -215,6 +215,7 @@ impl Inner {
             ranges.push(piece.bytes.clone());
             frames.push(self.plan_part(volume, part, &piece, &mut planning));
         }
+        self.start_wanted_appends();
         let Planning { operation, fills, error, answer, .. } = planning;
         let Some(operation) = operation else {
             return Some(match error {
@@ -299,7 +300,7 @@ impl Inner {
 
     /// Brings planned fills on their way, neighbours together.
     fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, fills: Vec<PlannedFill>, runner: Runner) {
-        let mut runs = self.into_runs(fills);
+        let mut runs = self.group_fills(fills);
         if !self.is_continuous() && runner == Runner::Caller {
             // One after the other, so that what follows does not depend on which read is faster.
             for run in runs {
@@ -323,7 +324,7 @@ impl Inner {
         }
     }
 
-    fn into_runs(&self, fills: Vec<PlannedFill>) -> Vec<FillRun> {
+    fn group_fills(&self, fills: Vec<PlannedFill>) -> Vec<FillRun> {
         let block_bytes = self.size.bytes() as u64;
         let blocks_max = (self.limits.run_bytes_max / self.size.bytes()).max(1);
         let mut runs: Vec<FillRun> = Vec::new();
@@ -364,7 +365,7 @@ impl Inner {
             _ => (volume.lane.clone(), volume.device.clone()),
         };
         let (inner, volume, blocks) = (self.clone(), volume.clone(), run.blocks);
-        let done = Box::new(move |frames, result| inner.finish_fills(&volume, blocks, frames, result));
+        let done = Box::new(move |frames, result| inner.finish_fills(&volume, blocks, frames, &result));
         (lane, ReadRequest { priority, device, offset: run.offset, frames: run.frames, done })
     }
 
@@ -374,12 +375,12 @@ impl Inner {
         volume: &Arc<VolumeState>,
         blocks: SmallVec<[(BlockId, Source); 1]>,
         frames: Vec<FrameMut>,
-        result: Result<(), TierError>,
+        result: &Result<(), TierError>,
     ) {
         let is_alone = blocks.len() == 1;
         let mut again = Vec::new();
         for ((block, source), frame) in blocks.into_iter().zip(frames) {
-            match (source, &result) {
+            match (source, result) {
                 (Source::Ssd(plan), _) => {
                     let verified = result.is_ok() && plan.verify(&frame);
                     let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
@@ -396,8 +397,10 @@ impl Inner {
             }
         }
         let runs_alone = result.is_err();
-        for run in
-            self.into_runs(again).into_iter().flat_map(|run| if runs_alone { run.split() } else { vec![run] })
+        for run in self
+            .group_fills(again)
+            .into_iter()
+            .flat_map(|run| if runs_alone { run.split() } else { vec![run] })
         {
             let run = run.at(self.size);
             let (lane, request) = self.request_for(volume, run, Priority::Foreground);
@@ -424,6 +427,7 @@ impl Inner {
             self.demote(departed);
         }
         drop(shard);
+        self.start_wanted_appends();
         if filled.released {
             self.announce_release();
         }

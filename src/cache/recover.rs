@@ -1,8 +1,7 @@
 //! Opening and closing: caches and volumes.
 //!
-//! Everything in the configuration is checked before anything is made on disk. Closing flushes every volume, then
-//! leaves the cache file in order; only then does the file say so, and only then are its copies believed at the next
-//! opening if a volume was written meanwhile.
+//! Everything in the configuration is checked before anything is made on disk. Closing flushes every volume, notes how
+//! each looks, and leaves the cache file in order. Copies of a volume that was not left so are never believed again.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
 
 use super::demote::SsdTier;
-use super::flush::{Ticker, VolumeState};
+use super::flush::{Ticker, VolumeParts, VolumeState};
 use super::index::Shard;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
@@ -77,7 +76,6 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         version: AtomicU64::new(first_version.as_u64()),
         ticker: Arc::new(Ticker::new()),
         ticker_thread: Mutex::new(None),
-        waking_lane: pool.lane(lane_config("wake", 1, config)),
         pool,
         lanes: Mutex::new(HashMap::default()),
         counters: Counters::default(),
@@ -140,7 +138,8 @@ fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>,
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
     options.lock = true;
-    options.create = is_new.then(|| geometry.file_bytes());
+    // Empty at first: the size comes with `allocate`, so that a crash in between leaves a file that is still new.
+    options.create = is_new.then_some(0);
     let device = FileDevice::open(&options)?;
     let opened = if is_new {
         device
@@ -171,14 +170,11 @@ fn start(inner: &Arc<Inner>, config: &Config) {
             inner.announce_release();
         }
     }));
-    if inner.is_continuous() {
-        let weak = Arc::downgrade(inner);
-        let delay = inner.limits.writeback_delay.max(Duration::from_millis(1));
-        let ticker = inner.ticker.clone();
-        let thread = std::thread::Builder::new().name("terrace-ticker".into());
-        let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
-        *inner.ticker_thread.lock() = Some(thread);
-    }
+    let (weak, ticker) = (Arc::downgrade(inner), inner.ticker.clone());
+    let delay = inner.is_continuous().then(|| inner.limits.writeback_delay.max(Duration::from_millis(1)));
+    let thread = std::thread::Builder::new().name("terrace-ticker".into());
+    let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
+    *inner.ticker_thread.lock() = Some(thread);
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
         inner.start_preparing();
     }
@@ -192,6 +188,8 @@ impl Inner {
         mode: WriteMode,
     ) -> Result<Arc<VolumeState>> {
         self.check_open()?;
+        // Before any lock is taken: this may ask the file system, for each file of a set.
+        let identity = device.identity();
         let mut volumes = self.volumes.write();
         if volumes.names.contains(name) {
             return Err(Error::AlreadyAttached { name: name.to_owned() });
@@ -202,7 +200,6 @@ impl Inner {
                 "volume {name} has more than 2^40 blocks; make the blocks larger"
             )));
         }
-        let identity = device.identity();
         let lane = self.lane_for(identity);
         let id = match &self.ssd {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)),
@@ -210,7 +207,8 @@ impl Inner {
         };
         let padded = Arc::new(Padded { device, len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
-        let volume = Arc::new(VolumeState::new(id, name, padded, len_bytes, lane, mode, self.size, version));
+        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version };
+        let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());
         Ok(volume)
@@ -233,6 +231,9 @@ impl Inner {
         for volume in self.volumes() {
             self.flush_while_closing(&volume)?;
         }
+        // Reads that callbacks and futures wait for.
+        let lanes: Vec<Lane> = self.lanes.lock().values().cloned().collect();
+        lanes.iter().for_each(Lane::wait_idle);
         self.settle_ssd();
         Ok(())
     }
@@ -261,10 +262,9 @@ impl Inner {
     }
 
     /// Ends all threads, after what they have under way.
-    pub(super) fn stop(self: &Arc<Self>) {
+    pub(super) fn stop(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.wait_for_stores();
-        self.wake_writers();
         self.ticker.stop();
         let thread = self.ticker_thread.lock().take();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
@@ -272,6 +272,8 @@ impl Inner {
             let _ = thread.join();
         }
         self.pool.shutdown();
+        // Whoever still waits finds the cache closed.
+        self.wake_writers();
     }
 
     fn close_volumes(self: &Arc<Self>) -> Result<()> {
@@ -282,7 +284,8 @@ impl Inner {
         // Only now: the cache stays open when one of them could not be flushed.
         for volume in volumes {
             if let Some(ssd) = &self.ssd {
-                ssd.with(|tier| tier.detach_volume(volume.id, volume.device.identity()));
+                let identity = volume.device.identity();
+                ssd.with(|tier| tier.detach_volume(volume.id, identity));
             }
         }
         Ok(())

@@ -3,8 +3,11 @@
 //! | entry    | a hit                                  | a miss                                                         |
 //! |----------|----------------------------------------|----------------------------------------------------------------|
 //! | blocking | on the caller's thread                 | the caller runs its own I/O, or waits for another's            |
-//! | callback | on the caller's thread, before it returns | on the pool; the callback runs on the worker that ended it  |
-//! | future   | at the first poll                      | on the pool; the worker wakes the task                         |
+//! | callback | on the caller's thread, before it returns | on the pool, or with the I/O of another caller              |
+//! | future   | at the first poll                      | the same                                                       |
+//!
+//! The callback, or the waker of the task, runs on the thread that brings the last part: a worker, or another caller
+//! that runs the I/O it shares.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -75,7 +78,7 @@ impl Volume {
     }
 
     /// The `bytes` bytes from `offset` on, by reference and without a copy. See [`super::BlockRef`] for what holding
-    /// them costs; a call can have at most half of the slack at once.
+    /// them costs; all of them are held at once, so ask for few.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -83,12 +86,20 @@ impl Volume {
         self.handle.inner.read_blocking(&self.state, offset, bytes)
     }
 
-    /// As [`Self::read_ref`]; `done` runs exactly once: before this call returns, when all is in RAM, and else on a
-    /// worker, where it must not block.
+    /// As [`Self::read_ref`]; `done` runs exactly once: before this call returns, when all is in RAM or the read is
+    /// refused, and else on the thread that brings the last part, which it must not block. It is told
+    /// [`Error::WouldBlock`] at once when no frame is free.
     pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
         self.state.lane.wait_for_room();
         let runner = Runner::Pool(Priority::Foreground);
         self.handle.inner.read_with(&self.state, offset, bytes, runner, Box::new(done));
+    }
+
+    /// Brings the blocks of `bytes` bytes from `offset` on into RAM, behind all reads that someone waits for. `done` runs
+    /// once, as with [`Self::read_with`].
+    pub fn prefetch_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<()>) + Send + 'static) {
+        let done = Box::new(move |read: Result<Blocks>| done(read.map(drop)));
+        self.handle.inner.read_with(&self.state, offset, bytes, Runner::Pool(Priority::Prefetch), done);
     }
 
     /// As [`Self::read_ref`], for a task of any executor. The read starts at the first poll.
@@ -110,7 +121,8 @@ impl Volume {
         self.handle.inner.write_blocking(&self.state, offset, data)
     }
 
-    /// As [`Self::write`]; `done` runs exactly once, before this call returns or on a worker.
+    /// As [`Self::write`]; `done` runs exactly once, before this call returns or on a thread of the cache or of another
+    /// caller, which it must not block. A write that has to wait for a frame or for room waits without a limit.
     pub fn write_with(
         &self,
         offset: u64,
@@ -135,7 +147,7 @@ impl Volume {
         self.handle.inner.flush_blocking(&self.state)
     }
 
-    /// As [`Self::flush`]; `done` runs exactly once, before this call returns or on a worker.
+    /// As [`Self::flush`]; `done` runs exactly once, before this call returns or on a worker, which it must not block.
     pub fn flush_with(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
         self.handle.inner.flush(&self.state, Box::new(done));
     }

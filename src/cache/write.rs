@@ -108,7 +108,7 @@ impl Throttle {
     }
 
     #[must_use]
-    fn open(&self) -> Vec<Wake> {
+    pub(super) fn open(&self) -> Vec<Wake> {
         let mut waiting = self.waiting.lock();
         self.is_shut.store(false, Ordering::SeqCst);
         std::mem::take(&mut *waiting)
@@ -162,6 +162,7 @@ impl WriteOperation {
 }
 
 /// What a write has to wait for before it can go on.
+#[derive(Clone, Copy)]
 enum Wait {
     Room,
     /// A block of its shard that may leave.
@@ -306,9 +307,10 @@ impl Inner {
         if self.is_closed() {
             return Err(Wait::Closed);
         }
-        let has_edges = piece.bytes.start % SECTOR_BYTES == 0 && piece.bytes.end % SECTOR_BYTES == 0;
+        let is_whole =
+            [piece.bytes.start, piece.bytes.end].iter().all(|edge| edge.is_multiple_of(SECTOR_BYTES));
         let mut is_resident = shard.policy.lookup(block);
-        if !has_edges {
+        if !is_whole {
             is_resident =
                 is_resident.filter(|&slot| shard.edges_are_valid(slot, piece.bytes.start, piece.bytes.end));
             if is_resident.is_none() {
@@ -349,6 +351,7 @@ impl Inner {
         }
         drop(shard);
         drop(left_over);
+        self.start_wanted_appends();
         if !was_dirty {
             self.ticker.watch(volume);
         }
@@ -385,12 +388,12 @@ impl Inner {
     /// Runs `resume` when what `wait` names has come; sees to it that it comes.
     fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
         match wait {
+            Wait::Closed => return resume(Err(Error::Closed)),
             Wait::Room | Wait::Victim(_) if !self.is_continuous() => self.flush_watched(resume),
             Wait::Room => {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
                 self.hurry();
             }
-            Wait::Closed => return resume(Err(Error::Closed)),
             Wait::Victim(observed) | Wait::Frame(observed) => {
                 self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
                 let inner = self.clone();
@@ -413,9 +416,10 @@ impl Inner {
         }
     }
 
-    /// Lets all that wait for a frame, a block or room look again.
-    pub(super) fn wake_writers(self: &Arc<Self>) {
-        self.announce_release();
+    /// Lets all that wait for a frame, a block or room look again, on this thread, which holds no lock.
+    pub(super) fn wake_writers(&self) {
+        self.released.change();
+        wake_all(self.released.take_parked());
         wake_all(self.throttle.open());
     }
 

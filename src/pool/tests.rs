@@ -187,11 +187,9 @@ fn a_full_queue_holds_callers_back_but_never_a_completion() {
     let bench = Bench::new(1);
     let held = bench.hold_worker();
     for block in 0..8 {
-        assert!(bench.lane.has_room());
         bench.lane.wait_for_room();
         bench.lane.read(bench.read_request(Priority::Foreground, block * 2));
     }
-    assert!(!bench.lane.has_room());
     let is_through = Arc::new(AtomicBool::new(false));
     let caller = std::thread::spawn({
         let (lane, is_through) = (bench.lane.clone(), is_through.clone());

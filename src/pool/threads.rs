@@ -312,10 +312,6 @@ impl Engine for ThreadLane {
         state.waiting_for_room -= 1;
     }
 
-    fn has_room(&self) -> bool {
-        self.state.lock().queue.len() < self.queue_max
-    }
-
     fn depth(&self) -> usize {
         self.state.lock().depth()
     }

@@ -41,12 +41,15 @@ impl Files {
     }
 }
 
-/// A seed that varies from run to run, or the one in `TERRACE_SEED`.
+/// A seed that varies from run to run, or the one in `TERRACE_SEED`; printed, and so shown when the test fails.
+#[expect(clippy::print_stdout, reason = "a failing test names its seed")]
 pub(crate) fn seed() -> u64 {
-    match std::env::var("TERRACE_SEED") {
+    let seed = match std::env::var("TERRACE_SEED") {
         Ok(seed) => seed.parse().expect("TERRACE_SEED is a number"),
         Err(_) => fastrand::u64(..),
-    }
+    };
+    println!("seed {seed}");
+    seed
 }
 
 /// Blocks of these tests, in bytes.

@@ -31,7 +31,7 @@ pub struct CheckpointPlan {
 }
 
 impl CheckpointPlan {
-    /// Writes the checkpoint, syncs, writes the superblock, syncs.
+    /// Writes the checkpoint and then each superblock, with a sync after each of the three.
     pub fn run(&self, device: &dyn Device) -> Result<()> {
         let mut superblock = self.superblock;
         superblock.checkpoint_items = self.items.len() as u32;

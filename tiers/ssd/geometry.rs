@@ -21,7 +21,7 @@ use super::index::PLACE_LIMIT;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
-/// A segment with its summary is at most this long, blocks of 2 MiB and more aside.
+/// A segment with its summary is at most this long.
 // 16 MiB: a reclaim reads and moves what a fast SSD writes in 10 ms, and the summary fills its pages exactly.
 const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 /// Fewer slots would make the summaries' pages weigh too much.

@@ -9,8 +9,8 @@
 //!
 //! A slot is handed out once in a generation of its segment, in ascending order, to one of two streams: `Clean` for
 //! blocks from RAM, `Reinserted` for those kept from a segment that is emptied. (Blocks newer than the backing store
-//! get a stream of their own, with records.) A segment is closed when its last slot is handed out, or by
-//! `close_open`; it is sealed when nothing is in flight to it any more.
+//! never come here yet; they would need a stream of their own, with records.) A segment is closed when its last slot is
+//! handed out, or by `close_open`; it is sealed when nothing is in flight to it any more.
 //!
 //! Invariants:
 //! 1. A generation is given to one opening of one segment, ever.

@@ -126,7 +126,8 @@ impl Ssd {
         self.seal_one(moves.iter().map(|moved| moved.to.segment))
     }
 
-    /// The segment is empty; moves that were not finished are lost. It is written to again once its retirement is durable.
+    /// The segment is empty; moves that were not finished are lost. It is written to again once its retirement is
+    /// durable.
     pub fn finish_reclaim(&mut self, plan: &ReclaimPlan) {
         self.plan_moves(plan, None);
         if self.log.finish_reclaim(plan.segment, plan.generation) {

@@ -156,9 +156,9 @@ impl Write {
 pub(crate) enum Disk {
     /// As fast as the file system is
     None,
-    /// A hard disk: 8 ms to seek, 150 MB/s
+    /// A hard disk: 8 ms a random access, 150 MB/s, at most 150 random accesses a second
     Hdd,
-    /// A SATA SSD: 90 us, 500 MB/s, 90,000 operations a second
+    /// A SATA SSD: 500 MB/s, at most 50,000 random accesses a second
     Ssd,
 }
 

@@ -1,47 +1,29 @@
 //! The backing files of a replay, slowed down as asked.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use terrace::Device;
-use terrace::tiers::Error;
 use terrace::tiers::backing::file::FileBacking;
-use terrace::tiers::device::Identity;
+use terrace::tiers::backing::slow::{DiskModel, SlowDevice};
 
 use super::args::{Disk, ReplayArgs};
 use crate::failure::{Failure, Result};
 
-/// How slow a disk is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct DiskModel {
-    /// For an access that does not follow the one before.
-    pub(crate) seek_us: u64,
-    pub(crate) bandwidth_bytes_per_s: u64,
-    pub(crate) iops: u64,
-}
-
-impl DiskModel {
-    /// 7,200 turns a minute: 4 ms to seek and half a turn, rounded down.
-    pub(crate) const HDD: Self = Self { seek_us: 8_000, bandwidth_bytes_per_s: 150_000_000, iops: u64::MAX };
-    const SSD: Self = Self { seek_us: 90, bandwidth_bytes_per_s: 500_000_000, iops: 90_000 };
-    const UNLIMITED: Self = Self { seek_us: 0, bandwidth_bytes_per_s: u64::MAX, iops: u64::MAX };
-
-    /// The model that `args` ask for; none when the file is to be as fast as it is.
-    pub(crate) fn of(args: &ReplayArgs) -> Option<Self> {
-        let mut model = match args.disk_model {
-            Disk::None => Self::UNLIMITED,
-            Disk::Hdd => Self::HDD,
-            Disk::Ssd => Self::SSD,
-        };
-        model.seek_us = args.disk_seek.unwrap_or(model.seek_us);
-        model.bandwidth_bytes_per_s = args.disk_bandwidth.unwrap_or(model.bandwidth_bytes_per_s);
-        model.iops = args.disk_iops.unwrap_or(model.iops);
-        (model != Self::UNLIMITED).then_some(model)
-    }
+/// The model that `args` ask for; none when the file is to be as fast as it is.
+pub(crate) fn disk_model(args: &ReplayArgs) -> Option<DiskModel> {
+    let mut model = match args.disk_model {
+        Disk::None => DiskModel::NONE,
+        Disk::Hdd => DiskModel::HDD,
+        Disk::Ssd => DiskModel::SSD,
+    };
+    model.seek_us = args.disk_seek.unwrap_or(model.seek_us);
+    model.bandwidth_bytes_per_s = args.disk_bandwidth.unwrap_or(model.bandwidth_bytes_per_s);
+    model.iops = args.disk_iops.unwrap_or(model.iops);
+    (model != DiskModel::NONE).then_some(model)
 }
 
 /// What is at a backing path before the replay.
@@ -118,67 +100,4 @@ fn open_file(path: &Path, bytes: u64) -> Result<FileBacking> {
             "name another --backing; if it is too large for the file system, choose a smaller --block-size",
         )
     })
-}
-
-/// A device that takes as long as its model: one access at a time, in the order they come.
-struct SlowDevice {
-    device: Arc<dyn Device>,
-    model: DiskModel,
-    /// When the arm is free, and the byte it then stands at.
-    arm: Mutex<(Instant, u64)>,
-}
-
-impl SlowDevice {
-    fn new(device: Arc<dyn Device>, model: DiskModel) -> Self {
-        Self { device, model, arm: Mutex::new((Instant::now(), 0)) }
-    }
-
-    fn wait_for(&self, offset: u64, bytes: u64) {
-        let until = {
-            let mut arm = self.arm.lock().unwrap_or_else(PoisonError::into_inner);
-            let seek = if arm.1 == offset { 0 } else { self.model.seek_us };
-            let transfer_us = bytes.saturating_mul(1_000_000) / self.model.bandwidth_bytes_per_s;
-            let busy_us = (seek + transfer_us).max(1_000_000 / self.model.iops);
-            let until = arm.0.max(Instant::now()) + Duration::from_micros(busy_us);
-            *arm = (until, offset + bytes);
-            until
-        };
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
-    }
-}
-
-impl Device for SlowDevice {
-    fn name(&self) -> String {
-        self.device.name()
-    }
-
-    fn len_bytes(&self) -> u64 {
-        self.device.len_bytes()
-    }
-
-    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), Error> {
-        self.wait_for(offset, buffers.iter().map(|buffer| buffer.len() as u64).sum());
-        self.device.read(offset, buffers)
-    }
-
-    fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> Result<(), Error> {
-        self.wait_for(offset, buffers.iter().map(|buffer| buffer.len() as u64).sum());
-        self.device.write(offset, buffers)
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        self.device.sync()
-    }
-
-    fn discard(&self, offset: u64, bytes: u64) -> Result<(), Error> {
-        self.device.discard(offset, bytes)
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        self.device.identity()
-    }
-
-    fn alignment(&self) -> usize {
-        self.device.alignment()
-    }
 }

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use terrace::tiers::Error;
+use terrace::tiers::backing::slow::DiskModel;
 use terrace::tiers::device::Identity;
 use terrace::{Config, Device, RamSize, SsdConfig, SsdSize, WriteMode};
 
 use super::args::ReplayArgs;
-use super::backing::{DiskModel, open_backing};
+use super::backing::open_backing;
 use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::latency::Percentiles;

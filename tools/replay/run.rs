@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use terrace::{Background, Clock, Config, Device, RamSize, Simulation, SsdConfig, SsdSize};
 
 use super::args::ReplayArgs;
-use super::backing::{DiskModel, open_backing};
+use super::backing::{disk_model, open_backing};
 use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::content::block_id;
@@ -60,7 +60,7 @@ fn replay(
     let mut places = Places::choose(args, &volume_bytes, source.path())?;
     let untouched = if places.starts_as_zeros { Untouched::Zeros } else { Untouched::Unknown };
     let checker = Checker::new(args.seed, untouched);
-    let model = DiskModel::of(args);
+    let model = disk_model(args);
     let devices: Vec<Arc<dyn Device>> = places
         .backing
         .iter()
