@@ -57,10 +57,19 @@ impl Turns {
         median(self.pairs.iter().map(|(ours, floor)| ours / floor))
     }
 
+    /// The ratio of the best rounds of either side: what the machine gives when nobody disturbs. Strangers who want
+    /// the processors slow the side down more that needs them more.
+    pub fn best_ratio(&self) -> f64 {
+        let best = |rates: &mut dyn Iterator<Item = f64>| rates.fold(0.0, f64::max);
+        best(&mut self.pairs.iter().map(|pair| pair.0)) / best(&mut self.pairs.iter().map(|pair| pair.1))
+    }
+
+    /// The median rate of ours.
     pub fn ours(&self) -> f64 {
         median(self.pairs.iter().map(|pair| pair.0))
     }
 
+    /// The median rate of the floor.
     pub fn floor(&self) -> f64 {
         median(self.pairs.iter().map(|pair| pair.1))
     }

@@ -8,12 +8,12 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use terrace_bench::is_trial;
-use terrace_bench::scenes::append::{Appender, PlainAppender, source};
+use terrace_bench::scenes::append::{Appender, Demotions, PlainAppender, source};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::CacheFile;
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
 
-/// Blocks in one append; the cache takes up to 64 at once.
+/// Blocks in one append; the cache takes up to 64 at once, and does when it has to.
 const APPENDS: [usize; 3] = [1, 16, 64];
 /// Reads that are timed together, so that starting threads is not measured.
 const READS: usize = 256;
@@ -29,10 +29,21 @@ fn append(criterion: &mut Criterion) {
     let (folder, source, bytes) = (temporary_folder(), source(), append_file_bytes());
     let mut tier = Appender::new(&folder.path().join("ssd"), bytes, &source);
     let mut plain = PlainAppender::new(&folder.path().join("plain"), bytes, &source);
+    {
+        let mut demotions = Demotions::new(&folder.path().join("cache"), bytes);
+        group.throughput(Throughput::Bytes((64 * BLOCK_BYTES) as u64));
+        group.bench_function("cache", |bencher| {
+            bencher.iter_custom(|rounds| {
+                let began = Instant::now();
+                demotions.append(64 * rounds);
+                began.elapsed()
+            });
+        });
+    }
     for count in APPENDS {
         let kib = (count * BLOCK_BYTES) >> 10;
         group.throughput(Throughput::Bytes((count * BLOCK_BYTES) as u64));
-        group.bench_function(format!("tier_{kib}_kib"), |bencher| bencher.iter(|| tier.append(count)));
+        group.bench_function(format!("tier_alone_{kib}_kib"), |bencher| bencher.iter(|| tier.append(count)));
         group.bench_function(format!("plain_pwritev_{kib}_kib"), |bencher| {
             bencher.iter(|| plain.append(count));
         });

@@ -15,6 +15,7 @@ pub(crate) struct Event {
     count: AtomicU64,
     has_parked: AtomicBool,
     parked: Mutex<Vec<(Ticket, Wake)>>,
+    tickets: AtomicU64,
 }
 
 /// Names one who is parked.
@@ -32,8 +33,7 @@ impl Event {
     /// Runs `wake` at the first change after `observed`; at once, when that has come already. Whoever gives up gives
     /// the ticket to [`Self::unpark`].
     pub(crate) fn park(&self, observed: Observed, wake: Wake) -> Ticket {
-        static TICKETS: AtomicU64 = AtomicU64::new(0);
-        let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let mut parked = self.parked.lock();
         // The flag goes up before the count is read, and `change` reads the flag after it raised the count: at
         // least one of the two sees the other.

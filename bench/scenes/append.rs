@@ -1,21 +1,105 @@
-//! Appending to the SSD tier by one thread, in the way the cache does: neighbours in one call, full segments sealed,
-//! old ones reclaimed, the journal durable before either. And the same bytes into a plain file.
+//! Appending to the SSD, three ways:
+//!
+//! - [`Demotions`]: blocks that leave RAM, by the cache and its threads. This is what the goal is about.
+//! - [`Appender`]: the tier alone by one thread, which also seals full segments and reclaims old ones, and so waits for
+//!   each sync itself: what the cache has its threads for.
+//! - [`PlainAppender`]: as many bytes in calls of the same size into a plain file.
 
 use std::io::IoSlice;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
-use terrace::{BlockId, BlockSize, VolumeId};
+use terrace::{
+    BlockId, BlockSize, Cache, Config, RamSize, SsdConfig, SsdSize, Stats, Volume, VolumeId, WriteMode,
+};
 use terrace_tiers::block::Version;
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::{FrameRef, Frames};
 use terrace_tiers::ssd::{self, Demote, Geometry, JournalPlan, SealPlan, SlotPlan, Ssd, SsdPolicy};
 
-use super::BLOCK_BYTES;
+use super::{BLOCK_BYTES, NoDisk};
 use crate::plain::PlainFile;
 
 /// Frames that are written, in turns: more than the processor keeps at hand.
 const SOURCE_FRAMES: u32 = 4096;
+
+/// Blocks of RAM in front of the SSD; from here on a cache has all its slack.
+const RAM_BLOCKS: u64 = 16 << 10;
+/// Blocks under way to the SSD at once: enough for whole appends, and not so many that some are dropped.
+const WINDOW: u64 = 640;
+/// Blocks that are read between two looks at how many are under way.
+const STRIDE: u64 = 32;
+
+/// A cache whose RAM is full, in front of no disk: each block that is read drives one out to the SSD.
+pub struct Demotions {
+    cache: Cache,
+    volume: Volume,
+    next: u64,
+    /// Blocks that were read before the first was driven out.
+    stayed: u64,
+}
+
+impl Demotions {
+    pub fn new(path: &Path, file_bytes: u64) -> Self {
+        let mut config = Config::new(RamSize::Blocks(RAM_BLOCKS));
+        let mut ssd = SsdConfig::new(path, SsdSize::Bytes(file_bytes));
+        ssd.policy.admit_unearned = true;
+        config.ssd = Some(ssd);
+        let cache = Cache::open(&config).expect("the cache opens");
+        // The first round fills the frames with noise, which then stays in them.
+        let content_bytes = 2 * RAM_BLOCKS * BLOCK_BYTES as u64;
+        let disk = NoDisk { len_bytes: 1 << 50, content_bytes };
+        let volume = cache.attach("bench", Arc::new(disk), WriteMode::Through).expect("a volume attaches");
+        let mut demotions = Self { cache, volume, next: 0, stayed: 0 };
+        demotions.fill(content_bytes / BLOCK_BYTES as u64);
+        demotions
+    }
+
+    fn fill(&mut self, noisy_blocks: u64) {
+        self.read(noisy_blocks);
+        self.cache.settle().expect("nothing is dirty");
+        let stats = self.cache.stats();
+        assert!(stats.ssd_direct, "the temporary folder has direct I/O; TMPDIR names another one");
+        self.stayed = self.next - left(&stats);
+        // Until every append takes the place of an older one.
+        while self.cache.stats().ssd.evicted_blocks < stats.ssd.capacity_blocks / 8 {
+            self.append(64);
+        }
+    }
+
+    fn read(&mut self, blocks: u64) {
+        for _ in 0..blocks {
+            let offset = self.next * BLOCK_BYTES as u64;
+            self.volume.read_ref(offset, BLOCK_BYTES).expect("no disk never fails");
+            self.next += 1;
+        }
+    }
+
+    /// Reads until `blocks` more are on the SSD. How many of them one write took, on average.
+    pub fn append(&mut self, blocks: u64) -> f64 {
+        let before = self.cache.stats();
+        loop {
+            let now = self.cache.stats();
+            let written = now.ssd.blocks_written - before.ssd.blocks_written;
+            if written >= blocks {
+                return written as f64 / (now.ssd_write_operations - before.ssd_write_operations) as f64;
+            }
+            if self.next - self.stayed - left(&now) < WINDOW {
+                self.read(STRIDE);
+            } else {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        }
+    }
+}
+
+/// Blocks that left RAM and are not under way any more.
+fn left(stats: &Stats) -> u64 {
+    let refused = stats.ssd.refused_not_earned + stats.ssd.refused_no_segment;
+    stats.ssd.blocks_written + stats.demotions_dropped + refused
+}
 
 /// Frames full of noise.
 pub fn source() -> Vec<FrameRef> {

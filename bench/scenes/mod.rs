@@ -3,7 +3,7 @@
 //! | file     | scene                                                                               |
 //! |----------|-------------------------------------------------------------------------------------|
 //! | `ram`    | all blocks resident; the policy alone; blocks that are always new                   |
-//! | `append` | the SSD tier full and driven by one thread, and a plain file                        |
+//! | `append` | blocks that leave RAM for a full SSD; the tier alone; a plain file                  |
 //! | `read`   | all blocks on the SSD and none in RAM, and the same file read plainly               |
 //! | `recover`| a cache file whose summaries are there and whose blocks are holes                   |
 //! | `whole`  | three tiers on real files                                                           |
@@ -43,8 +43,8 @@ pub fn recover_blocks() -> u64 {
 /// A backing store that takes no time: what is written is gone.
 pub struct NoDisk {
     pub len_bytes: u64,
-    /// Reads give bytes that look like content; else they leave the memory as it was.
-    pub has_content: bool,
+    /// Reads below this offset give bytes that look like content; the others leave the memory as it was.
+    pub content_bytes: u64,
 }
 
 impl Device for NoDisk {
@@ -57,7 +57,7 @@ impl Device for NoDisk {
     }
 
     fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<()> {
-        if self.has_content {
+        if offset < self.content_bytes {
             let mut random = Rng::with_seed(offset);
             for buffer in buffers {
                 random.fill(buffer);

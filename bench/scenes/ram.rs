@@ -21,7 +21,7 @@ pub fn zipf_offsets() -> Vec<u64> {
 
 fn open(blocks: u64, volume_blocks: u64, mode: WriteMode) -> (Cache, Volume) {
     let cache = Cache::open(&Config::new(RamSize::Blocks(blocks))).expect("a cache in RAM opens");
-    let disk = NoDisk { len_bytes: volume_blocks * BLOCK_BYTES as u64, has_content: false };
+    let disk = NoDisk { len_bytes: volume_blocks * BLOCK_BYTES as u64, content_bytes: 0 };
     let volume = cache.attach("bench", std::sync::Arc::new(disk), mode).expect("a volume attaches");
     (cache, volume)
 }

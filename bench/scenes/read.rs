@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use terrace::{Cache, Config, RamSize, SsdConfig, SsdSize, Volume, WriteMode};
-use terrace_tiers::device::PageBuf;
+use terrace_tiers::ram::frames::Frames;
 
 use super::{BLOCK_BYTES, NoDisk};
 use crate::measure::time_callers;
@@ -20,6 +20,9 @@ const BLOCKS: u32 = 12 << 10;
 /// Blocks in RAM: fewer than pass between two requests for the same block, by far.
 const RAM_BLOCKS: u64 = 64;
 
+/// Frames of the plain side: 4 MiB, so that a huge page fits.
+const FRAMES: u32 = 256;
+
 pub struct SsdReads {
     cache: Cache,
     volume: Volume,
@@ -27,7 +30,7 @@ pub struct SsdReads {
     order: Vec<u64>,
     next: AtomicUsize,
     plain: PlainFile,
-    /// Places in the file, in a random order of their own.
+    /// As many places in the file, in a random order of their own.
     places: Vec<u64>,
     next_place: AtomicUsize,
 }
@@ -38,16 +41,14 @@ impl SsdReads {
         let path = folder.join("ssd-read");
         let (cache, volume) = open(&path);
         fill(&cache, &volume);
-        let file_blocks =
-            std::fs::metadata(&path).expect("the cache file is there").len() / BLOCK_BYTES as u64;
         Self {
             cache,
             volume,
             order: Workload::new(Pattern::Shuffled, BLOCKS, 1).offsets(BLOCKS as usize, BLOCK_BYTES),
             next: AtomicUsize::new(0),
             plain: PlainFile::open(&path),
-            places: Workload::new(Pattern::Shuffled, file_blocks as u32, 2)
-                .offsets(file_blocks as usize, BLOCK_BYTES),
+            // The log is written from the start of the file, so these are places with blocks in them.
+            places: Workload::new(Pattern::Shuffled, BLOCKS, 2).offsets(BLOCKS as usize, BLOCK_BYTES),
             next_place: AtomicUsize::new(0),
         }
     }
@@ -78,8 +79,10 @@ impl SsdReads {
 
     /// As many reads of the same file without a cache.
     pub fn time_plain(&self, callers: usize, count: usize) -> Duration {
+        // Memory as good as that of the cache: on huge pages a block is one piece for the device.
+        let frames = Frames::new(BLOCK_BYTES, FRAMES).expect("the frames fit RAM");
         time_callers(callers, |caller| {
-            let mut buffer = PageBuf::zeroed(BLOCK_BYTES);
+            let mut buffer = frames.alloc().expect("a frame for each caller");
             for _ in share(count, callers, caller) {
                 let place = self.next_place.fetch_add(1, Ordering::Relaxed) % self.places.len();
                 self.plain.read(self.places[place], &mut [IoSliceMut::new(&mut buffer)]);
@@ -98,7 +101,8 @@ fn open(path: &Path) -> (Cache, Volume) {
     config.slack_blocks = Some(128);
     config.ssd = Some(SsdConfig::new(PathBuf::from(path), SsdSize::Blocks(u64::from(BLOCKS) * 5 / 4)));
     let cache = Cache::open(&config).expect("the cache opens");
-    let disk = NoDisk { len_bytes: u64::from(BLOCKS) * BLOCK_BYTES as u64, has_content: true };
+    let len_bytes = u64::from(BLOCKS) * BLOCK_BYTES as u64;
+    let disk = NoDisk { len_bytes, content_bytes: len_bytes };
     let volume = cache.attach("bench", Arc::new(disk), WriteMode::Through).expect("a volume attaches");
     (cache, volume)
 }

@@ -63,7 +63,7 @@ fn a_hit_in_ram_by_reference_allocates_nothing() {
     let blocks = 256;
     let cache =
         Cache::open(&Config::new(RamSize::Blocks(2 * u64::from(blocks)))).expect("a cache in RAM opens");
-    let disk = NoDisk { len_bytes: u64::from(blocks) * BLOCK_BYTES as u64, has_content: false };
+    let disk = NoDisk { len_bytes: u64::from(blocks) * BLOCK_BYTES as u64, content_bytes: 0 };
     let volume = cache.attach("disk", Arc::new(disk), WriteMode::Through).expect("a volume attaches");
     let read = |offset| volume.read_ref(offset, BLOCK_BYTES).expect("no disk never fails");
 

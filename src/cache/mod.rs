@@ -4,33 +4,38 @@
 //! the pool (or by the caller, who would only wait), and *finished* under the lock again, which checks that what plan
 //! saw still holds. Writes, demotions and write-back go the same three steps.
 //!
-//! | file      | what it does                                                                 |
-//! |-----------|------------------------------------------------------------------------------|
-//! | `index`   | what is in RAM: shards, entries, fills                                       |
-//! | `read`    | looks up, plans and finishes fills                                           |
-//! | `write`   | puts bytes into RAM, makes writers wait when too much is dirty               |
-//! | `flush`   | writes dirty blocks below, syncs, flushes                                    |
-//! | `demote`  | the SSD: appends, seals, reclaim, journal, checkpoint                        |
-//! | `recover` | opens and closes caches and volumes                                          |
-//! | `volume`  | the three entries over one engine: blocking, callback, future                |
-//! | `quiet`   | what must hold when nothing is under way                                     |
+//! | file        | what it does                                                                  |
+//! |-------------|-------------------------------------------------------------------------------|
+//! | `index`     | what is in RAM: shards, entries, fills                                        |
+//! | `read`      | looks up, plans and finishes fills                                            |
+//! | `write`     | puts bytes into RAM, makes writers wait when too much is dirty                |
+//! | `dirty`     | what of a volume is not durable below                                         |
+//! | `writeback` | writes dirty blocks below                                                     |
+//! | `flush`     | syncs and flushes                                                             |
+//! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
+//! | `demote`    | the SSD: appends, seals, reclaim, journal, checkpoint                         |
+//! | `recover`   | opens and closes caches and volumes                                           |
+//! | `volume`    | the three entries over one engine: blocking, callback, future                 |
+//! | `quiet`     | what must hold when nothing is under way                                      |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
 //! `lanes` or the SSD's state. Under any lock else none is taken but the pool's.
 //!
-//! No lock is held over I/O, nor while a caller's callback runs, with two exceptions: `closing` is held for a whole
-//! close, and attaching and closing look at a volume's identity under the lock they hold.
+//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close.
 
 mod answer;
 mod demote;
+mod dirty;
 mod flush;
 mod index;
 mod quiet;
 mod read;
 mod recover;
+mod ticker;
 mod volume;
 mod write;
+mod writeback;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -52,7 +57,7 @@ pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
 pub use volume::{FlushFuture, ReadFuture, Volume, WriteFuture};
 
-use flush::VolumeState;
+use dirty::VolumeState;
 use index::{FastHash, Shard};
 use write::WriteWaiter;
 
@@ -104,7 +109,7 @@ struct Inner {
     released: Event,
     /// The last version that was given out.
     version: AtomicU64,
-    ticker: Arc<flush::Ticker>,
+    ticker: Arc<ticker::Ticker>,
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
     pool: Pool,
     /// One lane for each backing device, by its device number.

@@ -17,7 +17,7 @@ use terrace_tiers::ssd::{ReadPlan, ReadVerdict};
 
 use super::answer::{Answer, BlockRef, Blocks};
 use super::demote::OnSsd;
-use super::flush::VolumeState;
+use super::dirty::VolumeState;
 use super::index::{Found, Shard};
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
@@ -77,17 +77,17 @@ pub(super) struct ReadOperation {
 }
 
 struct ReadState {
-    frames: SmallVec<[Option<FrameRef>; 2]>,
-    ranges: SmallVec<[Range<usize>; 2]>,
+    parts: SmallVec<[Option<BlockRef>; 2]>,
     answer: Answer,
     error: Option<Error>,
     done: Option<ReadDone>,
 }
 
-/// One who waits for a fill: a read, and which of its parts.
+/// One who waits for a fill: a read, which of its parts, and the bytes of the block that it wants.
 pub(super) struct FillWaiter {
     operation: Arc<ReadOperation>,
     part: usize,
+    bytes: Range<usize>,
 }
 
 /// Where the bytes of a fill come from.
@@ -114,28 +114,12 @@ struct FillRun {
 impl ReadOperation {
     fn new(piece_count: usize, done: ReadDone) -> Arc<Self> {
         let state = ReadState {
-            frames: smallvec![None; piece_count],
-            ranges: smallvec![0..0; piece_count],
+            parts: smallvec![None; piece_count],
             answer: Answer::default(),
             error: None,
             done: Some(done),
         };
         Arc::new(Self { pending: AtomicU32::new(1), state: Mutex::new(state) })
-    }
-
-    /// One part arrived; the last one completes the operation.
-    fn deliver(&self, part: usize, frame: Result<FrameRef, TierError>, source: Source) {
-        let mut state = self.state.lock();
-        match source {
-            Source::Disk => state.answer.disk_blocks += 1,
-            Source::Ssd(_) => state.answer.ssd_blocks += 1,
-        }
-        match frame {
-            Ok(frame) => state.frames[part] = Some(frame),
-            Err(error) => state.error = Some(Error::Tier(error)),
-        }
-        drop(state);
-        self.part_done();
     }
 
     fn part_done(&self) {
@@ -155,16 +139,37 @@ impl ReadOperation {
 
 impl ReadState {
     fn blocks(&mut self) -> Blocks {
-        let frames = std::mem::take(&mut self.frames);
-        let parts = frames.into_iter().zip(&self.ranges).map(|(frame, range)| {
-            BlockRef::new(frame.expect("every part was delivered"), range.start, range.end)
-        });
+        let parts = std::mem::take(&mut self.parts);
+        let parts = parts.into_iter().map(|part| part.expect("every part was delivered"));
         Blocks { parts: parts.collect(), answer: self.answer }
+    }
+}
+
+impl FillWaiter {
+    /// The block arrived; the last part completes the operation.
+    fn deliver(self, frame: Result<FrameRef, TierError>, source: Source) {
+        let mut state = self.operation.state.lock();
+        match source {
+            Source::Disk => state.answer.disk_blocks += 1,
+            Source::Ssd(_) => state.answer.ssd_blocks += 1,
+        }
+        match frame {
+            Ok(frame) => {
+                state.parts[self.part] = Some(BlockRef::new(frame, self.bytes.start, self.bytes.end));
+            }
+            Err(error) => state.error = Some(Error::Tier(error)),
+        }
+        drop(state);
+        self.operation.part_done();
     }
 }
 
 /// A read while it is planned: what is at hand, and the operation once something is missing.
 struct Planning<'a> {
+    /// The parts up to the first that is missing.
+    ready: SmallVec<[BlockRef; 2]>,
+    /// Those after it that are at hand.
+    ready_later: Vec<(usize, BlockRef)>,
     operation: Option<Arc<ReadOperation>>,
     fills: Vec<PlannedFill>,
     error: Option<Error>,
@@ -174,13 +179,23 @@ struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    fn waiter(&mut self, part: usize) -> FillWaiter {
+    /// A part is at hand.
+    fn take(&mut self, part: usize, frame: FrameRef, bytes: &Range<usize>) {
+        let block = BlockRef::new(frame, bytes.start, bytes.end);
+        if self.ready.len() == part {
+            self.ready.push(block);
+        } else {
+            self.ready_later.push((part, block));
+        }
+    }
+
+    fn waiter(&mut self, part: usize, bytes: &Range<usize>) -> FillWaiter {
         let operation = self
             .operation
             .get_or_insert_with(|| ReadOperation::new(self.piece_count, (self.new_done)()))
             .clone();
         operation.pending.fetch_add(1, Ordering::Relaxed);
-        FillWaiter { operation, part }
+        FillWaiter { operation, part, bytes: bytes.clone() }
     }
 }
 
@@ -202,6 +217,8 @@ impl Inner {
             - volume.block_number(offset)
             + 1) as usize;
         let mut planning = Planning {
+            ready: SmallVec::new(),
+            ready_later: Vec::new(),
             operation: None,
             fills: Vec::new(),
             error: None,
@@ -209,31 +226,25 @@ impl Inner {
             answer: Answer::default(),
             new_done,
         };
-        let mut ranges: SmallVec<[Range<usize>; 2]> = SmallVec::new();
-        let mut frames: SmallVec<[Option<FrameRef>; 2]> = SmallVec::new();
         for (part, piece) in pieces(volume.id, offset, bytes, self.size).enumerate() {
-            ranges.push(piece.bytes.clone());
-            frames.push(self.plan_part(volume, part, &piece, &mut planning));
+            self.plan_part(volume, part, &piece, &mut planning);
         }
         self.start_wanted_appends();
-        let Planning { operation, fills, error, answer, .. } = planning;
+        let Planning { ready, ready_later, operation, fills, error, answer, .. } = planning;
         let Some(operation) = operation else {
             return Some(match error {
                 Some(error) => Err(error),
-                None => Ok(gather(frames, &ranges, answer)),
+                None => Ok(Blocks { parts: ready, answer }),
             });
         };
         {
             let mut state = operation.state.lock();
             state.answer.add(answer);
-            state.ranges = ranges;
             if error.is_some() {
                 state.error = error;
             }
-            for (part, frame) in frames.into_iter().enumerate() {
-                if frame.is_some() {
-                    state.frames[part] = frame;
-                }
+            for (part, block) in ready.into_iter().enumerate().chain(ready_later) {
+                state.parts[part] = Some(block);
             }
         }
         self.run_fills(volume, fills, runner);
@@ -241,14 +252,14 @@ impl Inner {
         None
     }
 
-    /// Looks one block up: its frame when it is at hand; else a fill is planned or joined.
+    /// Looks one block up: takes its frame when it is at hand; else a fill is planned or joined.
     fn plan_part(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         part: usize,
         piece: &Piece,
         planning: &mut Planning<'_>,
-    ) -> Option<FrameRef> {
+    ) {
         let mut shard = self.shard(piece.block);
         let (found, departed) = shard.find(piece.block, piece.sectors());
         if let Some(departed) = departed {
@@ -257,14 +268,13 @@ impl Inner {
         match found {
             Found::Ready(frame) => {
                 planning.answer.ram_blocks += 1;
-                Some(frame)
+                planning.take(part, frame, &piece.bytes);
             }
             Found::Filling => {
-                let waiter = planning.waiter(part);
+                let waiter = planning.waiter(part, &piece.bytes);
                 let fill =
                     shard.fills.get_mut(&piece.block).expect("a block that is being filled has a fill");
                 fill.waiters.push(waiter);
-                None
             }
             Found::Absent => self.plan_fill(volume, part, piece, shard, planning),
         }
@@ -277,12 +287,13 @@ impl Inner {
         piece: &Piece,
         mut shard: MutexGuard<'_, Shard>,
         planning: &mut Planning<'_>,
-    ) -> Option<FrameRef> {
+    ) {
         let block = piece.block;
         let source = match self.ssd.as_ref().and_then(|ssd| ssd.find(block)) {
             Some(OnSsd::OnTheWay(frame)) => {
                 planning.answer.ssd_blocks += 1;
-                return Some(shard.take_back(block, frame, volume.version()));
+                let frame = shard.take_back(block, frame, volume.version());
+                return planning.take(part, frame, &piece.bytes);
             }
             Some(OnSsd::Stored(plan)) => Source::Ssd(plan),
             None => Source::Disk,
@@ -290,12 +301,11 @@ impl Inner {
         let Some(frame) = self.frames.alloc() else {
             shard.give_up(block);
             planning.error = Some(Error::WouldBlock);
-            return None;
+            return;
         };
-        let waiter = planning.waiter(part);
+        let waiter = planning.waiter(part, &piece.bytes);
         shard.start_fill(block, volume.version(), waiter);
         planning.fills.push(PlannedFill { block, source, frame });
-        None
     }
 
     /// Brings planned fills on their way, neighbours together.
@@ -437,7 +447,7 @@ impl Inner {
                 (_, Some(error)) => Err(error.clone()),
                 (None, None) => unreachable!("a fill that was read has a frame"),
             };
-            waiter.operation.deliver(waiter.part, part, source);
+            waiter.deliver(part, source);
         }
     }
 }
@@ -455,12 +465,4 @@ impl FillRun {
         self.offset = self.blocks[0].0.byte_offset(size);
         self
     }
-}
-
-fn gather(frames: SmallVec<[Option<FrameRef>; 2]>, ranges: &[Range<usize>], answer: Answer) -> Blocks {
-    let parts = frames
-        .into_iter()
-        .zip(ranges)
-        .map(|(frame, range)| BlockRef::new(frame.expect("all parts were ready"), range.start, range.end));
-    Blocks { parts: parts.collect(), answer }
 }

@@ -17,8 +17,9 @@ use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
 
 use super::demote::SsdTier;
-use super::flush::{Ticker, VolumeParts, VolumeState};
+use super::dirty::{VolumeParts, VolumeState};
 use super::index::Shard;
+use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};

@@ -13,12 +13,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use terrace_tiers::block::VolumeId;
 use terrace_tiers::device::Device;
 
 use super::answer::{Answer, Blocks};
-use super::flush::VolumeState;
+use super::dirty::VolumeState;
 use super::read::{ReadDone, Runner};
 use super::{Cache, Handle, Inner, Result};
 use crate::config::WriteMode;
@@ -188,7 +189,8 @@ impl Inner {
         offset: u64,
         bytes: usize,
     ) -> Result<Blocks> {
-        let until = std::time::Instant::now() + self.limits.frame_wait;
+        // No clock on a hit.
+        let mut until = None;
         loop {
             let observed = self.released.observe();
             let mut blocker: Option<Arc<Blocker<Result<Blocks>>>> = None;
@@ -197,9 +199,14 @@ impl Inner {
                 Box::new(move |result| set.set(result))
             });
             let answer = answer.or_else(|| blocker.map(|blocker| blocker.wait()));
-            match answer.expect("a read answers at once or later") {
-                Err(Error::WouldBlock) if std::time::Instant::now() < until => {}
-                answer => return answer,
+            let answer = answer.expect("a read answers at once or later");
+            if !matches!(answer, Err(Error::WouldBlock)) {
+                return answer;
+            }
+            let now = Instant::now();
+            let until = *until.get_or_insert(now + self.limits.frame_wait);
+            if now >= until {
+                return answer;
             }
             // No frame was free: wait until one is. Ask first, and look whether one came between.
             if self.alloc_frame().is_none() && !self.wait_for_release(observed, until) {

@@ -21,7 +21,7 @@ use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version};
 use terrace_tiers::ssd::VoidMark;
 
 use super::answer::Answer;
-use super::flush::VolumeState;
+use super::dirty::VolumeState;
 use super::read::{Piece, Runner, pieces};
 use super::{Inner, Result};
 use crate::config::WriteMode;
@@ -388,7 +388,7 @@ impl Inner {
     /// Runs `resume` when what `wait` names has come; sees to it that it comes.
     fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
         match wait {
-            Wait::Closed => return resume(Err(Error::Closed)),
+            Wait::Closed => resume(Err(Error::Closed)),
             Wait::Room | Wait::Victim(_) if !self.is_continuous() => self.flush_watched(resume),
             Wait::Room => {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
@@ -416,7 +416,7 @@ impl Inner {
         }
     }
 
-    /// Lets all that wait for a frame, a block or room look again, on this thread, which holds no lock.
+    /// Lets all that wait for a frame, a block or room look again; at once, on this thread, which holds no lock.
     pub(super) fn wake_writers(&self) {
         self.released.change();
         wake_all(self.released.take_parked());

@@ -1,0 +1,268 @@
+//! What of a volume is not durable below: the books of write-back, syncs and flushes.
+//!
+//! - Epochs: a flush closes the current epoch. It is done when every block that became dirty in it or before is below,
+//!   and a sync that started after that has returned. A block that is written again while it is being written is dirty
+//!   in its new epoch; the old one ends with the write under way.
+//! - Syncs are numbered as they start. What is written below while one runs is covered by the next.
+//! - Blocks that fail are taken one by one, and held back for a pause that doubles.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use terrace_tiers::block::{BlockSize, Version, VolumeId};
+use terrace_tiers::device::Device;
+
+use super::Result;
+use super::flush::FlushDone;
+use crate::config::WriteMode;
+use crate::error::Error;
+use crate::pool::Lane;
+use crate::sync::Mutex;
+
+/// The pause after a first failed write; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A volume that is attached.
+pub(super) struct VolumeState {
+    pub(super) id: VolumeId,
+    pub(super) name: String,
+    /// Reads as zeros past its end, so that the last block is one like the others.
+    pub(super) device: Arc<dyn Device>,
+    pub(super) len_bytes: u64,
+    pub(super) lane: Lane,
+    pub(super) dirty: Mutex<Dirty>,
+    pub(super) block_shift: u32,
+    pub(super) mode: WriteMode,
+    /// The newest version of any block of the volume.
+    pub(super) version: AtomicU64,
+    /// The ticker knows the volume.
+    pub(super) is_watched: AtomicBool,
+}
+
+/// What a volume is made of when it is attached.
+pub(super) struct VolumeParts {
+    pub(super) id: VolumeId,
+    pub(super) name: String,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) lane: Lane,
+    pub(super) mode: WriteMode,
+    pub(super) version: Version,
+}
+
+impl VolumeState {
+    pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
+        let VolumeParts { id, name, device, lane, mode, version } = parts;
+        let len_bytes = device.len_bytes();
+        Self {
+            id,
+            name,
+            device,
+            len_bytes,
+            lane,
+            dirty: Mutex::new(Dirty::default()),
+            block_shift: size.shift(),
+            mode,
+            version: AtomicU64::new(version.as_u64()),
+            is_watched: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn mode(&self) -> WriteMode {
+        self.mode
+    }
+
+    pub(super) fn version(&self) -> Version {
+        Version::from_u64(self.version.load(Ordering::Acquire))
+    }
+
+    pub(super) fn raise_version(&self, version: Version) {
+        self.version.fetch_max(version.as_u64(), Ordering::AcqRel);
+    }
+
+    pub(super) fn block_number(&self, offset: u64) -> u64 {
+        offset >> self.block_shift
+    }
+
+    /// The bytes of a block that lie inside the volume.
+    pub(super) fn bytes_of_block(&self, number: u64) -> usize {
+        let start = number << self.block_shift;
+        (self.len_bytes - start).min(1 << self.block_shift) as usize
+    }
+
+    pub(super) fn check_range(&self, offset: u64, bytes: usize) -> Result<()> {
+        match offset.checked_add(bytes as u64) {
+            Some(end) if end <= self.len_bytes => Ok(()),
+            _ => Err(Error::OutOfRange { offset, bytes: bytes as u64, volume_bytes: self.len_bytes }),
+        }
+    }
+}
+
+/// What of a volume is not durable below.
+#[derive(Default)]
+pub(super) struct Dirty {
+    /// Numbers of blocks that are dirty and not being written. One that is being written may be here too, and is
+    /// then passed over: the end of its write puts it back.
+    pub(super) waiting: BTreeSet<u64>,
+    /// The epoch of writes made now.
+    pub(super) epoch: u64,
+    /// Blocks dirty or being written, by the epoch they became dirty in; the last is `epoch`'s.
+    pub(super) outstanding: VecDeque<u64>,
+    pub(super) flushes: Vec<(u64, FlushDone)>,
+    /// Runs under way.
+    pub(super) writing_runs: u32,
+    /// Where the next run is looked for: write-back sweeps upwards.
+    pub(super) cursor: u64,
+    /// Blocks were dirty for `writeback_delay`: write-back goes on until none is waiting.
+    pub(super) is_due: bool,
+    pub(super) syncs: Syncs,
+    /// Dirty blocks that could not be written, or not be synced: they wait until the failure may be tried again.
+    pub(super) held_back: BTreeSet<u64>,
+    pub(super) failure: Option<Failure>,
+    /// So many runs take one block each: a run failed, and one bad block must not hold its neighbours up.
+    pub(super) careful_runs: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Syncs {
+    /// How many syncs started.
+    pub(super) started: u64,
+    /// How many of them failed.
+    pub(super) failures: u64,
+    pub(super) is_running: bool,
+    /// Written below, no sync since: block and the sync that will cover it.
+    pub(super) unsynced: Vec<(u64, u64)>,
+    /// Who waits for which sync.
+    pub(super) waiting: Vec<(u64, FlushDone)>,
+}
+
+pub(super) struct Failure {
+    pub(super) pause: Duration,
+    pub(super) retry_at: Instant,
+}
+
+impl Dirty {
+    /// A block became dirty; gives its epoch.
+    pub(super) fn mark(&mut self, number: u64) -> u64 {
+        self.waiting.insert(number);
+        self.count_in(self.epoch, 1);
+        self.epoch
+    }
+
+    pub(super) fn dirty_blocks(&self) -> u64 {
+        self.outstanding.iter().sum()
+    }
+
+    pub(super) fn unsynced_blocks(&self) -> u64 {
+        self.syncs.unsynced.len() as u64
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.dirty_blocks() == 0 && self.syncs.unsynced.is_empty()
+    }
+
+    /// For [`Inner::assert_quiet`].
+    pub(super) fn what_is_left(&self) -> Option<String> {
+        let counts = [
+            self.dirty_blocks(),
+            self.unsynced_blocks(),
+            self.waiting.len() as u64,
+            self.held_back.len() as u64,
+            self.flushes.len() as u64,
+            self.writing_runs.into(),
+            self.syncs.waiting.len() as u64,
+            self.syncs.is_running.into(),
+        ];
+        counts.iter().any(|&count| count > 0).then(|| {
+            format!(
+                "dirty, unsynced, waiting, held back, flushes, runs, who waits for a sync, syncs: {counts:?}"
+            )
+        })
+    }
+
+    pub(super) fn first_epoch(&self) -> u64 {
+        self.epoch + 1 - self.outstanding.len().max(1) as u64
+    }
+
+    pub(super) fn count_in(&mut self, epoch: u64, change: i64) {
+        if self.outstanding.is_empty() {
+            self.outstanding.push_back(0);
+        }
+        let index = (epoch - self.first_epoch()) as usize;
+        self.outstanding[index] =
+            self.outstanding[index].checked_add_signed(change).expect("epochs count up and down");
+        while self.outstanding.len() > 1 && self.outstanding[0] == 0 {
+            self.outstanding.pop_front();
+        }
+    }
+
+    /// Closes the current epoch and gives it.
+    pub(super) fn close_epoch(&mut self) -> u64 {
+        let closed = self.epoch;
+        self.epoch += 1;
+        if !self.outstanding.is_empty() {
+            self.outstanding.push_back(0);
+        }
+        self.count_in(self.epoch, 0);
+        closed
+    }
+
+    pub(super) fn is_written(&self, epoch: u64) -> bool {
+        epoch < self.first_epoch()
+    }
+
+    /// A dirty block failed: it is not tried again before a pause has passed, its neighbours are.
+    pub(super) fn hold_back(&mut self, number: u64) {
+        self.waiting.remove(&number);
+        self.held_back.insert(number);
+    }
+
+    /// Blocks were held back: those that fail before they are tried again share the pause.
+    pub(super) fn note_failure(&mut self) {
+        let now = Instant::now();
+        let pause = match &self.failure {
+            Some(before) if now < before.retry_at => return,
+            Some(before) => (before.pause * 2).min(RETRY_MAX),
+            None => RETRY_MIN,
+        };
+        self.failure = Some(Failure { pause, retry_at: now + pause });
+    }
+
+    /// Blocks that were held back long enough wait like the others again.
+    pub(super) fn take_held_back(&mut self) {
+        if self.failure.as_ref().is_none_or(|failure| Instant::now() >= failure.retry_at) {
+            self.waiting.append(&mut self.held_back);
+        }
+    }
+
+    /// Takes up to `count` waiting neighbours, from the cursor on and round.
+    pub(super) fn take_run(&mut self, count: usize) -> Vec<u64> {
+        let from = self.waiting.range(self.cursor..).next().or_else(|| self.waiting.first());
+        let Some(&first) = from else { return Vec::new() };
+        let run: Vec<u64> = (first..).take(count).take_while(|number| self.waiting.remove(number)).collect();
+        self.cursor = first + run.len() as u64;
+        run
+    }
+
+    /// The flushes whose blocks are all below wait for a sync from now on; true when the caller has to start it.
+    #[must_use]
+    pub(super) fn await_sync_of_written(&mut self) -> bool {
+        let first = self.first_epoch();
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
+        self.flushes = rest;
+        ready.into_iter().fold(false, |starts, (_, done)| self.await_sync(done) || starts)
+    }
+
+    /// `done` waits for a sync that starts after this; true when the caller has to start it.
+    ///
+    /// From the look at what is written to this it takes one hold of the lock: a sync that fails must find every flush
+    /// that has to fail with it.
+    #[must_use]
+    pub(super) fn await_sync(&mut self, done: FlushDone) -> bool {
+        self.syncs.waiting.push((self.syncs.started + 1, done));
+        !std::mem::replace(&mut self.syncs.is_running, true)
+    }
+}

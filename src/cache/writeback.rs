@@ -1,0 +1,332 @@
+//! Write-back: how dirty blocks get below.
+//!
+//! A dirty block is *waiting*, then *writing* (its frame lent to one write below; newer writes go to a new frame and
+//! make it dirty again), then *unsynced* until a sync that started after that write ended. Only then may it leave RAM.
+//!
+//! - Runs: waiting blocks are taken in address order, neighbours together; only sectors that were written go below.
+//! - Void first (rule 1): before a run is written below, the SSD's journal is durable as far as it was when the run
+//!   was planned.
+//! - A write that fails makes its blocks dirty again. So does one that overlaps a sync that failed: what it gave to the
+//!   device may have been dropped (rule 7).
+//!
+//! Pace: nothing for `writeback_delay`, then one run at a time while blocks are dirty, two above the low mark, all
+//! threads while someone waits. Never "when idle", never all at once.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version, mask};
+
+use super::dirty::{Dirty, VolumeState};
+use super::read::Runner;
+use super::{Inner, Result};
+use crate::error::{Error, TierError};
+use crate::pool::{Lane, Priority, WritePiece, WriteRequest};
+use crate::sync::Mutex;
+
+/// A block lent to a write below.
+struct TakenBlock {
+    block: BlockId,
+    version: Version,
+    epoch: u64,
+    /// The sectors that are written.
+    sectors: SmallVec<[u64; 1]>,
+}
+
+/// Neighbouring blocks that are written below together.
+struct Group {
+    blocks: Vec<TakenBlock>,
+    run_bytes_max: usize,
+    /// Stretches of bytes without a hole: where each starts, and its pieces.
+    runs: Vec<(u64, Vec<WritePiece>)>,
+}
+
+impl Inner {
+    /// Takes those of `numbers` (ascending) that are dirty and not being written.
+    fn take_group(&self, volume: &VolumeState, numbers: &[u64]) -> Group {
+        let mut group =
+            Group { blocks: Vec::new(), run_bytes_max: self.limits.run_bytes_max, runs: Vec::new() };
+        for &number in numbers {
+            let block = BlockId::new(volume.id, number);
+            let mut shard = self.shard(block);
+            let Some((_, entry)) = shard.entry_of(block) else { continue };
+            if !entry.dirty || entry.writing {
+                continue;
+            }
+            let frame = entry.frame.clone().expect("a dirty block has a frame");
+            let (version, epoch) = (entry.version, entry.dirty_epoch);
+            (entry.dirty, entry.writing) = (false, true);
+            let masks = entry.sectors_mut(self.size);
+            let sectors = SmallVec::from_slice(masks.dirty());
+            masks.dirty_mut().fill(0);
+            drop(shard);
+            let start = block.byte_offset(self.size);
+            for run in mask::runs(&sectors, self.size.sectors()) {
+                let end = (run.end * SECTOR_BYTES).min(volume.bytes_of_block(number));
+                group.push_piece(
+                    start,
+                    WritePiece { frame: frame.clone(), range: run.start * SECTOR_BYTES..end },
+                );
+            }
+            group.blocks.push(TakenBlock { block, version, epoch, sectors });
+        }
+        group
+    }
+
+    /// Writes a group below, on this thread, and finishes it.
+    fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
+        self.submit_group(volume, group, priority, Lane::run_write);
+    }
+
+    /// Gives the runs of a group to `submit`; the last one that ends finishes it.
+    fn submit_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        group: Group,
+        priority: Priority,
+        submit: fn(&Lane, WriteRequest),
+    ) {
+        self.make_voids_durable();
+        let under_way = Arc::new(GroupUnderWay {
+            blocks: group.blocks,
+            failures_before: volume.dirty.lock().syncs.failures,
+            left: Mutex::new((group.runs.len(), Ok(()))),
+        });
+        for (offset, pieces) in group.runs {
+            let (inner, volume_again, under_way) = (self.clone(), volume.clone(), under_way.clone());
+            let done = Box::new(move |result| {
+                if let Some(result) = under_way.run_ended(result) {
+                    inner.finish_group(&volume_again, &under_way.blocks, under_way.failures_before, result);
+                }
+            });
+            let device = volume.device.clone();
+            submit(&volume.lane, WriteRequest { priority, device, offset, pieces, done });
+        }
+    }
+
+    /// The writes of a group ended, which began when so many syncs had failed.
+    fn finish_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        blocks: &[TakenBlock],
+        failures_before: u64,
+        result: Result<(), TierError>,
+    ) {
+        let mut acknowledged = Vec::new();
+        let mut again = Vec::new();
+        for taken in blocks {
+            let mut shard = self.shard(taken.block);
+            let size = self.size;
+            let (_, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
+            entry.writing = false;
+            let masks = entry.sectors_mut(size);
+            let mut dirty = volume.dirty.lock();
+            // A sync that failed meanwhile may have dropped what this write gave to the device.
+            if result.is_ok() && dirty.syncs.failures == failures_before {
+                mask::add(masks.unsynced_mut(), &taken.sectors);
+                let covered_by = dirty.syncs.started + 1;
+                if !entry.unsynced || entry.covered_by != covered_by {
+                    dirty.syncs.unsynced.push((taken.block.number(), covered_by));
+                }
+                (entry.unsynced, entry.covered_by) = (true, covered_by);
+                dirty.count_in(taken.epoch, -1);
+            } else {
+                mask::add(masks.dirty_mut(), &taken.sectors);
+                if entry.dirty {
+                    dirty.count_in(entry.dirty_epoch, -1);
+                }
+                (entry.dirty, entry.dirty_epoch) = (true, taken.epoch);
+            }
+            if result.is_err() && blocks.len() == 1 {
+                dirty.hold_back(taken.block.number());
+            } else if entry.dirty {
+                dirty.held_back.remove(&taken.block.number());
+                dirty.waiting.insert(taken.block.number());
+            }
+            let is_dirty = entry.dirty;
+            drop(dirty);
+            if let Some(waiters) = shard.write_waiters.remove(&taken.block) {
+                let (ready, later): (Vec<_>, Vec<_>) = waiters
+                    .into_iter()
+                    .partition(|waiter| result.is_err() || waiter.version <= taken.version);
+                acknowledged.extend(ready);
+                if !later.is_empty() {
+                    debug_assert!(is_dirty, "a later write to {} is not dirty", taken.block);
+                    shard.write_waiters.insert(taken.block, later);
+                    again.push(taken.block.number());
+                }
+            }
+        }
+        for waiter in acknowledged {
+            waiter.deliver(result.clone());
+        }
+        self.after_group(volume, blocks.len() as u64, result);
+        if !again.is_empty() {
+            self.write_back_blocks(volume, &again, Runner::Pool(Priority::Awaited));
+        }
+    }
+
+    /// Tells the flushes, notes the failure, starts a sync if one is due.
+    fn after_group(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: u64, result: Result<(), TierError>) {
+        let mut dirty = volume.dirty.lock();
+        match result {
+            Ok(()) => {
+                if dirty.held_back.is_empty() {
+                    dirty.failure = None;
+                }
+                let starts = dirty.await_sync_of_written();
+                drop(dirty);
+                if starts {
+                    self.start_sync(volume);
+                }
+            }
+            Err(error) => {
+                if blocks > 1 {
+                    dirty.careful_runs = 2 * blocks;
+                } else {
+                    dirty.note_failure();
+                }
+                let failed = std::mem::take(&mut dirty.flushes);
+                let blocks = dirty.dirty_blocks();
+                drop(dirty);
+                for (_, done) in failed {
+                    done(Err(Error::StillDirty {
+                        volume: volume.name.clone(),
+                        blocks,
+                        cause: error.clone(),
+                    }));
+                }
+                self.ticker.watch(volume);
+            }
+        }
+        self.sync_if_due(volume);
+    }
+
+    /// Writes these blocks (ascending) below now, those that are dirty and not being written already.
+    pub(super) fn write_back_blocks(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        numbers: &[u64],
+        runner: Runner,
+    ) {
+        let group = self.take_group(volume, numbers);
+        if group.blocks.is_empty() {
+            return;
+        }
+        {
+            let mut dirty = volume.dirty.lock();
+            for taken in &group.blocks {
+                dirty.waiting.remove(&taken.block.number());
+                dirty.held_back.remove(&taken.block.number());
+            }
+        }
+        match runner {
+            Runner::Caller => self.run_group(volume, group, Priority::Foreground),
+            // Neighbours that other calls write meanwhile go along.
+            Runner::Pool(priority) if !self.has_pending_voids() => {
+                self.submit_group(volume, group, priority, Lane::write);
+            }
+            Runner::Pool(priority) => {
+                let (inner, volume_again) = (self.clone(), volume.clone());
+                volume.lane.task(priority, Box::new(move || inner.run_group(&volume_again, group, priority)));
+            }
+        }
+    }
+
+    /// Keeps as many runs of the volume under way as its pace asks for.
+    pub(super) fn pump(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        loop {
+            let (numbers, priority) = {
+                let mut dirty = volume.dirty.lock();
+                dirty.take_held_back();
+                let Some(priority) = self.pace(&dirty) else { return };
+                let count = if dirty.careful_runs > 0 {
+                    1
+                } else {
+                    (self.limits.run_bytes_max / self.size.bytes()).max(1)
+                };
+                dirty.careful_runs = dirty.careful_runs.saturating_sub(1);
+                let numbers = dirty.take_run(count);
+                if numbers.is_empty() {
+                    dirty.is_due = false;
+                    return;
+                }
+                dirty.writing_runs += 1;
+                (numbers, priority)
+            };
+            let (inner, volume_again) = (self.clone(), volume.clone());
+            let job = move || {
+                let group = inner.take_group(&volume_again, &numbers);
+                if !group.blocks.is_empty() {
+                    inner.run_group(&volume_again, group, priority);
+                }
+                volume_again.dirty.lock().writing_runs -= 1;
+                inner.pump(&volume_again);
+                inner.sync_if_due(&volume_again);
+            };
+            volume.lane.task(priority, Box::new(job));
+        }
+    }
+
+    /// Whether another run may start, and how urgent it is.
+    fn pace(&self, dirty: &Dirty) -> Option<Priority> {
+        let is_awaited = !dirty.flushes.is_empty() || self.throttle.is_urgent();
+        let depth = if is_awaited {
+            self.limits.disk_threads
+        } else if !self.is_continuous() {
+            0
+        } else if self.throttle.is_over_low() {
+            2
+        } else {
+            u32::from(dirty.is_due)
+        };
+        (dirty.writing_runs < depth).then_some(if is_awaited {
+            Priority::Awaited
+        } else {
+            Priority::Background
+        })
+    }
+
+    /// Someone waits until blocks may leave: write-back goes on with all threads, and syncs as soon as that helps.
+    pub(super) fn hurry(self: &Arc<Self>) {
+        for volume in self.ticker.watched_volumes() {
+            self.pump(&volume);
+            self.sync_if_due(&volume);
+        }
+    }
+}
+
+/// A group whose runs are with the pool.
+struct GroupUnderWay {
+    blocks: Vec<TakenBlock>,
+    failures_before: u64,
+    /// Runs that have not ended, and what the others came to.
+    left: Mutex<(usize, Result<(), TierError>)>,
+}
+
+impl GroupUnderWay {
+    /// What the group came to, when this was its last run.
+    fn run_ended(&self, result: Result<(), TierError>) -> Option<Result<(), TierError>> {
+        let mut left = self.left.lock();
+        left.0 -= 1;
+        if result.is_err() {
+            left.1 = result;
+        }
+        (left.0 == 0).then(|| left.1.clone())
+    }
+}
+
+impl Group {
+    /// Adds bytes of the block that starts at `block_start`: to the last run, if they follow it.
+    fn push_piece(&mut self, block_start: u64, piece: WritePiece) {
+        let offset = block_start + piece.range.start as u64;
+        if let Some((start, pieces)) = self.runs.last_mut() {
+            let bytes: usize = pieces.iter().map(|piece| piece.range.len()).sum();
+            if *start + bytes as u64 == offset && bytes + piece.range.len() <= self.run_bytes_max {
+                pieces.push(piece);
+                return;
+            }
+        }
+        self.runs.push((offset, vec![piece]));
+    }
+}
