@@ -176,7 +176,7 @@ impl Cache {
 
     /// Flushes everything, leaves the cache file in order and ends all threads. A second call does nothing.
     ///
-    /// End the writes of other threads first: one that runs beside this call may be acknowledged and lost.
+    /// A write of another thread that runs beside this call is either written below or says [`Error::Closed`].
     ///
     /// # Errors
     /// [`Error::StillDirty`] when blocks could not be written below: the cache stays open and keeps them, so that the

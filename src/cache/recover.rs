@@ -263,10 +263,9 @@ impl Inner {
     }
 
     /// Ends all threads, after what they have under way.
-    pub(super) fn stop(self: &Arc<Self>) {
+    pub(super) fn stop(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.wait_for_stores();
-        self.wake_writers();
         self.ticker.stop();
         let thread = self.ticker_thread.lock().take();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {

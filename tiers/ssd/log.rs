@@ -182,8 +182,12 @@ impl Log {
             }
             return false;
         }
-        // A segment that is emptied has its retirement in the journal already.
-        matches!(self.segments[segment as usize].state, State::Sealing | State::Sealed)
+        match self.segments[segment as usize].state {
+            State::Sealing | State::Sealed => true,
+            // Once it is retired the journal says so of all its copies.
+            State::Reclaiming => !self.is_retired(segment),
+            State::Free | State::Preparing | State::Open => false,
+        }
     }
 
     /// Whether the data in `place` are on the device, or at least were given to it.

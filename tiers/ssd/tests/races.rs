@@ -3,6 +3,7 @@
 use crate::block::{BlockId, Version};
 
 use super::super::*;
+use super::device::MemoryDevice;
 use super::driver::{Driver, data_of, geometry};
 
 fn planned(demote: Demote) -> SlotPlan {
@@ -72,6 +73,23 @@ fn a_failed_append_leaves_nothing_behind() {
     driver.demote(5, version);
     assert!(driver.read(5, version));
     assert!(driver.reopen().read(5, version));
+}
+
+/// The segment was chosen to be emptied, and its retirement not yet in the journal: a void that relied on it queued
+/// nothing, and the write below went ahead of both.
+#[test]
+fn a_block_voided_between_the_choice_of_its_segment_and_the_retirement_does_not_come_back() {
+    for mark in [VoidMark::Exact, VoidMark::Region] {
+        let mut driver = Driver::create(1000, SsdPolicy::default());
+        let version = driver.ssd.first_version();
+        fill_until_reclaim(&mut driver, version);
+        assert!(driver.settle_journal());
+        assert!(driver.ssd.void(driver.block(0), version.next(), mark), "the write below has to wait");
+        assert!(driver.settle_journal());
+        let after_power_loss = MemoryDevice::holding(driver.device().bytes());
+        let ssd = Ssd::open(&after_power_loss, geometry(1000), SsdPolicy::default()).expect("opens");
+        assert!(!ssd.contains(driver.block(0)), "{mark:?}");
+    }
 }
 
 #[test]
