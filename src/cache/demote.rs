@@ -195,6 +195,11 @@ impl SsdTier {
         stats.ssd = self.state.lock().tier.stats();
     }
 
+    /// Whether frames wait for their append.
+    pub(super) fn holds_frames(&self) -> bool {
+        self.state.lock().held_frames > 0
+    }
+
     /// For [`Inner::assert_quiet`].
     pub(super) fn what_is_left(&self) -> Option<String> {
         let state = self.state.lock();

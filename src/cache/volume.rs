@@ -211,7 +211,7 @@ impl Inner {
                 return answer;
             }
             // No frame was free: wait until one is. Ask first, and look whether one came between.
-            if self.alloc_frame().is_none() && !self.wait_for_release(observed, until) {
+            if self.alloc_frame().is_none() && !self.wait_for_frame(observed, until) {
                 return Err(Error::WouldBlock);
             }
         }

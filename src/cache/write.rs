@@ -21,6 +21,7 @@ use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version};
 use terrace_tiers::ssd::VoidMark;
 
 use super::answer::Answer;
+use super::demote::SsdTier;
 use super::dirty::VolumeState;
 use super::read::{Piece, Runner, pieces};
 use super::{Inner, Result};
@@ -432,7 +433,7 @@ impl Inner {
         if let Wait::Frame(observed) = wait {
             self.throttle.pressed.fetch_add(1, Ordering::SeqCst);
             self.hurry();
-            let came = self.wait_for_release(observed, Instant::now() + self.limits.frame_wait);
+            let came = self.wait_for_frame(observed, Instant::now() + self.limits.frame_wait);
             self.throttle.pressed.fetch_sub(1, Ordering::SeqCst);
             return if came { Ok(()) } else { Err(Error::WouldBlock) };
         }
@@ -442,8 +443,23 @@ impl Inner {
         blocker.wait()
     }
 
+    /// Waits for a release after `observed`; false when none came until then and it is readers who hold the frames, not
+    /// I/O under way, which ends however slow it is.
+    pub(super) fn wait_for_frame(&self, observed: Observed, mut until: Instant) -> bool {
+        while !self.wait_for_release(observed, until) {
+            let is_under_way = self.shards.iter().any(|shard| !shard.lock().fills.is_empty())
+                || self.ssd.as_ref().is_some_and(SsdTier::holds_frames)
+                || self.lanes.lock().values().any(|lane| lane.depth() > 0);
+            if !is_under_way {
+                return false;
+            }
+            until = Instant::now() + self.limits.frame_wait;
+        }
+        true
+    }
+
     /// Waits for a release after `observed`; false when none came until then.
-    pub(super) fn wait_for_release(&self, observed: Observed, until: Instant) -> bool {
+    fn wait_for_release(&self, observed: Observed, until: Instant) -> bool {
         let blocker = Arc::new(Blocker::default());
         let wake = blocker.clone();
         let ticket = self.released.park(observed, Box::new(move || wake.set(())));
