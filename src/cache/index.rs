@@ -225,6 +225,16 @@ impl Shard {
         self.policy.lookup(block).is_some() || self.policy.has_room(|slot| entries[slot.index()].may_leave())
     }
 
+    /// One reference by a read, if all it wants is at hand; else nothing happens.
+    pub(super) fn hit(&mut self, block: BlockId, range: Range<usize>) -> Option<FrameRef> {
+        let slot = self.policy.lookup(block)?;
+        let entry = &self.entries[slot.index()];
+        let frame = entry.frame.as_ref().filter(|_| entry.has(range))?.clone();
+        self.policy.hit(slot);
+        self.counters.read_ram_hits += 1;
+        Some(frame)
+    }
+
     /// One reference by a write: the slot of `block`, whether it was resident, and the block that left to make room.
     pub(super) fn find_for_write(&mut self, block: BlockId) -> Result<(Slot, Option<Departed>), NoVictim> {
         let (slot, was_resident, departed) = self.reference(block)?;

@@ -165,6 +165,14 @@ impl ArcPolicy {
         }
     }
 
+    /// One reference to the resident block in `slot`, which [`Self::lookup`] has just given: Case I of [`Self::request`]
+    /// without looking the block up again.
+    pub fn hit(&mut self, slot: Slot) {
+        debug_assert!(self.lists.place(slot.entry()).is_resident(), "slot {} is free", slot.index());
+        self.lists.move_hot(slot.entry(), Place::Frequent);
+        self.debug_check();
+    }
+
     /// Cases II to IV; `ghost_entry` is where the block is remembered. Decides first, so that a refusal changes nothing.
     fn request_absent(
         &mut self,
