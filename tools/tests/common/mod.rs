@@ -1,7 +1,6 @@
 //! A directory to run the real binary in.
 
-// Every test file is a program of its own and uses what it needs.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::fs;
