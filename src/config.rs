@@ -146,7 +146,7 @@ impl Config {
             writeback_delay_ms: 200,
             run_bytes_max: 2 << 20,
             disk_threads: 4,
-            ssd_threads: 4,
+            ssd_threads: 8,
             queue_max: 1024,
             frame_wait_ms: 1000,
             background: Background::Continuous,

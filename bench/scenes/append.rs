@@ -16,6 +16,7 @@ use terrace::{
     BlockId, BlockSize, Cache, Config, RamSize, SsdConfig, SsdSize, Stats, Volume, VolumeId, WriteMode,
 };
 use terrace_tiers::block::Version;
+use terrace_tiers::device::Device;
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::{FrameRef, Frames};
 use terrace_tiers::ssd::{self, Demote, Geometry, JournalPlan, SealPlan, SlotPlan, Ssd, SsdPolicy};
@@ -193,6 +194,7 @@ impl<'a> Appender<'a> {
 
     fn seal(&mut self, plan: SealPlan) {
         self.make_durable();
+        self.device.sync().expect("the cache file can be synced");
         plan.run(&self.device).expect("the cache file can be written");
         self.tier.finish_seal(plan, true);
     }

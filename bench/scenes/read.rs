@@ -1,6 +1,7 @@
 //! Reading from the SSD tier through the cache: all blocks are there and RAM holds next to none of them. And the same
 //! places of the same file, read plainly.
 
+use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +21,12 @@ const BLOCKS: u32 = 12 << 10;
 /// Blocks in RAM: fewer than pass between two requests for the same block, by far.
 const RAM_BLOCKS: u64 = 64;
 
-/// Frames of the plain side: 4 MiB, so that a huge page fits.
-const FRAMES: u32 = 256;
+/// Frames of either side beyond those of the resident blocks. 8 MiB in all, so that huge pages back them: a block is
+/// one piece for the device then.
+const SLACK_FRAMES: u32 = 448;
+/// Frames that the plain side fills in turn: a cache fills another frame each time, too, and memory that was just
+/// used would flatter the floor.
+const FRAMES: u32 = RAM_BLOCKS as u32 + SLACK_FRAMES;
 
 pub struct SsdReads {
     cache: Cache,
@@ -79,13 +84,18 @@ impl SsdReads {
 
     /// As many reads of the same file without a cache.
     pub fn time_plain(&self, callers: usize, count: usize) -> Duration {
-        // Memory as good as that of the cache: on huge pages a block is one piece for the device.
         let frames = Frames::new(BLOCK_BYTES, FRAMES).expect("the frames fit RAM");
+        let held_max = FRAMES as usize / callers - 1;
         time_callers(callers, |caller| {
-            let mut buffer = frames.alloc().expect("a frame for each caller");
+            let mut held = VecDeque::with_capacity(held_max);
             for _ in share(count, callers, caller) {
+                let mut buffer = frames.alloc().expect("each caller holds its share at most");
                 let place = self.next_place.fetch_add(1, Ordering::Relaxed) % self.places.len();
                 self.plain.read(self.places[place], &mut [IoSliceMut::new(&mut buffer)]);
+                held.push_back(buffer);
+                if held.len() == held_max {
+                    held.pop_front();
+                }
             }
         })
     }
@@ -98,7 +108,7 @@ fn share(count: usize, callers: usize, caller: usize) -> std::ops::Range<usize> 
 
 fn open(path: &Path) -> (Cache, Volume) {
     let mut config = Config::new(RamSize::Blocks(RAM_BLOCKS));
-    config.slack_blocks = Some(128);
+    config.slack_blocks = Some(SLACK_FRAMES);
     config.ssd = Some(SsdConfig::new(PathBuf::from(path), SsdSize::Blocks(u64::from(BLOCKS) * 5 / 4)));
     let cache = Cache::open(&config).expect("the cache opens");
     let len_bytes = u64::from(BLOCKS) * BLOCK_BYTES as u64;

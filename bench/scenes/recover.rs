@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use terrace::{BlockId, BlockSize};
 use terrace_tiers::block::Version;
-use terrace_tiers::device::Identity;
+use terrace_tiers::device::{Device, Identity};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ssd::{Demote, Geometry, JournalPlan, Ssd, SsdPolicy};
 
@@ -80,6 +80,7 @@ fn finish_seal(tier: &mut Ssd, device: &FileDevice, seal: terrace_tiers::ssd::Se
         write.run(device).expect("the cache file can be written");
         tier.finish_journal(&write, true);
     }
+    device.sync().expect("the cache file can be synced");
     seal.run(device).expect("the cache file can be written");
     tier.finish_seal(seal, true);
 }

@@ -34,7 +34,7 @@ use crate::sync::{Condvar, Mutex};
 const APPEND_BYTES_MAX: usize = 1 << 20;
 
 /// Appends under way at once; more only scatter the log.
-const APPENDS_MAX: u32 = 2;
+const APPENDS_MAX: u32 = 3;
 
 /// The checkpoint's own, and one for each copy of the superblock.
 const SYNCS_A_CHECKPOINT: u64 = 3;
@@ -70,8 +70,11 @@ struct SsdState {
     queue: VecDeque<(SlotPlan, FrameRef)>,
     /// Frames in the queue, and of appends under way.
     held_frames: usize,
-    /// Appends and seals under way.
+    /// Appends under way.
     appends: u32,
+    /// Full segments that wait for their summary.
+    seals: Vec<SealPlan>,
+    is_sealing: bool,
     is_reclaiming: bool,
     journal_is_writing: bool,
     checkpoint_is_running: bool,
@@ -99,6 +102,8 @@ impl SsdTier {
             queue: VecDeque::new(),
             held_frames: 0,
             appends: 0,
+            seals: Vec::new(),
+            is_sealing: false,
             is_reclaiming: false,
             journal_is_writing: false,
             checkpoint_is_running: false,
@@ -204,26 +209,31 @@ impl SsdTier {
     pub(super) fn what_is_left(&self) -> Option<String> {
         let state = self.state.lock();
         let counts = [state.on_the_way.len(), state.queue.len(), state.held_frames, state.appends as usize];
-        let is_left =
-            state.is_reclaiming || state.journal_is_writing || counts.iter().any(|&count| count > 0);
+        let is_busy = state.is_sealing || state.is_reclaiming || state.journal_is_writing;
+        let is_left = is_busy || counts.iter().any(|&count| count > 0);
         is_left.then(|| format!("blocks on their way to the SSD, queued, frames held, appends: {counts:?}"))
     }
 
     /// Waits until no append, seal or reclaim is under way.
     pub(super) fn wait_idle(&self) {
         let mut state = self.state.lock();
-        while !self.is_off() && (state.appends > 0 || !state.queue.is_empty() || state.is_reclaiming) {
+        let is_busy = |state: &SsdState| {
+            state.appends > 0 || !state.queue.is_empty() || state.is_sealing || state.is_reclaiming
+        };
+        while !self.is_off() && is_busy(&state) {
             self.changed.wait(&mut state);
         }
     }
 
-    /// Makes the journal durable up to `through`, or as far as it is now.
-    fn make_durable(&self, through: Option<JournalSeq>) -> Result<(), TierError> {
+    /// Makes the journal durable up to `through`, or as far as it is now. Whether that took a sync of this call's own,
+    /// which then covers all that was written before the call as well.
+    fn make_durable(&self, through: Option<JournalSeq>) -> Result<bool, TierError> {
+        let mut has_synced = false;
         let mut state = self.state.lock();
-        let Some(through) = through.or_else(|| state.tier.journal_pending()) else { return Ok(()) };
+        let Some(through) = through.or_else(|| state.tier.journal_pending()) else { return Ok(false) };
         while state.tier.journal_durable() < through {
             if self.is_off() {
-                return Ok(());
+                return Ok(false);
             }
             if state.journal_is_writing {
                 self.changed.wait(&mut state);
@@ -234,7 +244,7 @@ impl SsdTier {
                 JournalPlan::Nothing => {
                     state.journal_is_writing = false;
                     self.changed.notify_all();
-                    return Ok(());
+                    return Ok(has_synced);
                 }
                 JournalPlan::Write(write) => {
                     drop(state);
@@ -242,6 +252,7 @@ impl SsdTier {
                     self.syncs.fetch_add(1, Ordering::Relaxed);
                     state = self.state.lock();
                     state.tier.finish_journal(&write, result.is_ok());
+                    has_synced = result.is_ok();
                     result
                 }
                 JournalPlan::Full => {
@@ -261,7 +272,7 @@ impl SsdTier {
                 return Err(Arc::new(error));
             }
         }
-        Ok(())
+        Ok(has_synced)
     }
 
     /// Whether the journal is filling up, and no checkpoint is under way.
@@ -328,11 +339,39 @@ impl SsdTier {
         batch
     }
 
-    /// Writes the summary of a full segment.
-    fn run_seal(&self, plan: SealPlan) {
-        let result = self.make_durable(None).and_then(|()| plan.run(&*self.device).map_err(Arc::new));
-        self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.state.lock().tier.finish_seal(plan, result.is_ok());
+    /// Puts a full segment in line for its summary. Whether the caller is to see to it, by [`Inner::run_seals`].
+    fn queue_seal(&self, plan: SealPlan) -> bool {
+        let mut state = self.state.lock();
+        state.seals.push(plan);
+        !std::mem::replace(&mut state.is_sealing, true)
+    }
+
+    /// All that are in line; none ends the run.
+    fn take_seals(&self) -> Option<Vec<SealPlan>> {
+        let mut state = self.state.lock();
+        let plans = std::mem::take(&mut state.seals);
+        if plans.is_empty() {
+            state.is_sealing = false;
+            self.changed.notify_all();
+            return None;
+        }
+        Some(plans)
+    }
+
+    /// Writes the summaries of full segments, with one sync of their data for all.
+    fn seal(&self, plans: Vec<SealPlan>) {
+        let synced = self.make_durable(None).and_then(|is_synced| {
+            if !is_synced {
+                self.device.sync()?;
+                self.syncs.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        for plan in plans {
+            let is_written = synced.is_ok() && plan.run(&*self.device).is_ok();
+            self.errors.fetch_add(u64::from(!is_written), Ordering::Relaxed);
+            self.with(|tier| tier.finish_seal(plan, is_written));
+        }
     }
 }
 
@@ -402,12 +441,21 @@ impl Inner {
                 drop(batch);
                 seal
             };
-            if let Some(seal) = seal {
-                ssd.run_seal(seal);
-                // Else `settle` starts it when all is appended, so that the order of the log does not depend on time.
-                if self.is_continuous() {
-                    self.start_reclaim(ssd);
-                }
+            if seal.is_some_and(|seal| ssd.queue_seal(seal)) {
+                let inner = self.clone();
+                ssd.lane.task(Priority::Background, Box::new(move || inner.run_seals()));
+            }
+        }
+    }
+
+    /// Seals what is full until nothing is: segments that fill up while a sync runs share the next.
+    fn run_seals(self: &Arc<Self>) {
+        let Some(ssd) = &self.ssd else { return };
+        while let Some(plans) = ssd.take_seals() {
+            ssd.seal(plans);
+            // Else `settle` starts it when all is appended, so that the order of the log does not depend on time.
+            if self.is_continuous() {
+                self.start_reclaim(ssd);
             }
         }
     }
@@ -429,7 +477,10 @@ impl Inner {
         let Some(ssd) = &self.ssd else { return };
         let mut next = Some(first);
         while let Some(plan) = next {
-            ssd.reclaim(&plan);
+            let seals = ssd.reclaim(&plan, self.is_continuous());
+            if seals.into_iter().fold(false, |is_mine, seal| is_mine | ssd.queue_seal(seal)) {
+                self.run_seals();
+            }
             let mut state = ssd.state.lock();
             next = if ssd.is_off() { None } else { state.tier.plan_reclaim() };
             if next.is_none() {
@@ -501,8 +552,8 @@ impl Inner {
         let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return Ok(()) };
         self.settle_ssd();
         let seals = ssd.with(Ssd::plan_seal_open);
-        for seal in seals {
-            ssd.run_seal(seal);
+        if !seals.is_empty() {
+            ssd.seal(seals);
         }
         ssd.make_durable(None)?;
         ssd.wait_for_checkpoint();
@@ -511,27 +562,32 @@ impl Inner {
 }
 
 impl SsdTier {
-    /// Empties one segment: blocks that were hit move on, the others are forgotten.
-    fn reclaim(&self, plan: &ReclaimPlan) {
+    /// Empties one segment: blocks that were hit move on, the others are forgotten. `may_wait` says that nobody needs it
+    /// free before the next seal. Segments that became full on the way are to be sealed.
+    fn reclaim(&self, plan: &ReclaimPlan, may_wait: bool) -> Vec<SealPlan> {
         let entries = plan.run(&*self.device);
         let moves = self.with(|tier| tier.plan_moves(plan, entries.as_deref().ok()));
         let chunk_max = (APPEND_BYTES_MAX / self.size.bytes()).max(1);
+        let mut seals = Vec::new();
         let mut rest = &moves[..];
         while let Some(first) = rest.first() {
             let neighbours = rest.iter().enumerate().take(chunk_max).take_while(|(index, step)| {
                 step.to.segment == first.to.segment && step.to.slot == first.to.slot + *index as u32
             });
             let (now, later) = rest.split_at(neighbours.count());
-            self.move_blocks(now);
+            seals.extend(self.move_blocks(now));
             rest = later;
         }
         self.with(|tier| tier.finish_reclaim(plan));
-        // The segment is free once the journal says that it is empty.
-        let _ = self.make_durable(None);
+        // The segment is free once the journal says that it is empty: the next seal syncs that in passing.
+        if !may_wait || self.with(|tier| tier.is_short_of_segments()) {
+            let _ = self.make_durable(None);
+        }
+        seals
     }
 
     /// Copies blocks within the log, to neighbouring places.
-    fn move_blocks(&self, moves: &[Move]) {
+    fn move_blocks(&self, moves: &[Move]) -> Option<SealPlan> {
         let block_bytes = self.size.bytes();
         let mut buffer = PageBuf::zeroed(moves.len() * block_bytes);
         let mut is_good = true;
@@ -544,9 +600,6 @@ impl SsdTier {
         // One bad block spoils its batch: these are clean copies, and the store below has them all.
         let crcs = if is_good { ssd::append(&*self.device, &plans, &data).ok() } else { None };
         self.write_operations.fetch_add(1, Ordering::Relaxed);
-        let seal = self.with(|tier| tier.finish_moves(moves, crcs.as_deref()));
-        if let Some(seal) = seal {
-            self.run_seal(seal);
-        }
+        self.with(|tier| tier.finish_moves(moves, crcs.as_deref()))
     }
 }

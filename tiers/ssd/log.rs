@@ -107,6 +107,11 @@ impl Log {
         self.free.len()
     }
 
+    /// Whether there is not one free segment more than each stream may open next.
+    pub(super) fn is_short(&self) -> bool {
+        self.free.len() <= RESERVED_SEGMENTS + Stream::COUNT
+    }
+
     pub(super) fn place(&self, segment: u32, slot: u32) -> Place {
         segment * self.geometry.slots_per_segment + slot
     }

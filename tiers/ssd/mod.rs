@@ -357,6 +357,11 @@ impl Ssd {
         }
     }
 
+    /// Whether so few segments are free that appends may soon find none: emptied ones are worth a sync then.
+    pub fn is_short_of_segments(&self) -> bool {
+        self.log.is_short()
+    }
+
     /// A segment never written before, to be written through once (segment, offset, bytes); it is handed to nobody
     /// meanwhile.
     pub fn plan_prepare(&mut self) -> Option<(u32, u64, u64)> {

@@ -92,11 +92,10 @@ pub struct SealPlan {
 }
 
 impl SealPlan {
-    /// Syncs the data, then writes the summary. Make the journal durable before: the summary makes copies believed
-    /// that are newer than what the journal voids.
+    /// Writes the summary. The data must be synced before, and the journal durable: the summary makes copies believed that
+    /// are newer than what the journal voids.
     pub fn run(&self, device: &dyn Device) -> Result<()> {
         let Some(summary) = &self.summary else { return Ok(()) };
-        device.sync()?;
         device.write(self.summary_offset, &[IoSlice::new(summary)])
     }
 }
