@@ -27,11 +27,14 @@ use crate::plain::PlainFile;
 /// Frames that are written, in turns: more than the processor keeps at hand.
 const SOURCE_FRAMES: u32 = 4096;
 
-/// Blocks of RAM in front of the SSD; from here on a cache has all its slack.
+/// Blocks of RAM in front of the SSD.
 const RAM_BLOCKS: u64 = 16 << 10;
-/// Blocks under way to the SSD at once: enough for whole appends, and not so many that some are dropped.
-const WINDOW: u64 = 640;
-/// Blocks that are read between two looks at how many are under way.
+/// Frames for blocks under way.
+const SLACK_FRAMES: u32 = 4096;
+/// Blocks under way to the SSD at once: enough for whole appends however late the reading thread is woken, and not so
+/// many that some are dropped.
+const WINDOW: u64 = 2560;
+/// Blocks that one call reads, between two looks at how many are under way.
 const STRIDE: u64 = 32;
 
 /// A cache whose RAM is full, in front of no disk: each block that is read drives one out to the SSD.
@@ -51,6 +54,7 @@ impl Demotions {
         let mut ssd = SsdConfig::new(path, SsdSize::Bytes(file_bytes));
         ssd.policy.admit_unearned = true;
         config.ssd = Some(ssd);
+        config.slack_blocks = Some(SLACK_FRAMES);
         let cache = Cache::open(&config).expect("the cache opens");
         // The first round fills the frames with noise, which then stays in them.
         let content_bytes = 2 * RAM_BLOCKS * BLOCK_BYTES as u64;
@@ -75,10 +79,13 @@ impl Demotions {
     }
 
     fn read(&mut self, blocks: u64) {
-        for _ in 0..blocks {
+        let mut rest = blocks;
+        while rest > 0 {
+            let now = rest.min(STRIDE);
             let offset = self.next * BLOCK_BYTES as u64;
-            self.volume.read_ref(offset, BLOCK_BYTES).expect("no disk never fails");
-            self.next += 1;
+            self.volume.read_ref(offset, now as usize * BLOCK_BYTES).expect("no disk never fails");
+            self.next += now;
+            rest -= now;
         }
     }
 

@@ -33,14 +33,14 @@ use crate::sync::{Condvar, Mutex};
 /// An append takes at most so many bytes: beyond, nothing is gained (bench ssd/append).
 const APPEND_BYTES_MAX: usize = 1 << 20;
 
-/// Appends under way at once; more only scatter the log.
-const APPENDS_MAX: u32 = 3;
+/// Appends under way at once: with fewer the SSD idles while checksums are made (bench ssd/append).
+const APPENDS_MAX: u32 = 5;
 
 /// The checkpoint's own, and one for each copy of the superblock.
 const SYNCS_A_CHECKPOINT: u64 = 3;
 
-/// A second append starts when so many blocks are queued.
-const APPEND_BLOCKS_MIN: usize = 32;
+/// Another append starts when so many blocks are queued.
+const APPEND_BLOCKS_MIN: usize = 64;
 
 /// The SSD as the cache drives it.
 pub(super) struct SsdTier {
@@ -445,6 +445,7 @@ impl Inner {
                 let inner = self.clone();
                 ssd.lane.task(Priority::Background, Box::new(move || inner.run_seals()));
             }
+            self.start_reclaim_early(ssd);
         }
     }
 
@@ -453,10 +454,15 @@ impl Inner {
         let Some(ssd) = &self.ssd else { return };
         while let Some(plans) = ssd.take_seals() {
             ssd.seal(plans);
-            // Else `settle` starts it when all is appended, so that the order of the log does not depend on time.
-            if self.is_continuous() {
-                self.start_reclaim(ssd);
-            }
+            self.start_reclaim_early(ssd);
+        }
+    }
+
+    /// As [`Self::start_reclaim`], but not where `settle` starts it when all is appended, so that the order of the log
+    /// does not depend on time.
+    fn start_reclaim_early(self: &Arc<Self>, ssd: &SsdTier) {
+        if self.is_continuous() {
+            self.start_reclaim(ssd);
         }
     }
 

@@ -31,7 +31,7 @@ const SEGMENTS_WANTED: u64 = 128;
 /// How many blocks may be demoted before anything is reclaimed.
 const BURST_BLOCKS: u64 = 1024;
 /// Two open streams, one segment being emptied, one emptied whose retirement is not durable yet.
-const PIPELINE_SEGMENTS: u64 = 4;
+const PIPELINE_SEGMENTS: u64 = 6;
 
 /// How a cache file is laid out. All offsets and lengths are multiples of 4096.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -82,10 +82,13 @@ impl Index {
         self.len += 1;
     }
 
-    /// Moves a block that is in to another place.
-    pub(super) fn update(&mut self, block: BlockId, place: Place, crc: u32) {
-        let at = self.find(block).expect("only a block that is in the index is moved");
+    /// Notes the checksum of `block`, if that is in `place` still.
+    pub(super) fn confirm(&mut self, block: BlockId, place: Place, crc: u32) -> bool {
+        let Some(at) = self.find(block).filter(|&at| found(self.cells[at]).place == place) else {
+            return false;
+        };
         self.cells[at] = cell(block, place, crc);
+        true
     }
 
     pub(super) fn remove(&mut self, block: BlockId) -> Option<Found> {
@@ -198,8 +201,8 @@ mod tests {
             if known.is_some() && random.u32(..4) == 0 {
                 assert!(index.remove(block).is_some());
                 twin.remove(&id);
-            } else if known.is_some() {
-                index.update(block, place, crc);
+            } else if let Some((place, _)) = known {
+                assert!(index.confirm(block, place, crc) && !index.confirm(block, place + 1, crc));
                 twin.insert(id, (place, crc));
             } else if index.len() < slot_count {
                 index.insert(block, place, crc);

@@ -309,14 +309,12 @@ impl Ssd {
     pub fn finish_append(&mut self, plans: &[SlotPlan], crcs: Option<&[u32]>) -> Option<SealPlan> {
         for (index, plan) in plans.iter().enumerate() {
             let place = self.log.place(plan.segment, plan.slot);
-            let is_wanted = self.index.is_at(plan.block, place);
             match crcs.map(|crcs| crcs[index]) {
-                Some(crc) if is_wanted => {
-                    self.index.update(plan.block, place, crc);
+                Some(crc) if self.index.confirm(plan.block, place, crc) => {
                     self.log.settle(plan, Some(crc));
                 }
                 _ => {
-                    if is_wanted {
+                    if self.index.is_at(plan.block, place) {
                         self.drop_copy(plan.block);
                     }
                     self.log.settle(plan, None);

@@ -83,7 +83,8 @@ impl Driver {
 
     pub(super) fn seal(&mut self, plan: Option<SealPlan>) {
         let Some(plan) = plan else { return };
-        let written = self.settle_journal() && self.run(|device| device.sync()) && self.run(|device| plan.run(device));
+        let written =
+            self.settle_journal() && self.run(|device| device.sync()) && self.run(|device| plan.run(device));
         self.ssd.finish_seal(plan, written);
     }
 
