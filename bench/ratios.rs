@@ -40,7 +40,7 @@ impl Effort {
 const HITS_TIMED: usize = 1 << 10;
 
 /// Blocks in one plain append: as many as the cache takes together when it has them.
-const APPEND_BLOCKS: usize = 64;
+const APPEND_BLOCKS: usize = 32;
 
 type Part = fn(&Effort);
 
@@ -107,7 +107,7 @@ fn ssd_append(effort: &Effort) {
         },
         || rate(time(|| (0..blocks / APPEND_BLOCKS).for_each(|_| plain.append(APPEND_BLOCKS)))),
     );
-    print_ratio("ssd/append", "plain pwritev of 1 MiB", &turns, "MB/s");
+    print_ratio("ssd/append", "plain pwritev of 512 KiB", &turns, "MB/s");
     println!(
         "ssd/append: {:.0} KiB a write",
         median(blocks_a_write.into_iter()) * BLOCK_BYTES as f64 / 1024.0

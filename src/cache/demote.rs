@@ -30,8 +30,8 @@ use crate::pool::{Lane, Priority};
 use crate::stats::Stats;
 use crate::sync::{Condvar, Mutex};
 
-/// An append takes at most so many bytes: beyond, nothing is gained (bench ssd/append).
-const APPEND_BYTES_MAX: usize = 1 << 20;
+/// An append takes at most so many bytes: what was just summed is still at hand for the write (bench ssd/append).
+const APPEND_BYTES_MAX: usize = 512 << 10;
 
 /// Appends under way at once: with fewer the SSD idles while checksums are made (bench ssd/append).
 const APPENDS_MAX: u32 = 5;
@@ -40,7 +40,7 @@ const APPENDS_MAX: u32 = 5;
 const SYNCS_A_CHECKPOINT: u64 = 3;
 
 /// Another append starts when so many blocks are queued.
-const APPEND_BLOCKS_MIN: usize = 64;
+const APPEND_BLOCKS_MIN: usize = 32;
 
 /// The SSD as the cache drives it.
 pub(super) struct SsdTier {
