@@ -26,6 +26,8 @@ pub enum Error {
     Mismatch { field: &'static str, in_file: String, wanted: String, remedy: &'static str },
     /// The cache file's own records contradict each other or fail their checksums.
     Damaged { what: String },
+    /// The backing store was changed while the cache file has blocks that are newer than it.
+    VolumeChanged { name: String, dirty_blocks: u64 },
     /// Another process owns the file.
     Locked { path: PathBuf },
 }
@@ -55,6 +57,11 @@ impl fmt::Display for Error {
                 write!(f, "the cache file has {field} {in_file}, {wanted} was asked for; {remedy}")
             }
             Self::Damaged { what } => write!(f, "the cache file is damaged: {what}"),
+            Self::VolumeChanged { name, dirty_blocks } => write!(
+                f,
+                "volume {name} was changed since it was detached, and the cache file has {dirty_blocks} blocks that are \
+                 newer than it; put the backing store back as it was, or attach it under another name and lose them"
+            ),
             Self::Locked { path } => {
                 write!(f, "{} is in use by another process; stop it or name another file", path.display())
             }

@@ -153,7 +153,7 @@ impl<'a> Appender<'a> {
         device.allocate(geometry.file_bytes()).expect("there is room for the cache file");
         assert!(device.is_direct(), "the temporary folder has direct I/O; TMPDIR names another one");
         let mut tier = Ssd::create(&device, geometry, SsdPolicy::default()).expect("the tier can be made");
-        let volume = tier.attach_volume("bench", None);
+        let volume = tier.attach_volume("bench", None).expect("attaches");
         let mut appender = Self { device, path: path.to_owned(), tier, volume, source, next: 0 };
         while appender.tier.stats().evicted_blocks < geometry.capacity_blocks() {
             appender.append(64);

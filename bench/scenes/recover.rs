@@ -50,7 +50,7 @@ impl CacheFile {
 
 /// Plans every block and seals every segment, but writes none of the blocks.
 fn fill(tier: &mut Ssd, device: &FileDevice) -> u64 {
-    let volume = tier.attach_volume("bench", Some(IDENTITY));
+    let volume = tier.attach_volume("bench", Some(IDENTITY)).expect("attaches");
     let capacity = tier.geometry().capacity_blocks();
     let mut numbers = Workload::new(Pattern::Shuffled, capacity as u32, 1);
     let first_version = tier.first_version().as_u64();

@@ -60,6 +60,8 @@ pub(super) enum JournalEntry {
     VolumeUsed { volume: u32 },
     /// Of the volume's clean copies, those up to the version are covered by a sync of its backing store.
     SyncedThrough { volume: u32, version: u64 },
+    /// No clean copy of the volume is valid in a segment of a lower generation.
+    VolumeCold { volume: u32, generation: u32 },
 }
 
 /// One item of a checkpoint.
@@ -69,6 +71,7 @@ pub(super) enum CheckpointItem {
     Volume(VolumeEntry),
     Segment(SegmentEntry),
     Ghosts(GhostEntry),
+    DirtySegment(DirtySegmentEntry),
 }
 
 /// A stretch of the list of ids lately refused or evicted, in a checkpoint of a file that was closed in order. Without
@@ -93,6 +96,9 @@ pub(super) struct Counters {
     pub(super) next_generation: u32,
     pub(super) next_sequence: u64,
     pub(super) next_volume: u32,
+    pub(super) next_record: u64,
+    /// Every record up to this one is durable.
+    pub(super) records_synced: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -147,6 +153,18 @@ pub(super) struct SegmentEntry {
     pub(super) hits: Vec<u64>,
 }
 
+/// A segment of the dirty stream.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(super) struct DirtySegmentEntry {
+    pub(super) segment: u32,
+    pub(super) generation: u32,
+    pub(super) first_sequence: u64,
+    /// Nothing after this page belongs to it.
+    pub(super) end_page: Option<u32>,
+    /// A bit a copy, in their order: 1 when it must not be used. Copies after the last have a 0.
+    pub(super) dead: Vec<u64>,
+}
+
 /// The block and version of an entry, as the rest of the tier names them.
 pub(super) fn void(block: BlockId, version: Version) -> JournalEntry {
     JournalEntry::Void { block: block.as_u64(), version: version.as_u64() }
@@ -195,6 +213,7 @@ mod tests {
             (JournalEntry::VolumeDropped { volume: 1 }, "0600000001000000"),
             (JournalEntry::VolumeUsed { volume: 1 }, "0700000001000000"),
             (JournalEntry::SyncedThrough { volume: 1, version: 2 }, "08000000010000000200000000000000"),
+            (JournalEntry::VolumeCold { volume: 1, generation: 2 }, "090000000100000002000000"),
         ];
         for (entry, bytes) in golden {
             assert_eq!(hex(&entry), bytes, "{entry:?}");
@@ -209,18 +228,31 @@ mod tests {
             next_generation: 3,
             next_sequence: 4,
             next_volume: 5,
+            next_record: 6,
+            records_synced: 7,
         };
         let segment =
             SegmentEntry { segment: 1, generation: 2, is_prepared: true, live: vec![3], hits: vec![4, 5] };
+        let dirty = DirtySegmentEntry {
+            segment: 1,
+            generation: 2,
+            first_sequence: 3,
+            end_page: Some(4),
+            dead: vec![5],
+        };
         let golden = [
             (
                 CheckpointItem::Counters(counters),
-                "000000000100000000000000020000000000000003000000040000000000000005000000",
+                "00000000010000000000000002000000000000000300000004000000000000000500000006000000000000000700000000000000",
             ),
             (
                 CheckpointItem::Segment(segment),
                 "0200000001000000020000000101000000000000000300000000000000\
                  020000000000000004000000000000000500000000000000",
+            ),
+            (
+                CheckpointItem::DirtySegment(dirty),
+                "0400000001000000020000000300000000000000010400000001000000000000000500000000000000",
             ),
         ];
         for (item, bytes) in golden {

@@ -75,11 +75,28 @@ pub(super) fn crc32c(parts: &[&[u8]]) -> u32 {
 
 /// The checksum of a block's data, which also says whose it is and when it was put there.
 pub(super) fn block_crc(file_id: u64, block: BlockId, generation: u32, data: &[u8]) -> u32 {
+    crc32c(&[&block_seed(file_id, block, generation), data])
+}
+
+/// The same of data in several pieces.
+pub(super) fn block_crc_of<'a>(
+    file_id: u64,
+    block: BlockId,
+    generation: u32,
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(&block_seed(file_id, block, generation));
+    pieces.for_each(|piece| digest.update(piece));
+    digest.finalize() as u32
+}
+
+fn block_seed(file_id: u64, block: BlockId, generation: u32) -> [u8; 20] {
     let mut seed = [0; 20];
     put(&mut seed, 0, &file_id.to_le_bytes());
     put(&mut seed, 8, &block.as_u64().to_le_bytes());
     put(&mut seed, 16, &generation.to_le_bytes());
-    crc32c(&[&seed, data])
+    seed
 }
 
 /// Zeroed bytes that start at a multiple of 4096, as direct I/O wants them.
@@ -351,18 +368,18 @@ impl Summary {
 }
 
 /// The checksum of `bytes` with the four from `at` on as zeros.
-fn crc_around(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn crc_around(bytes: &[u8], at: usize) -> u32 {
     crc32c(&[&bytes[..at], &[0; 4], &bytes[at + 4..]])
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-fn get_u32(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn get_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-fn get_u64(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

@@ -123,7 +123,7 @@ impl Geometry {
         };
         // What the items weigh, and headers and padding of chunks of half a MiB at least.
         let items = geometry.volume_table_bytes()
-            + count * (64 + 8 * (geometry.live_words() + geometry.hit_words()) as u64)
+            + count * (64 + 8 * (geometry.live_words() + geometry.hit_words()).max(geometry.copy_words()) as u64)
             // The list of ids lately refused or evicted: 2 bytes each, and heads of its stretches.
             + geometry.capacity_blocks() * 2 + (geometry.capacity_blocks() / 1024 + 1) * 32
             + 256;
@@ -182,6 +182,12 @@ impl Geometry {
     /// The words of a segment's live bits, one a slot.
     pub(super) fn live_words(&self) -> usize {
         (self.slots_per_segment as usize).div_ceil(64)
+    }
+
+    /// The words of a bit for each copy that fits a segment of the dirty stream.
+    pub(super) fn copy_words(&self) -> usize {
+        // A page a copy, and one of a header with each 32 of the largest entries: more than half are copies.
+        (self.segment_bytes as usize / PAGE_BYTES).div_ceil(64)
     }
 
     /// The words of a segment's hit bits, two a slot.

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! A slot is handed out once in a generation of its segment, in ascending order, to one of two streams: `Clean` for
-//! blocks from RAM, `Reinserted` for those kept from a segment that is emptied. (Blocks newer than the backing store
-//! never come here yet; they would need a stream of their own, with records.) A segment is closed when its last slot is
-//! handed out, or by `close_open`; it is sealed when nothing is in flight to it any more.
+//! blocks from RAM, `Reinserted` for those kept from a segment that is emptied. A segment is closed when its last slot is
+//! handed out, or by `close_open`; it is sealed when nothing is in flight to it any more. Blocks newer than the backing
+//! store have segments of their own (`Dirty`), without slots: see `dirty_log`.
 //!
 //! Invariants:
 //! 1. A generation is given to one opening of one segment, ever.
@@ -69,6 +69,8 @@ pub(super) struct Log {
     open: [Option<u32>; Stream::COUNT],
     drafts: BTreeMap<u32, Draft>,
     retiring: Vec<Retiring>,
+    /// Segments of the dirty stream.
+    dirty_count: usize,
     pub(super) bits: SlotBits,
     used_slots: u64,
     pub(super) next_generation: u32,
@@ -90,6 +92,7 @@ impl Log {
             open: [None; Stream::COUNT],
             drafts: BTreeMap::new(),
             retiring: Vec::new(),
+            dirty_count: 0,
             bits: SlotBits::new(&geometry),
             used_slots: 0,
             next_generation: 1,
@@ -143,17 +146,42 @@ impl Log {
 
     fn open_segment(&mut self, stream: Stream) -> Option<u32> {
         let reserved = if stream == Stream::Clean { RESERVED_SEGMENTS } else { 0 };
-        let segment = self.take_free(reserved)?;
-        let generation = self.next_generation;
-        self.next_generation =
-            generation.checked_add(1).expect("recovery refuses a file near the last generation");
-        self.segments[segment as usize] =
-            Segment { state: State::Open, is_prepared: false, generation, slots_used: 0 };
+        let (segment, _) = self.start_generation(reserved, State::Open)?;
         self.bits.open(segment);
         let slots = Vec::with_capacity(self.geometry.slots_per_segment as usize);
         self.drafts.insert(segment, Draft { stream, slots, in_flight: 0, is_closed: false });
         self.open[stream as usize] = Some(segment);
         Some(segment)
+    }
+
+    /// A segment for the dirty stream, with its generation.
+    pub(super) fn open_dirty(&mut self) -> Option<(u32, u32)> {
+        let opened = self.start_generation(RESERVED_SEGMENTS, State::Dirty)?;
+        self.dirty_count += 1;
+        Some(opened)
+    }
+
+    /// Nothing keeps a segment of the dirty stream: it is free once the journal is durable up to `seq`.
+    pub(super) fn retire_dirty(&mut self, segment: u32, seq: Seq) {
+        self.segments[segment as usize].state = State::Reclaiming;
+        self.dirty_count -= 1;
+        self.retiring.push(Retiring { segment, seq, moves: 0, is_finished: true });
+    }
+
+    pub(super) fn restore_dirty(&mut self, segment: u32, generation: u32) {
+        self.segments[segment as usize] =
+            Segment { state: State::Dirty, is_prepared: true, generation, slots_used: 0 };
+        self.dirty_count += 1;
+    }
+
+    /// Takes a free segment into use.
+    fn start_generation(&mut self, reserved: usize, state: State) -> Option<(u32, u32)> {
+        let segment = self.take_free(reserved)?;
+        let generation = self.next_generation;
+        self.next_generation =
+            generation.checked_add(1).expect("recovery refuses a file near the last generation");
+        self.segments[segment as usize] = Segment { state, is_prepared: false, generation, slots_used: 0 };
+        Some((segment, generation))
     }
 
     fn take_free(&mut self, reserved: usize) -> Option<u32> {
@@ -192,6 +220,7 @@ impl Log {
             // Once it is retired the journal says so of all its copies.
             State::Reclaiming => !self.is_retired(segment),
             State::Free | State::Preparing | State::Open => false,
+            State::Dirty => unreachable!("the index names no copy in the dirty stream"),
         }
     }
 
@@ -266,7 +295,7 @@ impl Log {
     /// The segment to be emptied now, which is out of the queue with this call; none when there is room enough or
     /// the first in the queue still waits for its summary.
     pub(super) fn take_victim(&mut self) -> Option<u32> {
-        let in_use = self.fifo.len() + self.drafts.len();
+        let in_use = self.fifo.len() + self.drafts.len() + self.dirty_count;
         let is_over = self.used_slots > self.geometry.capacity_blocks()
             || in_use > self.geometry.capacity_segments as usize + Stream::COUNT;
         let &segment = self.fifo.front().filter(|_| is_over)?;
@@ -300,7 +329,7 @@ impl Log {
         match state {
             State::Free | State::Preparing => 0,
             State::Reclaiming if self.is_retired(segment) => 0,
-            State::Open | State::Sealing | State::Sealed | State::Reclaiming => generation,
+            State::Open | State::Sealing | State::Sealed | State::Reclaiming | State::Dirty => generation,
         }
     }
 

@@ -35,6 +35,8 @@
 
 mod admission;
 mod checkpoint;
+mod dirty;
+mod dirty_log;
 mod encoding;
 mod format;
 mod geometry;
@@ -42,7 +44,9 @@ mod index;
 mod journal;
 mod log;
 mod plan;
+mod record;
 mod recover;
+mod recover_log;
 mod segment;
 mod slot_bits;
 mod stats;
@@ -62,16 +66,20 @@ use crate::error::{Error, Result};
 
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
+pub use dirty::LogRead;
+pub use dirty_log::{LogSync, LoggedBlock, NewCopy};
 pub use geometry::Geometry;
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
 pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };
+pub use record::{RecordPlan, SectorMask};
 pub use stats::SsdStats;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;
 
 use admission::Admission;
+use dirty_log::DirtyLog;
 use encoding::JournalEntry;
 use format::{Pages, crc32c};
 use index::{Found, Index, Place};
@@ -89,6 +97,7 @@ pub struct Ssd {
     is_simulated: bool,
     log: Log,
     index: Index,
+    dirty: DirtyLog,
     admission: Admission,
     journal: Journal,
     volumes: Volumes,
@@ -117,6 +126,7 @@ impl Ssd {
             is_simulated,
             log: Log::new(geometry, file_id, is_simulated),
             index: Index::new(geometry.slot_count()),
+            dirty: DirtyLog::new(&geometry),
             admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: Journal::new(geometry, file_id, JournalSeq(0), 1, is_simulated),
             volumes: Volumes::new(&geometry, 0),
@@ -155,6 +165,7 @@ impl Ssd {
     /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the field, [`Error::Damaged`].
     pub fn open(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
         let found = recover::recover(device, &wanted)?;
+        recover::mend_superblocks(device, &found.superblock)?;
         let mut ssd = Self {
             geometry: wanted,
             file_id: found.superblock.file_id,
@@ -163,6 +174,7 @@ impl Ssd {
             fills: found.log.has_room(),
             log: found.log,
             index: found.index,
+            dirty: found.dirty,
             admission: Admission::new(policy, wanted.capacity_blocks()),
             journal: found.journal,
             volumes: found.volumes,
@@ -200,7 +212,8 @@ impl Ssd {
             segments,
             segments_free,
             segments_in_use: segments - segments_free,
-            index_bytes: self.index.bytes() + self.log.bytes() + self.admission.bytes(),
+            dirty_blocks: self.dirty.dirty_count() as u64,
+            index_bytes: self.dirty.bytes() + self.index.bytes() + self.log.bytes() + self.admission.bytes(),
             ..self.stats
         }
     }
@@ -211,13 +224,33 @@ impl Ssd {
     }
 
     /// The number for a volume of this name: the old one, its copies warm, when `identity` is what the last clean
-    /// stop saw; else a new one.
-    pub fn attach_volume(&mut self, name: &str, identity: Option<Identity>) -> VolumeId {
-        let (id, entries) = self.volumes.attach(name, identity);
+    /// stop saw; else a new one. A volume with dirty blocks here keeps its number, and after an unclean stop nothing but
+    /// these.
+    ///
+    /// # Errors
+    /// [`Error::VolumeChanged`] when the volume has dirty blocks here and was changed since it was left in order.
+    pub fn attach_volume(&mut self, name: &str, identity: Option<Identity>) -> Result<VolumeId> {
+        let known = self.volumes.find(name);
+        let dirty_blocks = known.map_or(0, |(id, _)| self.dirty_blocks_of(id));
+        let left_as = known.and_then(|(_, identity)| identity);
+        if dirty_blocks > 0 && left_as.is_some() && left_as != identity {
+            return Err(Error::VolumeChanged { name: name.to_owned(), dirty_blocks });
+        }
+        let Self { volumes, dirty, .. } = self;
+        let may_go = |volume| !dirty.has_dirty(volume);
+        let (id, entries) = volumes.attach(name, identity, dirty_blocks > 0, may_go);
+        if dirty_blocks > 0 && left_as.is_none() {
+            self.cool(id);
+        }
         for entry in entries {
             self.queue(entry);
         }
-        id
+        Ok(id)
+    }
+
+    /// Whether the file knows `volume`, so that dirty blocks of it are found again.
+    pub fn is_recorded(&self, volume: VolumeId) -> bool {
+        self.volumes.contains(volume)
     }
 
     /// What the volume looks like as it is left in order.
@@ -234,7 +267,7 @@ impl Ssd {
 
     /// Whether a copy of `block` is here or on its way.
     pub fn contains(&self, block: BlockId) -> bool {
-        self.index.get(block).is_some()
+        self.index.get(block).is_some() || self.dirty.may_be_found(block)
     }
 
     /// Where to read `block` from, if this tier holds it; the caller reads and then calls [`Self::finish_read`].

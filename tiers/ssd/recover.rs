@@ -16,7 +16,7 @@
 //! Opening ends in a new checkpoint and a superblock with the next `opening`, durable before the first call can
 //! write: so no version, generation or position in the journal is ever given out twice.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::path::PathBuf;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,13 +25,15 @@ use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId};
 use crate::device::Device;
 use crate::error::{Error, Result};
 
-use super::encoding::{CheckpointItem, Counters, GhostEntry, JournalEntry, SegmentEntry};
+use super::dirty_log::DirtyLog;
+use super::encoding::{CheckpointItem, Counters, DirtySegmentEntry, GhostEntry, JournalEntry, SegmentEntry};
 use super::format::{Pages, Summary, Superblock, SuperblockFault};
 use super::geometry::Geometry;
 use super::index::Index;
 use super::journal::{Journal, Replayed, Seq, replay};
 use super::log::Log;
 use super::plan::Entry;
+use super::recover_log::recover_log;
 use super::slot_bits::{hits_in, is_live_in};
 use super::volumes::Volumes;
 use super::{checkpoint, region_of};
@@ -50,6 +52,7 @@ pub(super) struct Recovered {
     pub(super) superblock: Superblock,
     pub(super) log: Log,
     pub(super) index: Index,
+    pub(super) dirty: DirtyLog,
     pub(super) journal: Journal,
     pub(super) volumes: Volumes,
     pub(super) ghosts: Vec<GhostEntry>,
@@ -67,6 +70,7 @@ pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovere
         log.segments[entry.segment as usize].is_prepared = entry.is_prepared;
     }
     let mut index = Index::new(geometry.slot_count());
+    let dirty = recover_log(device, &believed, &counters)?;
     let sealed = read_segments(device, &believed, &mut log, &mut index)?;
     log.next_generation = believed.next_generation_after(&sealed);
     log.next_sequence = sealed.last().map_or(0, |summary| summary.0).max(counters.next_sequence) + 1;
@@ -76,10 +80,18 @@ pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovere
     }
     let order: Vec<_> =
         sealed.iter().map(|&(_, segment, generation, used)| (segment, generation, used)).collect();
+    for segment in &dirty.segments {
+        log.restore_dirty(segment.segment, segment.generation);
+        log.next_generation = log.next_generation.max(segment.generation + 1);
+    }
     log.restore(&order);
+    // A copy in the log is newer than a clean one, or the same.
+    for block in dirty.restored_blocks() {
+        remove(&mut log, &mut index, block);
+    }
     let journal = Journal::new(geometry, file_id, Seq(last.0 + JOURNAL_SKIP), generation + 1, false);
     let Believed { volumes, ghosts, .. } = believed;
-    Ok(Recovered { superblock, log, index, journal, volumes, ghosts })
+    Ok(Recovered { superblock, log, index, dirty, journal, volumes, ghosts })
 }
 
 /// The newest superblock with a whole checkpoint, and that checkpoint.
@@ -100,6 +112,8 @@ fn load_newest(
                     && counters.journal_generation < COUNTER_MAX
                     && counters.next_sequence < COUNTER_MAX
                     && counters.next_generation <= GENERATION_MAX
+                    && (1..COUNTER_MAX).contains(&counters.next_record)
+                    && counters.records_synced < COUNTER_MAX
                     && counters.next_volume <= VolumeId::LIMIT
                     && superblock.sequence < COUNTER_MAX
                     && superblock.checkpoint_number < COUNTER_MAX;
@@ -113,6 +127,21 @@ fn load_newest(
         }
     }
     Err(damage)
+}
+
+/// Makes both superblocks the one that was trusted. Else the older one would name a checkpoint that the next one takes
+/// the place of, and be all that is left when the power fails while the newer one is rewritten.
+pub(super) fn mend_superblocks(device: &dyn Device, trusted: &Superblock) -> Result<()> {
+    let wanted = trusted.to_page();
+    let mut pages = Pages::new(2 * PAGE_BYTES);
+    device.read(0, &mut [IoSliceMut::new(&mut pages)])?;
+    for (index, page) in pages.chunks_exact(PAGE_BYTES).enumerate() {
+        if *page != *wanted {
+            device.write((index * PAGE_BYTES) as u64, &[IoSlice::new(&wanted)])?;
+            device.sync()?;
+        }
+    }
+    Ok(())
 }
 
 /// The valid superblocks, the newest first; never none.
@@ -175,19 +204,22 @@ fn file_bytes(geometry: &Geometry) -> u64 {
 }
 
 /// What tells the copies that are believed from the others.
-struct Believed {
-    geometry: Geometry,
-    file_id: u64,
-    is_clean: bool,
+pub(super) struct Believed {
+    pub(super) geometry: Geometry,
+    pub(super) file_id: u64,
+    pub(super) is_clean: bool,
     checkpointed: BTreeMap<u32, SegmentEntry>,
+    pub(super) dirty_segments: BTreeMap<u32, DirtySegmentEntry>,
     /// Segments of this generation or later were opened after the checkpoint.
     next_generation: u32,
-    retired: BTreeSet<(u32, u32)>,
+    pub(super) retired: BTreeSet<(u32, u32)>,
+    /// Volumes whose clean copies in lower generations than this are void.
+    cold: BTreeMap<u32, u32>,
     voids: BTreeMap<u64, u64>,
     void_ranges: Vec<(u64, u64, u64)>,
     void_slots: BTreeSet<(u32, u32, u32)>,
     marks: BTreeSet<(u32, u64)>,
-    volumes: Volumes,
+    pub(super) volumes: Volumes,
     ghosts: Vec<GhostEntry>,
 }
 
@@ -204,6 +236,8 @@ impl Believed {
             file_id: superblock.file_id,
             is_clean: superblock.is_clean && replayed.entries.is_empty(),
             checkpointed: BTreeMap::new(),
+            dirty_segments: BTreeMap::new(),
+            cold: BTreeMap::new(),
             next_generation: counters.next_generation,
             retired: BTreeSet::new(),
             voids: BTreeMap::new(),
@@ -221,6 +255,14 @@ impl Believed {
                     true
                 }
                 CheckpointItem::Volume(entry) => believed.volumes.restore(&entry),
+                CheckpointItem::DirtySegment(entry) => {
+                    let fits = entry.segment < geometry.segment_count
+                        && entry.generation != 0
+                        && (1..COUNTER_MAX).contains(&entry.first_sequence)
+                        && entry.dead.len() <= geometry.copy_words();
+                    believed.dirty_segments.insert(entry.segment, entry);
+                    fits
+                }
                 CheckpointItem::Segment(entry) => {
                     let has_bits = entry.generation == 0
                         || entry.live.len() == geometry.live_words()
@@ -236,6 +278,9 @@ impl Believed {
         }
         for entry in replayed.entries {
             believed.apply(entry)?;
+        }
+        if believed.dirty_segments.keys().any(|&segment| believed.is_checkpointed(segment)) {
+            return Err(Error::Damaged { what: "a segment is in the checkpoint twice".into() });
         }
         Ok(believed)
     }
@@ -268,15 +313,25 @@ impl Believed {
             JournalEntry::SyncedThrough { volume, version } => {
                 self.volumes.restore_synced(volume, Version::from_u64(version));
             }
+            JournalEntry::VolumeCold { volume, generation } => {
+                let known = self.cold.entry(volume).or_default();
+                *known = generation.max(*known);
+            }
         }
         Ok(())
     }
 
     /// Whether a summary of this generation is believed in `segment`.
-    fn believes(&self, segment: u32, generation: u32) -> bool {
+    pub(super) fn believes(&self, segment: u32, generation: u32) -> bool {
         let known = self.checkpointed.get(&segment).map_or(0, |entry| entry.generation);
         let is_expected = generation != 0 && generation == known;
         (is_expected || generation >= self.next_generation) && !self.retired.contains(&(segment, generation))
+    }
+
+    /// Whether the checkpoint knows a segment here that is not retired, so that nothing else can be.
+    pub(super) fn is_checkpointed(&self, segment: u32) -> bool {
+        let known = self.checkpointed.get(&segment).map_or(0, |entry| entry.generation);
+        known != 0 && !self.retired.contains(&(segment, known))
     }
 
     /// Whether `segment` can hold anything at all, so that its summary is worth reading.
@@ -301,16 +356,21 @@ impl Believed {
     }
 
     fn is_void(&self, summary: &Summary, entry: &Entry) -> bool {
-        let (block, version) = (entry.block.as_u64(), entry.version.as_u64());
         let region = (entry.block.volume().number(), region_of(entry.block));
         !self.volumes.contains(entry.block.volume())
             || self.marks.contains(&region)
-            || self.voids.get(&block).is_some_and(|&void| version < void)
             || self.void_slots.contains(&(summary.segment, summary.generation, entry.slot))
-            || self
-                .void_ranges
-                .iter()
-                .any(|&(first, count, void)| version < void && block >= first && block - first < count)
+            || self.cold.get(&region.0).is_some_and(|&generation| summary.generation < generation)
+            || self.is_overwritten(entry.block, entry.version)
+    }
+
+    /// Whether the journal says that there is something newer than this version of `block`.
+    pub(super) fn is_overwritten(&self, block: BlockId, version: Version) -> bool {
+        let (block, version) = (block.as_u64(), version.as_u64());
+        let is_in = |&(first, count, void): &(u64, u64, u64)| {
+            version < void && block >= first && block - first < count
+        };
+        self.voids.get(&block).is_some_and(|&void| version < void) || self.void_ranges.iter().any(is_in)
     }
 
     fn next_generation_after(&self, sealed: &[Sealed]) -> u32 {

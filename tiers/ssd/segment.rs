@@ -23,6 +23,8 @@ pub(super) enum State {
     Sealing,
     Sealed,
     Reclaiming,
+    /// Of the dirty stream.
+    Dirty,
 }
 
 #[derive(Clone, Copy, Debug)]

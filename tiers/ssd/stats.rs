@@ -30,6 +30,15 @@ pub struct SsdStats {
     pub evicted_blocks: u64,
     /// Copies dropped because something newer was written or they were discarded.
     pub voids: u64,
+    /// Blocks in the log that the backing store does not have.
+    pub dirty_blocks: u64,
+    /// Records of the dirty stream written.
+    pub records_written: u64,
+    /// Blocks of it that the backing store has got.
+    pub blocks_destaged: u64,
+    pub log_reads_planned: u64,
+    /// Reads of the dirty stream that found what they were to find.
+    pub log_hits: u64,
     pub segments: u64,
     pub segments_free: u64,
     /// Open, sealing, sealed, being emptied or written through.

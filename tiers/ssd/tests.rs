@@ -2,6 +2,7 @@
 
 mod crash;
 mod device;
+mod dirty;
 mod driver;
 mod format;
 mod opening;

@@ -6,7 +6,7 @@ use crate::block::{BlockId, Version};
 
 use super::encoding::{self, CheckpointItem, Counters, JournalEntry, SegmentEntry};
 use super::format::Superblock;
-use super::segment::Stream;
+use super::segment::{State, Stream};
 use super::{CheckpointPlan, Entry, JournalPlan, JournalSeq, JournalWrite, Move, ReclaimPlan, SealPlan, Ssd};
 
 /// How a write tells the tier that an older copy must never be read again.
@@ -142,7 +142,10 @@ impl Ssd {
         if self.contains(block) {
             self.stats.voids += 1;
         }
-        if self.drop_copy(block) {
+        if self.void_logged(block, version) {
+            // The entry is for the clean copy as well.
+            self.drop_copy(block);
+        } else if self.drop_copy(block) {
             let (volume, region) = (block.volume().number(), region_of(block));
             match mark {
                 VoidMark::Exact => {
@@ -161,7 +164,12 @@ impl Ssd {
     /// The same for `count` blocks from `first` on, in one entry.
     pub fn void_range(&mut self, first: BlockId, count: u64, version: Version) {
         let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
-        let (mut may_be_found, mut dropped) = (false, 0);
+        let last = BlockId::from_u64(first.as_u64().saturating_add(count.max(1) - 1));
+        let logged = if count == 0 { Vec::new() } else { self.dirty.blocks_within(first, last) };
+        let (mut may_be_found, mut dropped) = (!logged.is_empty(), 0);
+        for block in logged {
+            self.dirty.void(block);
+        }
         if count < self.index.len() as u64 {
             for id in first.as_u64()..first.as_u64().saturating_add(count) {
                 let block = BlockId::from_u64(id);
@@ -231,10 +239,16 @@ impl Ssd {
             next_generation: self.log.next_generation,
             next_sequence: self.log.next_sequence,
             next_volume: self.volumes.next(),
+            next_record: self.dirty.next_sequence,
+            records_synced: self.dirty.synced_through,
         };
+        if is_clean {
+            self.dirty.drop_destaged();
+        }
         let mut items = vec![CheckpointItem::Counters(counters)];
         items.extend(self.volumes.entries().map(CheckpointItem::Volume));
         items.extend((0..self.geometry.segment_count).filter_map(|segment| self.segment_entry(segment)));
+        items.extend(self.dirty_segment_entries());
         if is_clean {
             items.extend(self.admission.ghosts().map(CheckpointItem::Ghosts));
         }
@@ -258,6 +272,9 @@ impl Ssd {
     }
 
     fn segment_entry(&self, segment: u32) -> Option<CheckpointItem> {
+        if self.log.segments[segment as usize].state == State::Dirty {
+            return None;
+        }
         let generation = self.log.believed_generation(segment);
         let is_prepared = self.log.segments[segment as usize].is_prepared;
         let (live, hits) = if generation == 0 {

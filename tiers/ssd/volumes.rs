@@ -4,8 +4,11 @@
 //! [`Volumes::detach`]. While it is attached its record says that it was not left in order; so after a crash it is
 //! given a new number, and the copies under the old one are never believed again. Numbers are not reused.
 //!
-//! The table is bounded by [`Geometry::volume_table_bytes`]: the volume detached with the lowest number gives way. One
-//! that finds no room (or has too long a name) is used unrecorded, and is cold the next time.
+//! One with blocks in the cache file that its backing store lacks keeps its number over a crash as well, with these
+//! blocks alone.
+//!
+//! The table is bounded by [`Geometry::volume_table_bytes`]: the volume detached with the lowest number gives way, but
+//! none with such blocks. One that finds no room (or has too long a name) is used unrecorded, and is cold the next time.
 
 use std::collections::BTreeMap;
 
@@ -68,30 +71,44 @@ impl Volumes {
         self.volumes.values().map(|volume| &volume.record)
     }
 
-    /// The number for the volume of this name, and what the journal must say about it.
-    pub(super) fn attach(&mut self, name: &str, identity: Option<Identity>) -> (VolumeId, Vec<JournalEntry>) {
+    /// The number that the volume of this name had, and what it looked like when it was left in order.
+    pub(super) fn find(&self, name: &str) -> Option<(VolumeId, Option<Identity>)> {
+        let known = self.volumes.values().find(|volume| volume.record.name == name && !volume.is_attached);
+        known.map(|volume| (volume.record.id, volume.record.identity))
+    }
+
+    /// The number for the volume of this name, and what the journal must say about it. It keeps the one that it had when
+    /// it looks like it did, or when `keeps_number`.
+    pub(super) fn attach(
+        &mut self,
+        name: &str,
+        identity: Option<Identity>,
+        keeps_number: bool,
+        may_go: impl Fn(VolumeId) -> bool,
+    ) -> (VolumeId, Vec<JournalEntry>) {
         let known = self.volumes.values_mut().find(|volume| volume.record.name == name);
         if let Some(volume) = known {
-            if identity.is_some() && volume.record.identity == identity && !volume.is_attached {
+            let is_same = identity.is_some() && volume.record.identity == identity;
+            if (is_same || keeps_number) && !volume.is_attached {
                 (volume.record.identity, volume.is_attached) = (None, true);
                 return (volume.record.id, vec![JournalEntry::Volume(volume.entry())]);
             }
             let number = volume.record.id.number();
             let mut entries = vec![self.drop_volume(number)];
-            let (id, more) = self.attach_new(name);
+            let (id, more) = self.attach_new(name, may_go);
             entries.extend(more);
             return (id, entries);
         }
-        self.attach_new(name)
+        self.attach_new(name, may_go)
     }
 
-    fn attach_new(&mut self, name: &str) -> (VolumeId, Vec<JournalEntry>) {
+    fn attach_new(&mut self, name: &str, may_go: impl Fn(VolumeId) -> bool) -> (VolumeId, Vec<JournalEntry>) {
         let id = VolumeId::new(self.next);
         self.next += 1;
         let mut entries = Vec::new();
         let needed = VolumeEntry::bytes_max(name.len());
         while self.bytes + needed > self.bytes_max {
-            let detached = self.volumes.values().find(|volume| !volume.is_attached);
+            let detached = self.volumes.values().find(|volume| !volume.is_attached && may_go(volume.record.id));
             let Some(number) = detached.map(|volume| volume.record.id.number()) else { break };
             entries.push(self.drop_volume(number));
         }

@@ -149,7 +149,7 @@ fn what_was_sealed_and_synced_is_there_after_a_crash() {
         let is_kept = number != 7 && number < slots * 20;
         assert!(driver.read(number, version) == is_kept, "block {number}");
     }
-    let cold = driver.ssd.attach_volume("disk", Some(super::driver::IDENTITY));
+    let cold = driver.ssd.attach_volume("disk", Some(super::driver::IDENTITY)).expect("attaches");
     assert_ne!(cold, volume, "a volume that was open when the power failed is cold");
     driver.settle_journal();
     let ssd = Ssd::open(driver.device(), geometry(1000), SsdPolicy::default()).expect("opens");

@@ -41,7 +41,7 @@ impl Driver {
     }
 
     pub(super) fn over(mut ssd: Ssd, device: Option<MemoryDevice>) -> Self {
-        let volume = ssd.attach_volume("disk", Some(IDENTITY));
+        let volume = ssd.attach_volume("disk", Some(IDENTITY)).expect("attaches");
         Self { ssd, device, volume }
     }
 

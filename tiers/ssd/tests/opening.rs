@@ -75,12 +75,12 @@ fn a_volume_that_looks_different_or_was_not_closed_gets_a_new_number_and_is_cold
         let device = driver.device.expect("not simulated");
         assert!(checkpoint(&mut driver.ssd, &device, true));
         let mut ssd = Ssd::open(&device, geometry(1000), SsdPolicy::default()).expect("opens");
-        let again = ssd.attach_volume("disk", found_as);
+        let again = ssd.attach_volume("disk", found_as).expect("attaches");
         assert_eq!(again == volume, is_warm);
         assert_eq!(ssd.contains(BlockId::new(again, 1)), is_warm);
         assert!(checkpoint(&mut ssd, &device, true));
         let mut ssd = Ssd::open(&device, geometry(1000), SsdPolicy::default()).expect("opens");
-        let third = ssd.attach_volume("disk", found_as);
+        let third = ssd.attach_volume("disk", found_as).expect("attaches");
         assert!(third != volume && third != again, "it was attached when the file was closed");
         assert!(!ssd.contains(BlockId::new(third, 1)));
     }
@@ -90,20 +90,20 @@ fn a_volume_that_looks_different_or_was_not_closed_gets_a_new_number_and_is_cold
 fn more_volumes_than_fit_forget_the_one_detached_longest_and_never_fail() {
     let mut driver = Driver::create(1000, SsdPolicy::default());
     let long = "x".repeat(5000);
-    let unrecorded = driver.ssd.attach_volume(&long, Some(super::driver::IDENTITY));
+    let unrecorded = driver.ssd.attach_volume(&long, Some(super::driver::IDENTITY)).expect("attaches");
     for number in 0..200 {
         let name = format!("{number}{}", "y".repeat(1000));
-        let volume = driver.ssd.attach_volume(&name, Some(super::driver::IDENTITY));
+        let volume = driver.ssd.attach_volume(&name, Some(super::driver::IDENTITY)).expect("attaches");
         assert!(volume > unrecorded);
         if number % 2 == 0 {
             driver.ssd.detach_volume(volume, Some(super::driver::IDENTITY));
         }
         driver.settle_journal();
     }
-    let next = driver.ssd.attach_volume("another", None);
+    let next = driver.ssd.attach_volume("another", None).expect("attaches");
     let mut driver = driver.reopen();
     assert!(driver.ssd.volumes().count() >= 16);
-    assert!(driver.ssd.attach_volume("last", None) > next, "numbers are not used again");
+    assert!(driver.ssd.attach_volume("last", None).expect("attaches") > next, "numbers are not used again");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn random_items_behind_good_checksums_never_panic() {
         let frame = header.frame(&items);
         device.change(at, |bytes| bytes[..frame.len()].copy_from_slice(&frame));
         if let Ok(mut ssd) = Ssd::open(&device, geometry, SsdPolicy::default()) {
-            ssd.attach_volume("disk", None);
+            ssd.attach_volume("disk", None).expect("attaches");
             ssd.plan_demote(driver.block(70), Version::ZERO, true, 0);
         }
         assert!(device.len_bytes() > 0);

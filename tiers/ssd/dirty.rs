@@ -1,0 +1,228 @@
+//! The part of [`Ssd`] for blocks newer than the backing store: they go to the log, are read from it, and leave it
+//! when the backing store has them.
+//!
+//! ```text
+//! log:     plan_record -> RecordPlan::run -> finish_record; plan_log_sync -> Device::sync -> finish_log_sync
+//! read:    plan_log_read -> LogRead::run -> finish_log_read
+//! destage: dirty_run, plan_log_read -> LogRead::run, write and sync below -> finish_destage -> retire_unneeded
+//! ```
+
+use std::io::IoSliceMut;
+
+use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId, mask};
+use crate::device::Device;
+use crate::error::Result;
+
+use super::dirty_log::{CopyState, LogCopy, LogSync, LoggedBlock, NewCopy, Room};
+use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
+use super::format::block_crc_of;
+use super::plan::ReadVerdict;
+use super::record::{RecordPlan, SectorMask, page_bytes, page_count, page_runs};
+use super::Ssd;
+
+/// Where the copy of a block in the log can be read, which sectors of the block it has, and what it must look like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogRead {
+    pub block: BlockId,
+    pub version: Version,
+    pub mask: SectorMask,
+    /// The backing store does not have it.
+    pub is_dirty: bool,
+    generation: u32,
+    /// On the device, in bytes.
+    offset: u64,
+    crc: u32,
+    file_id: u64,
+    size: BlockSize,
+}
+
+impl LogRead {
+    /// Whether the copy has every sector of the block.
+    pub fn is_whole(&self) -> bool {
+        mask::contains(&self.mask, 0..self.size.sectors())
+    }
+
+    /// Reads the pages of the copy into their places in `block`, a whole block: only the sectors in `mask` mean
+    /// something then, and the rest of their pages is overwritten. Whether they are what was written.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn run(&self, device: &dyn Device, block: &mut [u8]) -> Result<bool> {
+        let (mut rest, mut at) = (&mut block[..], 0);
+        let mut buffers = Vec::new();
+        for run in page_runs(&self.mask, self.size).map(|run| page_bytes(&run)) {
+            let (_, later) = std::mem::take(&mut rest).split_at_mut(run.start - at);
+            let (now, later) = later.split_at_mut(run.len());
+            buffers.push(IoSliceMut::new(now));
+            (rest, at) = (later, run.end);
+        }
+        device.read(self.offset, &mut buffers)?;
+        let pieces = page_runs(&self.mask, self.size).map(|run| &block[page_bytes(&run)]);
+        Ok(block_crc_of(self.file_id, self.block, self.generation, pieces) == self.crc)
+    }
+
+    /// Bytes that it reads.
+    pub fn bytes(&self) -> u64 {
+        u64::from(page_count(&self.mask, self.size)) * PAGE_BYTES as u64
+    }
+}
+
+impl Ssd {
+    /// Where the first of `copies` go, as many as fit one record; none when there is no room before something is
+    /// destaged. No block may be on its way already. The record, and then a sync, make them durable.
+    pub fn plan_record(&mut self, copies: &[NewCopy]) -> Option<RecordPlan> {
+        assert!(!self.is_simulated && !copies.is_empty(), "records need a device and blocks");
+        let (count, room) = self.dirty.room_for(copies)?;
+        assert!(count > 0, "every block fits a segment");
+        if let Room::Next = room {
+            let (segment, generation) = self.log.open_dirty()?;
+            self.dirty.open_segment(segment, generation);
+        }
+        let (header, page) = self.dirty.plan(self.file_id, &copies[..count]);
+        let offset = self.geometry.segment_offset(header.segment) + u64::from(page) * PAGE_BYTES as u64;
+        let plan = RecordPlan { header, offset, size: self.geometry.block_size };
+        self.admission.charge(plan.bytes());
+        Some(plan)
+    }
+
+    /// The record was written. One that could not be written is never finished: nothing after it is durable, and the
+    /// log takes no more.
+    pub fn finish_record(&mut self, plan: RecordPlan) {
+        self.stats.bytes_written += plan.bytes();
+        self.stats.records_written += 1;
+        self.dirty.finish(plan.header);
+    }
+
+    /// What a sync of the device that starts now makes durable; none when all that is written is durable.
+    pub fn plan_log_sync(&self) -> Option<LogSync> {
+        self.dirty.plan_sync()
+    }
+
+    /// That sync went well; gives the blocks that are durable now. Also what a void took out meanwhile is among them.
+    pub fn finish_log_sync(&mut self, sync: LogSync) -> Vec<LoggedBlock> {
+        self.dirty.finish_sync(sync)
+    }
+
+    /// Where the log has `block`, durable; prefer it to any other copy.
+    pub fn plan_log_read(&mut self, block: BlockId) -> Option<LogRead> {
+        let LogCopy { segment, generation, page, crc, version, ref mask, state, .. } = *self.dirty.get(block)?;
+        let offset = self.geometry.segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
+        self.stats.log_reads_planned += 1;
+        Some(LogRead {
+            block,
+            version,
+            mask: mask.clone(),
+            is_dirty: state != CopyState::Destaged,
+            generation,
+            offset,
+            crc,
+            file_id: self.file_id,
+            size: self.geometry.block_size,
+        })
+    }
+
+    /// What the bytes read by `read` are worth. `Corrupt`: there is no other copy of them, if it was dirty.
+    pub fn finish_log_read(&mut self, read: &LogRead, is_verified: bool) -> ReadVerdict {
+        let is_here = self.dirty.get(read.block).is_some_and(|copy| copy.generation == read.generation);
+        if is_verified {
+            // What was verified is this version of the block, wherever it is now.
+            self.stats.log_hits += 1;
+            return ReadVerdict::Valid;
+        }
+        if !is_here {
+            return ReadVerdict::Moved;
+        }
+        self.stats.corrupt_blocks += 1;
+        self.dirty.spoil(read.block, read.version);
+        ReadVerdict::Corrupt
+    }
+
+    /// Which sectors the newest copy has that the backing store lacks; none when there is no such copy.
+    pub fn dirty_mask(&self, block: BlockId) -> Option<&SectorMask> {
+        let copy = self.dirty.get(block).filter(|copy| copy.state != CopyState::Destaged)?;
+        Some(&copy.mask)
+    }
+
+    /// The first run of neighbours of `volume` that are dirty here, from block number `from` on; at most `count`.
+    pub fn dirty_run(&self, volume: VolumeId, from: u64, count: usize) -> Vec<BlockId> {
+        self.dirty.dirty_run(BlockId::new(volume, from), count)
+    }
+
+    /// Blocks of `volume` that the backing store does not have.
+    pub fn dirty_blocks_of(&self, volume: VolumeId) -> u64 {
+        self.dirty.dirty_count_of(volume) as u64
+    }
+
+    pub fn dirty_blocks(&self) -> u64 {
+        self.dirty.dirty_count() as u64
+    }
+
+    /// The share of the room for dirty blocks that is taken, in segments: from 0 to 1.
+    pub fn dirty_load(&self) -> f64 {
+        self.dirty.load()
+    }
+
+    /// The backing store has the copy that `read` read, and was synced since. A newer one stays dirty.
+    pub fn finish_destage(&mut self, read: &LogRead) {
+        if self.dirty.destaged(read.block, read.version) {
+            self.stats.blocks_destaged += 1;
+        }
+    }
+
+    /// Gives segments back that nothing keeps; they are free when the journal is durable.
+    pub fn retire_unneeded(&mut self) {
+        if self.dirty.dirty_count() == 0 && self.dirty.is_settled() {
+            self.dirty.close_open();
+        }
+        while let Some((segment, generation)) = self.dirty.take_unneeded() {
+            let seq = self.queue(JournalEntry::Retire { segment, generation });
+            self.log.retire_dirty(segment, seq);
+        }
+    }
+
+    /// The clean copy of `block` is older than what comes into RAM now; the one in the log stays (rule 2).
+    pub fn void_clean(&mut self, block: BlockId, version: Version) {
+        if self.index.get(block).is_some() {
+            self.stats.voids += 1;
+        }
+        if self.drop_copy(block) {
+            self.queue(encoding::void(block, version));
+        }
+    }
+
+    /// Takes the copies of `block` in the log out, and says so in the journal.
+    pub(super) fn void_logged(&mut self, block: BlockId, version: Version) -> bool {
+        let may_be_found = self.dirty.void(block);
+        if may_be_found {
+            self.queue(encoding::void(block, version));
+        }
+        may_be_found
+    }
+
+    pub(super) fn dirty_segment_entries(&self) -> impl Iterator<Item = CheckpointItem> + '_ {
+        self.dirty.segments.iter().map(|segment| {
+            CheckpointItem::DirtySegment(DirtySegmentEntry {
+                segment: segment.segment,
+                generation: segment.generation,
+                first_sequence: segment.first_sequence,
+                end_page: segment.end_page,
+                dead: segment.dead.clone(),
+            })
+        })
+    }
+
+    /// The volume comes back with nothing but its dirty copies: what is clean may be older than its backing store.
+    pub(super) fn cool(&mut self, volume: VolumeId) {
+        let Self { index, log, .. } = self;
+        index.remove_where(|block, found| {
+            let is_out = block.volume() == volume;
+            if is_out {
+                log.drop_copy(found.place);
+            }
+            is_out
+        });
+        let generation = self.log.next_generation;
+        self.queue(JournalEntry::VolumeCold { volume: volume.number(), generation });
+    }
+}
+

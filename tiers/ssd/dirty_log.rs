@@ -1,0 +1,474 @@
+//! The dirty stream: blocks newer than the backing store, in records (see `record`), until they are destaged.
+//!
+//! ```text
+//!            plan_record          finish_record, all before it too    plan_sync, finish_sync       finish_destage
+//!   in RAM ------------> planned ------------------> written ------------------> durable, dirty ------------> destaged
+//! ```
+//!
+//! Invariants:
+//! 1. Sequences have no gaps, and a sync counts for the records before the first that is not written yet: so what
+//!    recovery finds whole, from the last one known to be synced up to the first gap, is all that was promised, in the
+//!    order in which it was written.
+//! 2. A block has at most one copy that is not durable. Its older copy stays until that one is.
+//! 3. Segments are retired in the order in which they were opened: no copy outlives one that supersedes it.
+//! 4. A copy has at least the sectors of the one that it supersedes while that is dirty.
+//! 5. `copies` has the newest durable copy of every block of which recovery could find one. So whoever writes a block
+//!    below by another way sees here that a void is needed, also when its copy was destaged long ago.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
+
+use hashbrown::HashMap;
+
+use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId};
+
+use super::geometry::Geometry;
+use super::record::{RecordEntry, RecordHeader, SectorMask, header_pages, page_count};
+
+type Hasher = foldhash::fast::FixedState;
+
+/// A record takes at most so many blocks: it is planned under a lock, and one call takes so many buffers.
+const ENTRIES_MAX: usize = 256;
+
+/// A block as it is to go to the log.
+#[derive(Clone, Debug)]
+pub struct NewCopy {
+    pub block: BlockId,
+    pub version: Version,
+    /// The sectors that the copy is to have, none of them without content.
+    pub mask: SectorMask,
+}
+
+/// What became of a block that went to the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LoggedBlock {
+    pub block: BlockId,
+    pub version: Version,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CopyState {
+    /// The backing store does not have it.
+    Dirty,
+    /// The backing store has it, synced.
+    Destaged,
+    /// It cannot be read, and there is no other.
+    Bad,
+}
+
+/// Where a durable copy is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct LogCopy {
+    pub(super) segment: u32,
+    pub(super) generation: u32,
+    /// Of its first page in the segment.
+    pub(super) page: u32,
+    /// Its number among the copies of the segment.
+    pub(super) index: u32,
+    pub(super) crc: u32,
+    pub(super) version: Version,
+    pub(super) mask: SectorMask,
+    pub(super) state: CopyState,
+}
+
+/// A record that is not durable yet.
+struct OpenRecord {
+    segment: u32,
+    generation: u32,
+    /// Of its first entry's data.
+    data_page: u32,
+    /// Of its first entry.
+    first_index: u32,
+    /// With checksums once it is written.
+    entries: Vec<RecordEntry>,
+    is_written: bool,
+}
+
+/// A copy that is not durable yet.
+struct PendingCopy {
+    generation: u32,
+    index: u32,
+    /// It was overwritten by another way, or discarded, meanwhile.
+    is_void: bool,
+}
+
+/// A segment of the dirty stream.
+pub(super) struct DirtySegment {
+    pub(super) segment: u32,
+    pub(super) generation: u32,
+    pub(super) first_sequence: u64,
+    pub(super) next_page: u32,
+    /// Nothing after this page is part of it; known of segments of an earlier opening.
+    pub(super) end_page: Option<u32>,
+    /// A bit a copy: 1 when it must not be used any more.
+    pub(super) dead: Vec<u64>,
+    /// Its copies, in their order.
+    pub(super) blocks: Vec<BlockId>,
+    /// Copies that keep it: not durable, dirty or bad.
+    pub(super) needed: u32,
+    pub(super) is_closed: bool,
+}
+
+impl DirtySegment {
+    pub(super) fn new(segment: u32, generation: u32, first_sequence: u64) -> Self {
+        Self {
+            segment,
+            generation,
+            first_sequence,
+            next_page: 0,
+            end_page: None,
+            dead: Vec::new(),
+            blocks: Vec::new(),
+            needed: 0,
+            is_closed: false,
+        }
+    }
+
+    fn set_dead(&mut self, index: u32) {
+        let word = index as usize / 64;
+        if self.dead.len() <= word {
+            self.dead.resize(word + 1, 0);
+        }
+        self.dead[word] |= 1 << (index % 64);
+    }
+
+    pub(super) fn is_dead(&self, index: u32) -> bool {
+        self.dead.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+}
+
+/// What a record finds room in.
+pub(super) enum Room {
+    /// The open segment.
+    Here,
+    /// A new one.
+    Next,
+}
+
+fn all_of(volume: VolumeId) -> RangeInclusive<BlockId> {
+    BlockId::new(volume, 0)..=BlockId::new(volume, BlockId::NUMBER_LIMIT - 1)
+}
+
+/// The records up to `through`, to be covered by one sync of the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogSync {
+    through: u64,
+}
+
+pub(super) struct DirtyLog {
+    size: BlockSize,
+    segment_pages: u32,
+    segments_max: usize,
+    copies: HashMap<BlockId, LogCopy, Hasher>,
+    /// Those of `copies` that are dirty, by address.
+    dirty: BTreeSet<BlockId>,
+    /// Blocks in `records`.
+    pending: HashMap<BlockId, PendingCopy, Hasher>,
+    records: BTreeMap<u64, OpenRecord>,
+    pub(super) next_sequence: u64,
+    pub(super) synced_through: u64,
+    /// The first to go first; the last may be open.
+    pub(super) segments: VecDeque<DirtySegment>,
+}
+
+impl DirtyLog {
+    pub(super) fn new(geometry: &Geometry) -> Self {
+        Self {
+            size: geometry.block_size,
+            segment_pages: (geometry.segment_bytes / PAGE_BYTES as u64) as u32,
+            // The clean stream and reinsertion keep half of the room.
+            segments_max: (geometry.capacity_segments as usize).div_ceil(2).max(1),
+            copies: HashMap::default(),
+            dirty: BTreeSet::new(),
+            pending: HashMap::default(),
+            records: BTreeMap::new(),
+            next_sequence: 1,
+            synced_through: 0,
+            segments: VecDeque::new(),
+        }
+    }
+
+    /// RAM of what grows with the number of copies.
+    pub(super) fn bytes(&self) -> u64 {
+        let copy = size_of::<BlockId>() + size_of::<LogCopy>() + 8 * self.size.mask_words();
+        (self.copies.len() * (copy + 3 * size_of::<BlockId>())) as u64
+    }
+
+    pub(super) fn get(&self, block: BlockId) -> Option<&LogCopy> {
+        self.copies.get(&block)
+    }
+
+    pub(super) fn dirty_count(&self) -> usize {
+        self.dirty.len()
+    }
+
+    pub(super) fn dirty_count_of(&self, volume: VolumeId) -> usize {
+        self.dirty.range(all_of(volume)).count()
+    }
+
+    pub(super) fn has_dirty(&self, volume: VolumeId) -> bool {
+        self.dirty.range(all_of(volume)).next().is_some()
+    }
+
+    /// The share of the allowed segments that is in use.
+    pub(super) fn load(&self) -> f64 {
+        let used = self.segments.iter().map(|segment| u64::from(segment.next_page)).sum::<u64>();
+        used as f64 / (self.segments_max as f64 * f64::from(self.segment_pages))
+    }
+
+    /// Whether every planned record is durable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether recovery might find a copy of `block`.
+    pub(super) fn may_be_found(&self, block: BlockId) -> bool {
+        self.copies.contains_key(&block) || self.pending.contains_key(&block)
+    }
+
+    /// How many of `copies` fit one record, and where; none when a segment is needed and no more are allowed.
+    pub(super) fn room_for(&self, copies: &[NewCopy]) -> Option<(usize, Room)> {
+        let left = self.segments.back().filter(|last| !last.is_closed);
+        let left = left.map_or(0, |last| self.segment_pages - last.next_page);
+        match self.count_in(copies, left) {
+            0 if self.segments.len() >= self.segments_max => None,
+            0 => Some((self.count_in(copies, self.segment_pages), Room::Next)),
+            count => Some((count, Room::Here)),
+        }
+    }
+
+    fn count_in(&self, copies: &[NewCopy], pages: u32) -> usize {
+        let mut data = 0;
+        let fits = copies.iter().take(ENTRIES_MAX).enumerate().take_while(|(index, copy)| {
+            data += page_count(&copy.mask, self.size);
+            header_pages(index + 1, self.size) + data <= pages
+        });
+        fits.count()
+    }
+
+    pub(super) fn close_open(&mut self) {
+        if let Some(last) = self.segments.back_mut() {
+            last.is_closed = true;
+        }
+    }
+
+    pub(super) fn open_segment(&mut self, segment: u32, generation: u32) {
+        self.close_open();
+        self.segments.push_back(DirtySegment::new(segment, generation, self.next_sequence));
+    }
+
+    /// Gives the next place in the open segment to `copies`, which fit it: the header, and its page.
+    pub(super) fn plan(&mut self, file_id: u64, copies: &[NewCopy]) -> (RecordHeader, u32) {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let segment = self.segments.back_mut().expect("an open segment");
+        let page = segment.next_page;
+        let entries = copies
+            .iter()
+            .map(|copy| RecordEntry {
+                block: copy.block,
+                version: copy.version,
+                crc: 0,
+                mask: copy.mask.clone(),
+            })
+            .collect();
+        let header = RecordHeader {
+            file_id,
+            segment: segment.segment,
+            generation: segment.generation,
+            sequence,
+            synced_through: self.synced_through,
+            entries,
+        };
+        let first_index = segment.blocks.len() as u32;
+        segment.next_page += header.pages(self.size);
+        segment.blocks.extend(copies.iter().map(|copy| copy.block));
+        segment.needed += copies.len() as u32;
+        let generation = segment.generation;
+        for (copy, index) in copies.iter().zip(first_index..) {
+            let before = self.pending.insert(copy.block, PendingCopy { generation, index, is_void: false });
+            assert!(before.is_none(), "{} goes to the log twice at once", copy.block);
+        }
+        let record = OpenRecord {
+            segment: header.segment,
+            generation,
+            data_page: page + header_pages(copies.len(), self.size),
+            first_index,
+            entries: Vec::new(),
+            is_written: false,
+        };
+        self.records.insert(sequence, record);
+        (header, page)
+    }
+
+    pub(super) fn finish(&mut self, header: RecordHeader) {
+        let record = self.records.get_mut(&header.sequence).expect("a record is finished once");
+        (record.entries, record.is_written) = (header.entries, true);
+    }
+
+    /// What a sync that starts now covers; none when nothing is written that is not durable.
+    pub(super) fn plan_sync(&self) -> Option<LogSync> {
+        let written = self.records.iter().take_while(|(_, record)| record.is_written);
+        written.last().map(|(&through, _)| LogSync { through })
+    }
+
+    /// Everything up to this sequence is durable; gives the blocks that became so.
+    pub(super) fn finish_sync(&mut self, sync: LogSync) -> Vec<LoggedBlock> {
+        let rest = self.records.split_off(&(sync.through + 1));
+        let records = std::mem::replace(&mut self.records, rest);
+        self.synced_through = self.synced_through.max(sync.through);
+        let mut logged = Vec::new();
+        for record in records.into_values() {
+            let (mut page, mut index) = (record.data_page, record.first_index);
+            for RecordEntry { block, version, crc, mask } in record.entries {
+                let pages = page_count(&mask, self.size);
+                let OpenRecord { segment, generation, .. } = record;
+                let state = CopyState::Dirty;
+                let copy = LogCopy { segment, generation, page, index, crc, version, mask, state };
+                let pending = self.pending.remove(&block).expect("a block of a record is pending");
+                if pending.is_void {
+                    self.segment_mut(generation).needed -= 1;
+                } else {
+                    self.install(block, copy);
+                }
+                logged.push(LoggedBlock { block, version });
+                (page, index) = (page + pages, index + 1);
+            }
+        }
+        logged
+    }
+
+    /// Puts a durable copy in place of an older one.
+    fn install(&mut self, block: BlockId, copy: LogCopy) {
+        if let Some(old) = self.copies.insert(block, copy) {
+            self.let_go(&old, old.state != CopyState::Destaged);
+        }
+        self.dirty.insert(block);
+    }
+
+    /// A copy must not be used any more.
+    fn let_go(&mut self, copy: &LogCopy, is_needed: bool) {
+        let segment = self.segment_mut(copy.generation);
+        segment.set_dead(copy.index);
+        segment.needed -= u32::from(is_needed);
+    }
+
+    /// The segment of this generation; they are in that order.
+    fn segment_mut(&mut self, generation: u32) -> &mut DirtySegment {
+        let at = self.segments.partition_point(|other| other.generation < generation);
+        let segment = self.segments.get_mut(at).filter(|segment| segment.generation == generation);
+        segment.expect("a copy lies in a segment of the log")
+    }
+
+    /// No copy of `block` may be used any more, whatever state it is in. True when recovery might find one.
+    pub(super) fn void(&mut self, block: BlockId) -> bool {
+        let copy = self.copies.remove(&block);
+        self.dirty.remove(&block);
+        if let Some(copy) = &copy {
+            self.let_go(copy, copy.state != CopyState::Destaged);
+        }
+        let Some(pending) = self.pending.get_mut(&block) else { return copy.is_some() };
+        pending.is_void = true;
+        // At once, since a checkpoint made now takes the place of the journal's entry.
+        let (generation, index) = (pending.generation, pending.index);
+        self.segment_mut(generation).set_dead(index);
+        true
+    }
+
+    /// Blocks with a copy or a record under way from `first` on, up to `last`.
+    pub(super) fn blocks_within(&self, first: BlockId, last: BlockId) -> Vec<BlockId> {
+        let known = self.copies.keys().chain(self.pending.keys());
+        known.copied().filter(|block| (first..=last).contains(block)).collect()
+    }
+
+    /// Dirty blocks of one volume by address: from `from` on, the first run of neighbours, at most `count`.
+    pub(super) fn dirty_run(&self, from: BlockId, count: usize) -> Vec<BlockId> {
+        let mut run: Vec<BlockId> = Vec::new();
+        let last = *all_of(from.volume()).end();
+        for &block in self.dirty.range(from..=last).take(count) {
+            let follows = run.last().is_none_or(|before| before.as_u64() + 1 == block.as_u64());
+            if !follows {
+                break;
+            }
+            run.push(block);
+        }
+        run
+    }
+
+    /// The backing store has the copy of this version, synced. False when there is a newer one, or none.
+    pub(super) fn destaged(&mut self, block: BlockId, version: Version) -> bool {
+        let Some(copy) = self.copies.get_mut(&block).filter(|copy| copy.version == version) else { return false };
+        if copy.state == CopyState::Destaged {
+            return false;
+        }
+        copy.state = CopyState::Destaged;
+        let generation = copy.generation;
+        self.dirty.remove(&block);
+        self.segment_mut(generation).needed -= 1;
+        true
+    }
+
+    /// The copy of this version cannot be read.
+    pub(super) fn spoil(&mut self, block: BlockId, version: Version) {
+        if let Some(copy) = self.copies.get_mut(&block)
+            && copy.version == version
+        {
+            match copy.state {
+                CopyState::Dirty => copy.state = CopyState::Bad,
+                // The backing store has it.
+                CopyState::Destaged => {
+                    self.void(block);
+                }
+                CopyState::Bad => {}
+            }
+            self.dirty.remove(&block);
+        }
+    }
+
+    /// Destaged copies are as good as those of the backing store, and a file that is closed need not remember them.
+    pub(super) fn drop_destaged(&mut self) {
+        let destaged = self.copies.iter().filter(|(_, copy)| copy.state == CopyState::Destaged);
+        for block in destaged.map(|(&block, _)| block).collect::<Vec<_>>() {
+            self.void(block);
+        }
+    }
+
+    /// The next segment that nothing keeps, with its generation; out of the log with this call.
+    pub(super) fn take_unneeded(&mut self) -> Option<(u32, u32)> {
+        let first = self.segments.front().filter(|first| first.is_closed && first.needed == 0)?;
+        let (segment, generation) = (first.segment, first.generation);
+        let gone = self.segments.pop_front().expect("it was just looked at");
+        for block in gone.blocks {
+            if self.copies.get(&block).is_some_and(|copy| copy.generation == generation) {
+                self.copies.remove(&block);
+            }
+        }
+        Some((segment, generation))
+    }
+
+    /// Puts a recovered segment in line, behind those before it.
+    pub(super) fn restore_segment(&mut self, segment: DirtySegment) {
+        self.segments.push_back(DirtySegment { is_closed: true, ..segment });
+    }
+
+    /// Puts a recovered copy in the newest segment, in the order of their writing; `is_void` when it must not be used.
+    pub(super) fn restore_copy(&mut self, block: BlockId, copy: LogCopy, is_void: bool) {
+        let segment = self.segment_mut(copy.generation);
+        segment.blocks.push(block);
+        if is_void || segment.is_dead(copy.index) {
+            segment.set_dead(copy.index);
+        } else {
+            segment.needed += 1;
+            self.install(block, copy);
+        }
+    }
+
+    /// The number of the next copy that is restored in the segment of this generation.
+    pub(super) fn next_index(&mut self, generation: u32) -> u32 {
+        self.segment_mut(generation).blocks.len() as u32
+    }
+
+    pub(super) fn restored_blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
+        self.copies.keys().copied()
+    }
+}

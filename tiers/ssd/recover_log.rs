@@ -1,0 +1,254 @@
+//! Opening a cache file: the blocks in it that are newer than the backing store.
+//!
+//! 1. The segments of the dirty stream: those in the checkpoint, and those that begin with a record of a later
+//!    generation; none that is retired.
+//! 2. The chain of records in each, by their headers alone.
+//! 3. All records by sequence. Up to the last one that is known to be synced every one must be there: a missing one is
+//!    damage, and the file is not opened. After it, every record is read whole, data included, and the first that is
+//!    missing or torn ends the log: neither it nor what follows was promised to anyone. The end goes into the checkpoint
+//!    that opening writes, so that what is forgotten now is never found later.
+
+use std::io::IoSliceMut;
+
+use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version};
+use crate::device::{Device, PageBuf};
+use crate::error::{Error, Result};
+
+use super::dirty_log::{CopyState, DirtyLog, DirtySegment, LogCopy};
+use super::encoding::Counters;
+use super::format::block_crc_of;
+use super::geometry::Geometry;
+use super::record::{RecordEntry, RecordHeader, RecordPlace, header_pages, page_count};
+use super::recover::Believed;
+
+/// Headers are looked for in pieces of so many bytes.
+const WINDOW_BYTES: usize = 64 << 10;
+
+/// A record and its place in its segment, in pages.
+struct Located {
+    header: RecordHeader,
+    page: u32,
+}
+
+/// The dirty stream as it was.
+///
+/// # Errors
+/// Those of the device; [`Error::Damaged`] when a record that was synced is missing.
+pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &Counters) -> Result<DirtyLog> {
+    let geometry = &believed.geometry;
+    let mut segments = Vec::new();
+    let mut records = Vec::new();
+    for segment in 0..geometry.segment_count {
+        let Some((known, found)) = read_segment(device, believed, segment)? else { continue };
+        segments.push(known);
+        records.extend(found);
+    }
+    segments.sort_unstable_by_key(|segment: &DirtySegment| segment.generation);
+    records.sort_unstable_by_key(|record| record.header.sequence);
+
+    let in_order = |a: &DirtySegment, b: &DirtySegment| {
+        a.generation < b.generation && a.first_sequence <= b.first_sequence
+    };
+    if !segments.is_sorted_by(in_order) {
+        return Err(Error::Damaged { what: "the order of its segments of dirty blocks".into() });
+    }
+
+    let mut log = DirtyLog::new(geometry);
+    let synced = records.iter().map(|record| record.header.synced_through).max().unwrap_or(0);
+    let synced = synced.max(counters.records_synced);
+    let first = segments.first().map_or(counters.next_record, |segment| segment.first_sequence);
+    let whole = count_whole(device, geometry, &records, first, synced, !segments.is_empty())?;
+    records.truncate(whole);
+    log.next_sequence = first + whole as u64;
+    log.synced_through = log.next_sequence - 1;
+
+    for segment in segments {
+        let mine = records.iter().filter(|record| record.header.generation == segment.generation);
+        let end_page = mine.map(|record| record.page + record.header.pages(geometry.block_size)).max().unwrap_or(0);
+        log.restore_segment(DirtySegment { end_page: Some(end_page), next_page: end_page, ..segment });
+    }
+    for record in records {
+        restore(&mut log, believed, record);
+    }
+    Ok(log)
+}
+
+/// The segment and the chain of records in it, if it is one of the dirty stream.
+fn read_segment(
+    device: &dyn Device,
+    believed: &Believed,
+    segment: u32,
+) -> Result<Option<(DirtySegment, Vec<Located>)>> {
+    let known = believed.dirty_segments.get(&segment);
+    let known = known.filter(|known| !believed.retired.contains(&(segment, known.generation)));
+    if known.is_none() && (believed.is_clean || believed.is_checkpointed(segment)) {
+        return Ok(None);
+    }
+    let mut chain = Chain::new(device, &believed.geometry, believed.file_id, segment);
+    chain.end_page = known.and_then(|known| known.end_page).unwrap_or(chain.end_page).min(chain.end_page);
+    chain.generation = known.map(|known| known.generation);
+    let mut records = Vec::new();
+    while let Some(record) = chain.next()? {
+        let generation = record.header.generation;
+        if known.is_none() && !believed.believes(segment, generation) {
+            return Ok(None);
+        }
+        chain.generation = Some(generation);
+        records.push(record);
+    }
+    let found = match (known, records.first()) {
+        (Some(known), _) => DirtySegment {
+            dead: known.dead.clone(),
+            ..DirtySegment::new(segment, known.generation, known.first_sequence)
+        },
+        (None, Some(first)) => DirtySegment::new(segment, first.header.generation, first.header.sequence),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some((found, records)))
+}
+
+/// Walks the records of a segment.
+struct Chain<'a> {
+    device: &'a dyn Device,
+    size: BlockSize,
+    file_id: u64,
+    segment: u32,
+    segment_offset: u64,
+    generation: Option<u32>,
+    page: u32,
+    end_page: u32,
+    last_sequence: u64,
+    window: PageBuf,
+    /// The first page in the window; none when there is nothing in it.
+    window_page: Option<u32>,
+}
+
+impl<'a> Chain<'a> {
+    fn new(device: &'a dyn Device, geometry: &Geometry, file_id: u64, segment: u32) -> Self {
+        Self {
+            device,
+            size: geometry.block_size,
+            file_id,
+            segment,
+            segment_offset: geometry.segment_offset(segment),
+            generation: None,
+            page: 0,
+            end_page: (geometry.segment_bytes / PAGE_BYTES as u64) as u32,
+            last_sequence: 0,
+            window: PageBuf::zeroed(WINDOW_BYTES),
+            window_page: None,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<Located>> {
+        if self.page >= self.end_page {
+            return Ok(None);
+        }
+        let place = RecordPlace {
+            file_id: self.file_id,
+            segment: self.segment,
+            generation: self.generation,
+            pages_left: self.end_page - self.page,
+        };
+        let at = self.load(1)?;
+        let Some(pages) = RecordHeader::peek_pages(&self.window[at..at + PAGE_BYTES], place, self.size) else {
+            return Ok(None);
+        };
+        if pages > place.pages_left {
+            return Ok(None);
+        }
+        let at = self.load(pages)?;
+        let bytes = &self.window[at..at + pages as usize * PAGE_BYTES];
+        let header = RecordHeader::from_bytes(bytes, place, self.size);
+        let Some(header) = header.filter(|header| header.sequence > self.last_sequence) else { return Ok(None) };
+        let page = self.page;
+        self.page += header.pages(self.size);
+        self.last_sequence = header.sequence;
+        Ok(Some(Located { header, page }))
+    }
+
+    /// Where in the window the current page is, with at least `pages` pages from it on.
+    fn load(&mut self, pages: u32) -> Result<usize> {
+        let bytes = pages as usize * PAGE_BYTES;
+        let at = self.window_page.and_then(|first| self.page.checked_sub(first)).map(|ahead| ahead as usize * PAGE_BYTES);
+        if let Some(at) = at.filter(|at| at + bytes <= self.window.len()) {
+            return Ok(at);
+        }
+        if bytes > self.window.len() {
+            self.window = PageBuf::zeroed(bytes);
+        }
+        let left = (self.end_page - self.page) as usize * PAGE_BYTES;
+        let length = self.window.len().min(left);
+        let offset = self.segment_offset + u64::from(self.page) * PAGE_BYTES as u64;
+        self.device.read(offset, &mut [IoSliceMut::new(&mut self.window[..length])])?;
+        self.window_page = Some(self.page);
+        Ok(0)
+    }
+}
+
+/// How many of `records`, which are in order, belong to the log: up to the first that was not promised and is not whole.
+fn count_whole(
+    device: &dyn Device,
+    geometry: &Geometry,
+    records: &[Located],
+    first: u64,
+    synced: u64,
+    is_there: bool,
+) -> Result<usize> {
+    let mut wanted = first;
+    for (index, record) in records.iter().enumerate() {
+        let is_next = record.header.sequence == wanted;
+        if wanted <= synced {
+            if !is_next {
+                return Err(missing(wanted));
+            }
+        } else if !is_next || !is_whole(device, geometry, record)? {
+            return Ok(index);
+        }
+        wanted += 1;
+    }
+    if is_there && wanted <= synced { Err(missing(wanted)) } else { Ok(records.len()) }
+}
+
+fn missing(record: u64) -> Error {
+    Error::Damaged { what: format!("record {record} of its dirty blocks is missing") }
+}
+
+/// Whether the data of the record are what was written.
+fn is_whole(device: &dyn Device, geometry: &Geometry, record: &Located) -> Result<bool> {
+    let size = geometry.block_size;
+    let RecordHeader { file_id, segment, generation, ref entries, .. } = record.header;
+    let mut page = record.page + header_pages(entries.len(), size);
+    for entry in entries {
+        let pages = page_count(&entry.mask, size);
+        let mut data = PageBuf::zeroed(pages as usize * PAGE_BYTES);
+        let offset = geometry.segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
+        device.read(offset, &mut [IoSliceMut::new(&mut data)])?;
+        if block_crc_of(file_id, entry.block, generation, std::iter::once(&data[..])) != entry.crc {
+            return Ok(false);
+        }
+        page += pages;
+    }
+    Ok(true)
+}
+
+/// Puts the copies of a record in place of older ones.
+fn restore(log: &mut DirtyLog, believed: &Believed, record: Located) {
+    let size = believed.geometry.block_size;
+    let RecordHeader { segment, generation, entries, .. } = record.header;
+    let mut page = record.page + header_pages(entries.len(), size);
+    for RecordEntry { block, version, crc, mask } in entries {
+        let pages = page_count(&mask, size);
+        let index = log.next_index(generation);
+        let copy = LogCopy { segment, generation, page, index, crc, version, mask, state: CopyState::Dirty };
+        log.restore_copy(block, copy, believed.is_void_in_log(block, version));
+        page += pages;
+    }
+}
+
+impl Believed {
+    /// Whether the journal takes the copy of this version out of the log.
+    fn is_void_in_log(&self, block: BlockId, version: Version) -> bool {
+        !self.volumes.contains(block.volume()) || self.is_overwritten(block, version)
+    }
+}
