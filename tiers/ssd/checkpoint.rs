@@ -27,6 +27,8 @@ pub struct CheckpointPlan {
     pub(super) superfluous_bytes: u64,
     /// Without the length and count of the checkpoint.
     pub(super) superblock: Superblock,
+    /// The end of a log that gave records up is in it.
+    pub(super) restarts_log: bool,
     pub(super) bytes_written: AtomicU64,
 }
 

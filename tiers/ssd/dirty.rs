@@ -13,7 +13,7 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId, mask};
 use crate::device::Device;
 use crate::error::Result;
 
-use super::dirty_log::{CopyState, LogCopy, LogSync, LoggedBlock, NewCopy, Room};
+use super::dirty_log::{CopyState, LogCopy, LogFate, LogSync, LogTicket, NewCopy, Room};
 use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
 use super::format::block_crc_of;
 use super::plan::ReadVerdict;
@@ -69,9 +69,13 @@ impl LogRead {
 
 impl Ssd {
     /// Where the first of `copies` go, as many as fit one record; none when there is no room before something is
-    /// destaged. No block may be on its way already. The record, and then a sync, make them durable.
+    /// destaged. No block may be on its way already. The record, and then a sync, make them durable, when the journal was
+    /// made durable since their volume was attached.
     pub fn plan_record(&mut self, copies: &[NewCopy]) -> Option<RecordPlan> {
         assert!(!self.is_simulated && !copies.is_empty(), "records need a device and blocks");
+        if self.dirty.must_restart() {
+            return None;
+        }
         let (count, room) = self.dirty.room_for(copies)?;
         assert!(count > 0, "every block fits a segment");
         if let Room::Next = room {
@@ -80,17 +84,32 @@ impl Ssd {
         }
         let (header, page) = self.dirty.plan(self.file_id, &copies[..count]);
         let offset = self.geometry.segment_offset(header.segment) + u64::from(page) * PAGE_BYTES as u64;
-        let plan = RecordPlan { header, offset, size: self.geometry.block_size };
+        let ticket = LogTicket { sequence: header.sequence, round: self.dirty.round() };
+        let plan = RecordPlan { ticket, header, offset, size: self.geometry.block_size };
         self.admission.charge(plan.bytes());
         Some(plan)
     }
 
-    /// The record was written. One that could not be written is never finished: nothing after it is durable, and the
-    /// log takes no more.
+    /// The record was written.
     pub fn finish_record(&mut self, plan: RecordPlan) {
         self.stats.bytes_written += plan.bytes();
         self.stats.records_written += 1;
-        self.dirty.finish(plan.header);
+        self.dirty.finish(plan.ticket, plan.header);
+    }
+
+    /// A record could not be written, or a sync failed: all records that are not durable are given up, whoever planned
+    /// them. The log takes more when the next checkpoint is durable.
+    pub fn give_records_up(&mut self) {
+        self.dirty.give_up();
+    }
+
+    /// Whether the log takes nothing before a checkpoint is made.
+    pub fn log_must_restart(&self) -> bool {
+        self.dirty.must_restart()
+    }
+
+    pub fn log_fate(&self, ticket: LogTicket) -> LogFate {
+        self.dirty.fate(ticket)
     }
 
     /// What a sync of the device that starts now makes durable; none when all that is written is durable.
@@ -98,9 +117,9 @@ impl Ssd {
         self.dirty.plan_sync()
     }
 
-    /// That sync went well; gives the blocks that are durable now. Also what a void took out meanwhile is among them.
-    pub fn finish_log_sync(&mut self, sync: LogSync) -> Vec<LoggedBlock> {
-        self.dirty.finish_sync(sync)
+    /// That sync went well.
+    pub fn finish_log_sync(&mut self, sync: LogSync) {
+        self.dirty.finish_sync(sync);
     }
 
     /// Where the log has `block`, durable; prefer it to any other copy.

@@ -39,13 +39,6 @@ pub struct NewCopy {
     pub mask: SectorMask,
 }
 
-/// What became of a block that went to the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LoggedBlock {
-    pub block: BlockId,
-    pub version: Version,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CopyState {
     /// The backing store does not have it.
@@ -75,8 +68,11 @@ pub(super) struct LogCopy {
 struct OpenRecord {
     segment: u32,
     generation: u32,
+    page: u32,
     /// Of its first entry's data.
     data_page: u32,
+    /// How many blocks are in it.
+    copies: u32,
     /// Of its first entry.
     first_index: u32,
     /// With checksums once it is written.
@@ -153,6 +149,22 @@ fn all_of(volume: VolumeId) -> RangeInclusive<BlockId> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogSync {
     through: u64,
+    round: usize,
+}
+
+/// Names one record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogTicket {
+    pub(super) sequence: u64,
+    pub(super) round: usize,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFate {
+    UnderWay,
+    Durable,
+    GivenUp,
 }
 
 pub(super) struct DirtyLog {
@@ -169,6 +181,10 @@ pub(super) struct DirtyLog {
     pub(super) synced_through: u64,
     /// The first to go first; the last may be open.
     pub(super) segments: VecDeque<DirtySegment>,
+    /// What was given up last is not in a checkpoint yet.
+    must_restart: bool,
+    /// From which sequence on records were given up, each time that this happened: a sequence is used again then.
+    given_up_from: Vec<u64>,
 }
 
 impl DirtyLog {
@@ -185,6 +201,8 @@ impl DirtyLog {
             next_sequence: 1,
             synced_through: 0,
             segments: VecDeque::new(),
+            must_restart: false,
+            given_up_from: Vec::new(),
         }
     }
 
@@ -292,6 +310,8 @@ impl DirtyLog {
         let record = OpenRecord {
             segment: header.segment,
             generation,
+            page,
+            copies: copies.len() as u32,
             data_page: page + header_pages(copies.len(), self.size),
             first_index,
             entries: Vec::new(),
@@ -301,23 +321,42 @@ impl DirtyLog {
         (header, page)
     }
 
-    pub(super) fn finish(&mut self, header: RecordHeader) {
-        let record = self.records.get_mut(&header.sequence).expect("a record is finished once");
-        (record.entries, record.is_written) = (header.entries, true);
+    /// The record of `ticket` is written, if it was not given up meanwhile.
+    pub(super) fn finish(&mut self, ticket: LogTicket, header: RecordHeader) {
+        if ticket.round == self.round() {
+            let record = self.records.get_mut(&ticket.sequence).expect("a record is finished once");
+            (record.entries, record.is_written) = (header.entries, true);
+        }
+    }
+
+    pub(super) fn round(&self) -> usize {
+        self.given_up_from.len()
+    }
+
+    pub(super) fn fate(&self, ticket: LogTicket) -> LogFate {
+        if self.given_up_from[ticket.round..].iter().any(|&first| ticket.sequence >= first) {
+            LogFate::GivenUp
+        } else if ticket.sequence <= self.synced_through {
+            LogFate::Durable
+        } else {
+            LogFate::UnderWay
+        }
     }
 
     /// What a sync that starts now covers; none when nothing is written that is not durable.
     pub(super) fn plan_sync(&self) -> Option<LogSync> {
         let written = self.records.iter().take_while(|(_, record)| record.is_written);
-        written.last().map(|(&through, _)| LogSync { through })
+        written.last().map(|(&through, _)| LogSync { through, round: self.round() })
     }
 
-    /// Everything up to this sequence is durable; gives the blocks that became so.
-    pub(super) fn finish_sync(&mut self, sync: LogSync) -> Vec<LoggedBlock> {
+    /// What a sync covers is durable.
+    pub(super) fn finish_sync(&mut self, sync: LogSync) {
+        if sync.round != self.round() {
+            return;
+        }
         let rest = self.records.split_off(&(sync.through + 1));
         let records = std::mem::replace(&mut self.records, rest);
         self.synced_through = self.synced_through.max(sync.through);
-        let mut logged = Vec::new();
         for record in records.into_values() {
             let (mut page, mut index) = (record.data_page, record.first_index);
             for RecordEntry { block, version, crc, mask } in record.entries {
@@ -331,11 +370,44 @@ impl DirtyLog {
                 } else {
                     self.install(block, copy);
                 }
-                logged.push(LoggedBlock { block, version });
                 (page, index) = (page + pages, index + 1);
             }
         }
-        logged
+    }
+
+    /// A record or a sync failed: what is not durable is given up, and the log goes on in another segment. `restarts` says
+    /// that the end of this one must be in a checkpoint before.
+    pub(super) fn give_up(&mut self) {
+        let records = std::mem::take(&mut self.records);
+        let Some((&first, record)) = records.first_key_value() else { return };
+        self.next_sequence = first;
+        let generation = record.generation;
+        for record in records.values() {
+            self.segment_mut(record.generation).needed -= record.copies;
+        }
+        for pending in self.pending.drain() {
+            let PendingCopy { generation, index, .. } = pending.1;
+            let at = self.segments.partition_point(|other| other.generation < generation);
+            self.segments[at].set_dead(index);
+        }
+        let (first_page, end) = (record.page, self.segments.partition_point(|other| other.generation < generation));
+        for (at, segment) in self.segments.iter_mut().enumerate().skip(end) {
+            let end_page = if at == end { first_page } else { 0 };
+            (segment.end_page, segment.is_closed) = (Some(end_page), true);
+            segment.first_sequence = segment.first_sequence.min(first);
+        }
+        self.must_restart = true;
+        self.given_up_from.push(first);
+    }
+
+    /// Whether a checkpoint must be made before the log takes more.
+    pub(super) fn must_restart(&self) -> bool {
+        self.must_restart
+    }
+
+    /// A checkpoint with the end of the log in it is durable.
+    pub(super) fn restart(&mut self) {
+        self.must_restart = false;
     }
 
     /// Puts a durable copy in place of an older one.

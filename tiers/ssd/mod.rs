@@ -67,7 +67,7 @@ use crate::error::{Error, Result};
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
 pub use dirty::LogRead;
-pub use dirty_log::{LogSync, LoggedBlock, NewCopy};
+pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
 pub use plan::{

@@ -29,6 +29,7 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, SECTOR_BYTES, Version, mask};
 use crate::device::{Device, PageBuf};
 use crate::error::Result;
 
+use super::dirty_log::LogTicket;
 use super::format::{block_crc_of, crc_around, get_u32, get_u64, put};
 
 const RECORD_MAGIC: [u8; 8] = *b"TERRREC1";
@@ -176,6 +177,7 @@ pub(super) struct RecordPlace {
 
 /// Where one record is to be written, and what it says.
 pub struct RecordPlan {
+    pub(super) ticket: LogTicket,
     pub(super) header: RecordHeader,
     pub(super) offset: u64,
     pub(super) size: BlockSize,
@@ -185,6 +187,11 @@ impl RecordPlan {
     /// The blocks that found room, in the order in which they were given: the first so many.
     pub fn block_count(&self) -> usize {
         self.header.entries.len()
+    }
+
+    /// To ask what becomes of it.
+    pub fn ticket(&self) -> LogTicket {
+        self.ticket
     }
 
     /// Bytes that it takes on the device.

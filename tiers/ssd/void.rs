@@ -267,6 +267,7 @@ impl Ssd {
                 checkpoint_number: self.checkpoint_number,
                 checkpoint_bytes: 0,
             },
+            restarts_log: self.dirty.must_restart(),
             bytes_written: AtomicU64::new(0),
         }
     }
@@ -288,12 +289,15 @@ impl Ssd {
 
     /// Not durable: the file is as it was, and the journal before it is still needed.
     pub fn finish_checkpoint(&mut self, plan: CheckpointPlan, is_durable: bool) {
-        let CheckpointPlan { absorbed, superfluous_bytes, superblock, bytes_written, .. } = plan;
+        let CheckpointPlan { absorbed, superfluous_bytes, superblock, bytes_written, restarts_log, .. } = plan;
         self.checkpoint_is_running = false;
         self.stats.bytes_written += bytes_written.into_inner();
         self.journal.finish_checkpoint(absorbed, superfluous_bytes, is_durable);
         if is_durable {
             self.checkpoint_area = superblock.checkpoint_area;
+            if restarts_log {
+                self.dirty.restart();
+            }
             self.log.free_retired(self.journal.durable());
         }
     }

@@ -84,9 +84,8 @@ impl Writer {
         let device = MemoryDevice::new(geometry().file_bytes());
         let mut ssd = Ssd::create(&device, geometry(), SsdPolicy::default()).expect("creates");
         let volume = ssd.attach_volume("disk", Some(IDENTITY)).expect("attaches");
-        device.keep_steps();
         let ram = vec![vec![0; size().sectors()]; BLOCKS];
-        Self {
+        let mut writer = Self {
             ssd,
             device,
             volume,
@@ -96,7 +95,10 @@ impl Writer {
             logged: Vec::new(),
             below: History::new(),
             promised: History::new(),
-        }
+        };
+        writer.settle_journal();
+        writer.device.keep_steps();
+        writer
     }
 
     fn block(&self, number: usize) -> BlockId {
@@ -173,6 +175,15 @@ impl Writer {
                 promised[number] = content;
             }
         });
+    }
+
+    /// The device fails, and works again: what was not synced goes to the log once more.
+    fn give_up(&mut self) {
+        self.ssd.give_records_up();
+        for (number, _) in std::mem::take(&mut self.logged) {
+            self.dirty[number] = u64::from(u32::MAX);
+        }
+        self.checkpoint();
     }
 
     fn destage(&mut self, from: usize) {
@@ -256,6 +267,7 @@ impl Writer {
                 seals.into_iter().for_each(|seal| self.seal(seal));
             }
             94..96 => self.checkpoint(),
+            96 => self.give_up(),
             _ => self.reclaim(),
         }
     }
@@ -335,7 +347,7 @@ fn what_was_synced_to_the_log_is_there_and_nothing_older_wherever_the_power_fail
         let cut = random.usize(..=device.step_count());
         let during = device.after_power_loss(cut, || random.bool());
         let mut ssd = open(&during, &place);
-        check(&read_all(&mut ssd, &during, writer.volume, below), promised, &writer.ram, &place);
+        check(&read_all(&mut ssd, &during, writer.volume, below), promised, &writer.ram, &format!("{place}, cut at {cut} of opening"));
         let after = device.after_power_loss(device.step_count(), || random.bool());
         let mut ssd = open(&after, &place);
         assert_eq!(read_all(&mut ssd, &after, writer.volume, below), first, "{place}: what was read has changed");
