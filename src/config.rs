@@ -67,6 +67,9 @@ pub enum WriteMode {
     Through,
     /// RAM has it; the backing store gets it in the background, and durably at the next flush.
     Back,
+    /// RAM has it; the log on the SSD gets it in the background, and durably at the next flush. It goes on to the backing
+    /// store later, also after a restart. Needs an SSD tier, which then has data that nothing else has.
+    BackSsd,
 }
 
 /// The time that the SSD's write budget runs on.

@@ -19,7 +19,7 @@ use terrace_tiers::block::{BlockId, BlockSize, Version};
 use terrace_tiers::device::{Device, PageBuf};
 use terrace_tiers::ram::frames::FrameRef;
 use terrace_tiers::ssd::{
-    self, Demote, JournalPlan, JournalSeq, Move, ReadPlan, ReadVerdict, ReclaimPlan, SealPlan, SlotPlan, Ssd,
+    self, Demote, JournalPlan, JournalSeq, LogRead, Move, ReadPlan, ReadVerdict, ReclaimPlan, SealPlan, SlotPlan, Ssd,
     VoidMark,
 };
 
@@ -47,25 +47,25 @@ pub(super) struct SsdTier {
     pub(super) device: Arc<dyn Device>,
     pub(super) lane: Lane,
     pub(super) is_direct: bool,
-    state: Mutex<SsdState>,
-    /// The journal's writer is done, or nothing is under way any more.
-    changed: Condvar,
+    pub(super) state: Mutex<SsdState>,
+    /// The journal's writer is done, a record or a sync of the log, or nothing is under way any more.
+    pub(super) changed: Condvar,
     is_off: AtomicBool,
     size: BlockSize,
     /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
     frames_max: usize,
     /// Appends that are counted in the state and not started yet.
     appends_wanted: AtomicU32,
-    write_operations: AtomicU64,
-    syncs: AtomicU64,
+    pub(super) write_operations: AtomicU64,
+    pub(super) syncs: AtomicU64,
     /// Calls on the device that failed.
-    errors: AtomicU64,
+    pub(super) errors: AtomicU64,
 }
 
-struct SsdState {
-    tier: Ssd,
+pub(super) struct SsdState {
+    pub(super) tier: Ssd,
     /// Blocks whose append is queued or under way, with the place they go to.
-    on_the_way: HashMap<BlockId, (SlotPlan, FrameRef), FastHash>,
+    pub(super) on_the_way: HashMap<BlockId, (SlotPlan, FrameRef), FastHash>,
     /// In the order of the log.
     queue: VecDeque<(SlotPlan, FrameRef)>,
     /// Frames in the queue, and of appends under way.
@@ -78,6 +78,8 @@ struct SsdState {
     is_reclaiming: bool,
     journal_is_writing: bool,
     checkpoint_is_running: bool,
+    /// A sync of the device for records is under way.
+    pub(super) log_is_syncing: bool,
 }
 
 /// Where the SSD tier has a block.
@@ -85,6 +87,8 @@ pub(super) enum OnSsd {
     /// Still in RAM, on its way.
     OnTheWay(FrameRef),
     Stored(ReadPlan),
+    /// In the log, maybe only in part; it may be newer than the backing store.
+    Logged(LogRead),
 }
 
 impl SsdTier {
@@ -107,6 +111,7 @@ impl SsdTier {
             is_reclaiming: false,
             journal_is_writing: false,
             checkpoint_is_running: false,
+            log_is_syncing: false,
         };
         Self {
             device,
@@ -153,10 +158,14 @@ impl SsdTier {
 
     /// Where `block` is, counted as a hit of the tier.
     pub(super) fn find(&self, block: BlockId) -> Option<OnSsd> {
+        let mut state = self.state.lock();
+        // Also when the tier is switched off: what is older must not be read in its place.
+        if let Some(read) = state.tier.plan_log_read(block) {
+            return Some(OnSsd::Logged(read));
+        }
         if self.is_off() {
             return None;
         }
-        let mut state = self.state.lock();
         if let Some((_, frame)) = state.on_the_way.get(&block) {
             let frame = frame.clone();
             state.tier.note_hit_on_the_way(block);
@@ -227,7 +236,7 @@ impl SsdTier {
 
     /// Makes the journal durable up to `through`, or as far as it is now. Whether that took a sync of this call's own,
     /// which then covers all that was written before the call as well.
-    fn make_durable(&self, through: Option<JournalSeq>) -> Result<bool, TierError> {
+    pub(super) fn make_durable(&self, through: Option<JournalSeq>) -> Result<bool, TierError> {
         let mut has_synced = false;
         let mut state = self.state.lock();
         let Some(through) = through.or_else(|| state.tier.journal_pending()) else { return Ok(false) };
@@ -289,7 +298,7 @@ impl SsdTier {
     }
 
     /// Writes a checkpoint, or waits for the one that is under way.
-    fn run_checkpoint(&self, is_clean: bool) -> Result<(), TierError> {
+    pub(super) fn run_checkpoint(&self, is_clean: bool) -> Result<(), TierError> {
         let mut state = self.state.lock();
         if state.checkpoint_is_running {
             drop(state);
@@ -367,6 +376,10 @@ impl SsdTier {
             }
             Ok(())
         });
+        if synced.is_err() {
+            // It may have been the only one that was told of what happened to a record.
+            self.give_records_up();
+        }
         for plan in plans {
             let is_written = synced.is_ok() && plan.run(&*self.device).is_ok();
             self.errors.fetch_add(u64::from(!is_written), Ordering::Relaxed);
@@ -460,7 +473,7 @@ impl Inner {
 
     /// As [`Self::start_reclaim`], but not where `settle` starts it when all is appended, so that the order of the log
     /// does not depend on time.
-    fn start_reclaim_early(self: &Arc<Self>, ssd: &SsdTier) {
+    pub(super) fn start_reclaim_early(self: &Arc<Self>, ssd: &SsdTier) {
         if self.is_continuous() {
             self.start_reclaim(ssd);
         }
@@ -494,6 +507,7 @@ impl Inner {
                 ssd.changed.notify_all();
             }
         }
+        self.ticker.watched_volumes().iter().for_each(|volume| self.take_put_off(volume));
     }
 
     /// Before a write below: every void that was asked for so far is durable on the SSD (rule 1).

@@ -15,11 +15,12 @@ use terrace_tiers::block::{BlockSize, Version, VolumeId};
 use terrace_tiers::device::Device;
 
 use super::Result;
+use super::destage::Destage;
 use super::flush::FlushDone;
 use crate::config::WriteMode;
 use crate::error::Error;
 use crate::pool::Lane;
-use crate::sync::Mutex;
+use crate::sync::{Condvar, Mutex};
 
 /// The pause after a first failed write; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -36,6 +37,8 @@ pub(super) struct VolumeState {
     pub(super) dirty: Mutex<Dirty>,
     pub(super) block_shift: u32,
     pub(super) mode: WriteMode,
+    pub(super) destage: Mutex<Destage>,
+    pub(super) destage_ended: Condvar,
     /// The newest version of any block of the volume.
     pub(super) version: AtomicU64,
     /// The ticker knows the volume.
@@ -65,6 +68,8 @@ impl VolumeState {
             dirty: Mutex::new(Dirty::default()),
             block_shift: size.shift(),
             mode,
+            destage: Mutex::new(Destage::default()),
+            destage_ended: Condvar::new(),
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
         }
@@ -120,6 +125,8 @@ pub(super) struct Dirty {
     pub(super) syncs: Syncs,
     /// Dirty blocks that could not be written, or not be synced: they wait until the failure may be tried again.
     pub(super) held_back: BTreeSet<u64>,
+    /// Dirty blocks that found no room in the log: they wait for destage.
+    pub(super) put_off: BTreeSet<u64>,
     pub(super) failure: Option<Failure>,
     /// So many runs take one block each: a run failed, and one bad block must not hold its neighbours up.
     pub(super) careful_runs: u64,
@@ -132,6 +139,8 @@ pub(super) struct Syncs {
     /// How many of them failed.
     pub(super) failures: u64,
     pub(super) is_running: bool,
+    /// The one that runs is to cover blocks in RAM.
+    pub(super) covers_blocks: bool,
     /// Written below, no sync since: block and the sync that will cover it.
     pub(super) unsynced: Vec<(u64, u64)>,
     /// Who waits for which sync.
@@ -170,6 +179,7 @@ impl Dirty {
             self.unsynced_blocks(),
             self.waiting.len() as u64,
             self.held_back.len() as u64,
+            self.put_off.len() as u64,
             self.flushes.len() as u64,
             self.writing_runs.into(),
             self.syncs.waiting.len() as u64,
@@ -177,7 +187,7 @@ impl Dirty {
         ];
         counts.iter().any(|&count| count > 0).then(|| {
             format!(
-                "dirty, unsynced, waiting, held back, flushes, runs, who waits for a sync, syncs: {counts:?}"
+                "dirty, unsynced, waiting, held back, put off, flushes, runs, who waits for a sync, syncs: {counts:?}"
             )
         })
     }
@@ -213,6 +223,15 @@ impl Dirty {
         epoch < self.first_epoch()
     }
 
+    /// A block that became dirty in `epoch` is clean, or dirty again since it was taken.
+    pub(super) fn finish_taken(&mut self, number: u64, epoch: u64, is_dirty: bool) {
+        self.count_in(epoch, -1);
+        if is_dirty {
+            self.held_back.remove(&number);
+            self.waiting.insert(number);
+        }
+    }
+
     /// A dirty block failed: it is not tried again before a pause has passed, its neighbours are.
     pub(super) fn hold_back(&mut self, number: u64) {
         self.waiting.remove(&number);
@@ -244,6 +263,18 @@ impl Dirty {
         let run: Vec<u64> = (first..).take(count).take_while(|number| self.waiting.remove(number)).collect();
         self.cursor = first + run.len() as u64;
         run
+    }
+
+    /// The flushes whose blocks are all in the log, when no sync of the backing store is left for any of them.
+    pub(super) fn take_logged_flushes(&mut self) -> Vec<FlushDone> {
+        if !self.syncs.unsynced.is_empty() || self.syncs.covers_blocks {
+            return Vec::new();
+        }
+        let first = self.first_epoch();
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
+        self.flushes = rest;
+        ready.into_iter().map(|(_, done)| done).collect()
     }
 
     /// The flushes whose blocks are all below wait for a sync from now on; true when the caller has to start it.

@@ -14,6 +14,7 @@ use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
 use super::{Inner, Result};
+use crate::config::WriteMode;
 use crate::error::Error;
 use crate::pool::Priority;
 use crate::sync::{Blocker, wake_all};
@@ -72,6 +73,7 @@ impl Inner {
         let (number, mut covered) = {
             let mut dirty = volume.dirty.lock();
             dirty.syncs.started += 1;
+            dirty.syncs.covers_blocks = !dirty.syncs.unsynced.is_empty();
             (dirty.syncs.started, std::mem::take(&mut dirty.syncs.unsynced))
         };
         let result = volume.device.sync().map_err(Arc::new);
@@ -88,6 +90,7 @@ impl Inner {
             self.finish_synced(volume, BlockId::new(volume.id, block), number, result.is_ok());
         }
         let mut dirty = volume.dirty.lock();
+        dirty.syncs.covers_blocks = false;
         let (mut ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut dirty.syncs.waiting)
             .into_iter()
             .partition(|(wanted, _)| *wanted <= number || result.is_err());
@@ -171,7 +174,8 @@ impl Inner {
         }
         dirty.take_held_back();
         if dirty.is_written(epoch) {
-            if dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running {
+            let is_logged = volume.mode() == WriteMode::BackSsd && !dirty.syncs.covers_blocks;
+            if dirty.syncs.unsynced.is_empty() && (!dirty.syncs.is_running || is_logged) {
                 drop(dirty);
                 return done(Ok(()));
             }

@@ -109,7 +109,7 @@ impl Entry {
     }
 
     /// Whether every sector of `range` may be read.
-    fn has(&self, range: Range<usize>) -> bool {
+    pub(super) fn has(&self, range: Range<usize>) -> bool {
         self.frame.is_some()
             && self.sectors.as_ref().is_none_or(|sectors| mask::contains(sectors.valid(), range))
     }

@@ -14,6 +14,8 @@
 //! | `flush`     | syncs and flushes                                                             |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `demote`    | the SSD: appends, seals, reclaim, journal, checkpoint                         |
+//! | `log`       | dirty blocks go to the log on the SSD                                         |
+//! | `destage`   | and from there below                                                          |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
@@ -26,9 +28,11 @@
 
 mod answer;
 mod demote;
+mod destage;
 mod dirty;
 mod flush;
 mod index;
+mod log;
 mod quiet;
 mod read;
 mod recover;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use smallvec::{SmallVec, smallvec};
 use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES};
 use terrace_tiers::ram::frames::{FrameMut, FrameRef};
-use terrace_tiers::ssd::{ReadPlan, ReadVerdict};
+use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict};
 
 use super::answer::{Answer, BlockRef, Blocks};
 use super::demote::OnSsd;
@@ -43,7 +43,7 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    fn sectors(&self) -> Range<usize> {
+    pub(super) fn sectors(&self) -> Range<usize> {
         self.bytes.start / SECTOR_BYTES..self.bytes.end.div_ceil(SECTOR_BYTES)
     }
 }
@@ -91,17 +91,18 @@ pub(super) struct FillWaiter {
 }
 
 /// Where the bytes of a fill come from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Source {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Source {
     Disk,
     Ssd(ReadPlan),
+    Log(LogRead),
 }
 
 /// A fill whose frame is at hand and whose I/O is not yet under way.
-struct PlannedFill {
-    block: BlockId,
-    source: Source,
-    frame: FrameMut,
+pub(super) struct PlannedFill {
+    pub(super) block: BlockId,
+    pub(super) source: Source,
+    pub(super) frame: FrameMut,
 }
 
 /// Fills that are neighbours where they come from.
@@ -147,11 +148,11 @@ impl ReadState {
 
 impl FillWaiter {
     /// The block arrived; the last part completes the operation.
-    fn deliver(self, frame: Result<FrameRef, TierError>, source: Source) {
+    fn deliver(self, frame: Result<FrameRef, TierError>, source: &Source) {
         let mut state = self.operation.state.lock();
         match source {
             Source::Disk => state.answer.disk_blocks += 1,
-            Source::Ssd(_) => state.answer.ssd_blocks += 1,
+            Source::Ssd(_) | Source::Log(_) => state.answer.ssd_blocks += 1,
         }
         match frame {
             Ok(frame) => {
@@ -311,6 +312,7 @@ impl Inner {
                 return planning.take(part, frame, &piece.bytes);
             }
             Some(OnSsd::Stored(plan)) => Source::Ssd(plan),
+            Some(OnSsd::Logged(read)) => Source::Log(read),
             None => Source::Disk,
         };
         let Some(frame) = self.frames.alloc() else {
@@ -324,7 +326,10 @@ impl Inner {
     }
 
     /// Brings planned fills on their way, neighbours together.
-    fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, fills: Vec<PlannedFill>, runner: Runner) {
+    fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, mut fills: Vec<PlannedFill>, runner: Runner) {
+        for fill in fills.extract_if(.., |fill| matches!(fill.source, Source::Log(_))) {
+            self.start_log_fill(volume, fill, runner);
+        }
         let mut runs = self.group_fills(fills);
         if !self.is_continuous() && runner == Runner::Caller {
             // One after the other, so that what follows does not depend on which read is faster.
@@ -356,7 +361,8 @@ impl Inner {
         for fill in fills {
             let offset = match fill.source {
                 Source::Disk => fill.block.byte_offset(self.size),
-                Source::Ssd(plan) => plan.offset,
+                Source::Ssd(ref plan) => plan.offset,
+                Source::Log(_) => unreachable!("a fill from the log goes alone"),
             };
             let last = runs.last_mut().filter(|run| {
                 let same_place =
@@ -385,7 +391,7 @@ impl Inner {
         run: FillRun,
         priority: Priority,
     ) -> (Lane, ReadRequest) {
-        let (lane, device) = match (run.blocks[0].1, &self.ssd) {
+        let (lane, device) = match (&run.blocks[0].1, &self.ssd) {
             (Source::Ssd(_), Some(ssd)) => (ssd.lane.clone(), ssd.device.clone()),
             _ => (volume.lane.clone(), volume.device.clone()),
         };
@@ -406,19 +412,22 @@ impl Inner {
         let mut again = Vec::new();
         for ((block, source), frame) in blocks.into_iter().zip(frames) {
             match (source, result) {
+                (Source::Log(_), _) => unreachable!("a fill from the log goes alone"),
                 (Source::Ssd(plan), _) => {
                     let verified = result.is_ok() && plan.verify(&frame);
                     let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
                     if ssd.finish_read(&plan, verified, result.as_ref().err()) == ReadVerdict::Valid {
-                        self.finish_fill(block, Ok(frame), source);
+                        self.finish_fill(block, Ok(frame), &Source::Ssd(plan));
                     } else {
                         again.push(PlannedFill { block, source: Source::Disk, frame });
                     }
                 }
-                (Source::Disk, Ok(())) => self.finish_fill(block, Ok(frame), source),
-                (Source::Disk, Err(error)) if is_alone => self.finish_fill(block, Err(error.clone()), source),
+                (Source::Disk, Ok(())) => self.finish_fill(block, Ok(frame), &Source::Disk),
+                (Source::Disk, Err(error)) if is_alone => {
+                    self.finish_fill(block, Err(error.clone()), &Source::Disk);
+                }
                 // One bad block must not fail its neighbours.
-                (Source::Disk, Err(_)) => again.push(PlannedFill { block, source, frame }),
+                (Source::Disk, Err(_)) => again.push(PlannedFill { block, source: Source::Disk, frame }),
             }
         }
         let runs_alone = result.is_err();
@@ -433,18 +442,23 @@ impl Inner {
         }
     }
 
-    fn finish_fill(self: &Arc<Self>, block: BlockId, frame: Result<FrameMut, TierError>, source: Source) {
+    pub(super) fn finish_fill(
+        self: &Arc<Self>,
+        block: BlockId,
+        frame: Result<FrameMut, TierError>,
+        source: &Source,
+    ) {
         let mut shard = self.shard(block);
         let (frame, error) = match frame {
             Ok(frame) => (Some(frame), None),
             Err(error) => (None, Some(error)),
         };
-        let filled = shard.finish_fill(block, frame, source != Source::Disk);
+        let filled = shard.finish_fill(block, frame, *source != Source::Disk);
         let count = filled.waiters.len() as u64;
         if error.is_none() {
             match source {
                 Source::Disk => shard.counters.disk_reads += count,
-                Source::Ssd(_) => shard.counters.read_ssd_hits += count,
+                Source::Ssd(_) | Source::Log(_) => shard.counters.read_ssd_hits += count,
             }
             shard.counters.fills_joined += count.saturating_sub(1);
         }

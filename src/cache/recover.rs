@@ -203,7 +203,7 @@ impl Inner {
         }
         let lane = self.lane_for(identity);
         let id = match &self.ssd {
-            Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)),
+            Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)).map_err(Arc::new)?,
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
         let padded = Arc::new(Padded { device, len_bytes });
@@ -212,7 +212,42 @@ impl Inner {
         let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());
-        Ok(volume)
+        drop(volumes);
+        let result = self.prepare_mode(&volume);
+        if result.is_err() {
+            self.leave(&volume);
+        }
+        result.map(|()| volume)
+    }
+
+    /// What the log has of a volume that is attached goes below first in every mode but its own (rule 2); that one needs
+    /// a cache file that finds the volume again.
+    fn prepare_mode(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
+        if volume.mode() != WriteMode::BackSsd {
+            return self.drain_log(volume);
+        }
+        let ssd = self.ssd.as_ref().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
+        let Some(ssd) = ssd else {
+            return Err(Error::Config(format!(
+                "volume {} cannot write back to an SSD: there is none, or its table of volumes is full or the name too long",
+                volume.name
+            )));
+        };
+        // Its records are believed only once its name is on the device.
+        ssd.make_durable(None)?;
+        self.start_destage(volume);
+        Ok(())
+    }
+
+    /// Takes a volume with nothing in RAM out again.
+    fn leave(&self, volume: &VolumeState) {
+        let mut volumes = self.volumes.write();
+        volumes.names.remove(&volume.name);
+        volumes.by_id.remove(&volume.id);
+        if let Some(ssd) = &self.ssd {
+            let identity = volume.device.identity();
+            ssd.with(|tier| tier.detach_volume(volume.id, identity));
+        }
     }
 
     /// Volumes on one device share its lane: the device is what is slow.
@@ -231,6 +266,7 @@ impl Inner {
         self.check_open()?;
         for volume in self.volumes() {
             self.flush_while_closing(&volume)?;
+            self.drain_log(&volume)?;
         }
         // Reads that callbacks and futures wait for.
         let lanes: Vec<Lane> = self.lanes.lock().values().cloned().collect();
@@ -281,6 +317,7 @@ impl Inner {
         let volumes = self.volumes();
         for volume in &volumes {
             self.flush_while_closing(volume)?;
+            self.wait_for_destage(volume);
         }
         // Only now: the cache stays open when one of them could not be flushed.
         for volume in volumes {

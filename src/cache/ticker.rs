@@ -120,8 +120,10 @@ impl Inner {
         if wants_sync {
             self.sync_volume(volume, Box::new(|_| ()));
         }
+        self.take_put_off(volume);
         self.pump(volume);
-        if is_clean {
+        self.start_destage(volume);
+        if is_clean && !self.is_destaging(volume) {
             self.ticker.forget(volume);
         }
     }

@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version};
+use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version, mask};
+use terrace_tiers::ram::arc_policy::Slot;
 use terrace_tiers::ssd::VoidMark;
 
 use super::answer::Answer;
 use super::demote::SsdTier;
 use super::dirty::VolumeState;
+use super::index::Shard;
 use super::read::{Piece, Runner, pieces};
 use super::{Inner, Result};
 use crate::config::WriteMode;
@@ -320,6 +322,9 @@ impl Inner {
                 return Err(if has_place { Wait::Fill(block) } else { Wait::Victim(observed) });
             }
         }
+        if let Some(wait) = self.must_widen(volume, &shard, piece, is_resident) {
+            return Err(wait);
+        }
         let Ok((slot, departed)) = shard.find_for_write(block) else { return Err(Wait::Victim(observed)) };
         if let Some(departed) = departed {
             self.demote(departed);
@@ -331,8 +336,11 @@ impl Inner {
             (entry.dirty, entry.is_pinned())
         };
         if !was_dirty && let Some(ssd) = &self.ssd {
-            let mark = if progress.mode == WriteMode::Through { VoidMark::Region } else { VoidMark::Exact };
-            ssd.void(block, version, mark);
+            match progress.mode {
+                WriteMode::Through => ssd.void(block, version, VoidMark::Region),
+                WriteMode::Back => ssd.void(block, version, VoidMark::Exact),
+                WriteMode::BackSsd => ssd.void_clean(block, version),
+            }
         }
         let left_over = shard.store(slot, piece.bytes.start, data, version, spare);
         if !was_dirty {
@@ -357,6 +365,26 @@ impl Inner {
             self.ticker.watch(volume);
         }
         Ok(is_resident.is_some())
+    }
+
+    /// Whether the write must wait for a fill because the log has sectors of the block that RAM will not have: the next
+    /// copy in the log has to have them all.
+    fn must_widen(
+        &self,
+        volume: &VolumeState,
+        shard: &Shard,
+        piece: &Piece,
+        resident: Option<Slot>,
+    ) -> Option<Wait> {
+        let ssd = self.ssd.as_ref().filter(|_| volume.mode() == WriteMode::BackSsd)?;
+        let older = ssd.dirty_mask(piece.block)?;
+        let entry = resident.map(|slot| &shard.entries[slot.index()]);
+        let written = piece.sectors();
+        let has = |sector: usize| {
+            written.contains(&sector) || entry.is_some_and(|entry| entry.has(sector..sector + 1))
+        };
+        let is_wide = mask::runs(&older, self.size.sectors()).flatten().all(has);
+        (!is_wide).then_some(Wait::Fill(piece.block))
     }
 
     /// All bytes are in RAM: a `back` write is done, a `through` write goes below.

@@ -16,26 +16,29 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version, mask};
+use terrace_tiers::ram::frames::FrameRef;
 
 use super::dirty::{Dirty, VolumeState};
 use super::read::Runner;
 use super::{Inner, Result};
+use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::{Lane, Priority, WritePiece, WriteRequest};
 use crate::sync::Mutex;
 
 /// A block lent to a write below.
-struct TakenBlock {
-    block: BlockId,
-    version: Version,
-    epoch: u64,
+pub(super) struct TakenBlock {
+    pub(super) block: BlockId,
+    pub(super) version: Version,
+    pub(super) epoch: u64,
     /// The sectors that are written.
-    sectors: SmallVec<[u64; 1]>,
+    pub(super) sectors: SmallVec<[u64; 1]>,
+    pub(super) frame: FrameRef,
 }
 
 /// Neighbouring blocks that are written below together.
-struct Group {
-    blocks: Vec<TakenBlock>,
+pub(super) struct Group {
+    pub(super) blocks: Vec<TakenBlock>,
     run_bytes_max: usize,
     /// Stretches of bytes without a hole: where each starts, and its pieces.
     runs: Vec<(u64, Vec<WritePiece>)>,
@@ -68,13 +71,16 @@ impl Inner {
                     WritePiece { frame: frame.clone(), range: run.start * SECTOR_BYTES..end },
                 );
             }
-            group.blocks.push(TakenBlock { block, version, epoch, sectors });
+            group.blocks.push(TakenBlock { block, version, epoch, sectors, frame });
         }
         group
     }
 
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
+        if volume.mode() == WriteMode::BackSsd {
+            return self.log_group(volume, group);
+        }
         self.submit_group(volume, group, priority, Lane::run_write);
     }
 
@@ -105,7 +111,7 @@ impl Inner {
     }
 
     /// The writes of a group ended, which began when so many syncs had failed.
-    fn finish_group(
+    pub(super) fn finish_group(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         blocks: &[TakenBlock],
@@ -167,18 +173,21 @@ impl Inner {
     }
 
     /// Tells the flushes, notes the failure, starts a sync if one is due.
-    fn after_group(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: u64, result: Result<(), TierError>) {
+    pub(super) fn after_group(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: u64, result: Result<(), TierError>) {
         let mut dirty = volume.dirty.lock();
         match result {
             Ok(()) => {
                 if dirty.held_back.is_empty() {
                     dirty.failure = None;
                 }
+                let is_logged = volume.mode() == WriteMode::BackSsd;
+                let logged = if is_logged { dirty.take_logged_flushes() } else { Vec::new() };
                 let starts = dirty.await_sync_of_written();
                 drop(dirty);
                 if starts {
                     self.start_sync(volume);
                 }
+                logged.into_iter().for_each(|done| done(Ok(())));
             }
             Err(error) => {
                 if blocks > 1 {
@@ -223,7 +232,7 @@ impl Inner {
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
             // Neighbours that other calls write meanwhile go along.
-            Runner::Pool(priority) if !self.has_pending_voids() => {
+            Runner::Pool(priority) if !self.has_pending_voids() && volume.mode() != WriteMode::BackSsd => {
                 self.submit_group(volume, group, priority, Lane::write);
             }
             Runner::Pool(priority) => {

@@ -152,6 +152,13 @@ pub struct LogSync {
     round: usize,
 }
 
+impl LogSync {
+    /// Whether the record of `ticket` is among them.
+    pub fn covers(&self, ticket: LogTicket) -> bool {
+        ticket.round == self.round && ticket.sequence <= self.through
+    }
+}
+
 /// Names one record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogTicket {

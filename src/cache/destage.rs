@@ -1,0 +1,273 @@
+//! Destage: what the log on the SSD has and the backing store lacks goes below, in address order, one run of neighbours
+//! after the other, round and round while there is something.
+//!
+//! A run is read from the log and written below; after some of them a sync of the backing store, and only then the
+//! copies in the log are no longer dirty. Only this writes below for a volume in mode `back-ssd`, one run at a time, so
+//! that the last version is the last one below. It runs on the disk's lane behind every read, and hurries only when the
+//! log is nearly full or someone waits for its end.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use terrace_tiers::block::{BlockId, SECTOR_BYTES, mask};
+use terrace_tiers::device::PageBuf;
+use terrace_tiers::ssd::{LogRead, ReadVerdict};
+
+use super::dirty::VolumeState;
+use super::flush::FlushDone;
+use super::{Inner, Result};
+use crate::error::{Error, TierError};
+use crate::pool::Priority;
+use crate::sync::Blocker;
+
+/// Runs are synced together up to so many bytes.
+const SYNC_BYTES: u64 = 64 << 20;
+/// The pause after a failure; it doubles up to the longest.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// From this share of the log on, destage goes before other work in the background.
+const HURRY_LOAD: f64 = 0.5;
+
+/// Where the destage of a volume stands.
+#[derive(Default)]
+pub(super) struct Destage {
+    is_running: bool,
+    /// Where the next run is looked for.
+    cursor: u64,
+    /// Who waits until the log has nothing of the volume.
+    drains: Vec<FlushDone>,
+    failure: Option<(Duration, Instant)>,
+}
+
+/// Runs that are written below and not synced.
+#[derive(Default)]
+struct Written {
+    reads: Vec<LogRead>,
+    bytes: u64,
+    /// Syncs below that had failed when the first of them was written.
+    failures_before: u64,
+}
+
+impl Inner {
+    /// Sees to it that the dirty blocks of `volume` in the log go below.
+    pub(super) fn start_destage(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        let Some(ssd) = &self.ssd else { return };
+        let mut destage = volume.destage.lock();
+        let is_early = destage.failure.is_some_and(|(_, at)| Instant::now() < at);
+        let is_wanted = !destage.drains.is_empty() || self.is_continuous() && !self.is_closed() && !is_early;
+        if destage.is_running || !is_wanted {
+            return;
+        }
+        destage.is_running = ssd.with(|tier| tier.dirty_blocks_of(volume.id)) > 0;
+        if !destage.is_running {
+            let drains = std::mem::take(&mut destage.drains);
+            drop(destage);
+            return drains.into_iter().for_each(|done| done(Ok(())));
+        }
+        drop(destage);
+        self.submit_destage(volume, Written::default());
+    }
+
+    /// Waits until nothing of `volume` is dirty in the log.
+    pub(super) fn drain_log(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
+        if self.ssd.is_none() {
+            return Ok(());
+        }
+        let blocker = Arc::new(Blocker::default());
+        let set = blocker.clone();
+        volume.destage.lock().drains.push(Box::new(move |result| set.set(result)));
+        self.start_destage(volume);
+        blocker.wait()
+    }
+
+    /// Waits until no destage of `volume` is under way; none starts once the cache closes.
+    pub(super) fn wait_for_destage(&self, volume: &VolumeState) {
+        let mut destage = volume.destage.lock();
+        while destage.is_running {
+            volume.destage_ended.wait(&mut destage);
+        }
+    }
+
+    pub(super) fn is_destaging(&self, volume: &VolumeState) -> bool {
+        let destage = volume.destage.lock();
+        destage.is_running || destage.failure.is_some()
+    }
+
+    fn submit_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
+        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let is_awaited = !volume.destage.lock().drains.is_empty();
+        let is_pressed = is_awaited || ssd.with(|tier| tier.dirty_load()) >= HURRY_LOAD;
+        let priority = if is_pressed { Priority::Awaited } else { Priority::Background };
+        let (inner, volume_again) = (self.clone(), volume.clone());
+        volume.lane.task(priority, Box::new(move || inner.run_destage(&volume_again, written)));
+    }
+
+    /// One run, and what comes after it.
+    fn run_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, mut written: Written) {
+        let may_go_on = !self.is_closed() || !volume.destage.lock().drains.is_empty();
+        let run = if may_go_on { self.next_run(volume) } else { Vec::new() };
+        if run.is_empty() {
+            return self.sync_destaged(volume, written);
+        }
+        if written.reads.is_empty() {
+            written.failures_before = volume.dirty.lock().syncs.failures;
+        }
+        match self.destage_run(volume, run) {
+            Ok(reads) => {
+                written.bytes += reads.iter().map(LogRead::bytes).sum::<u64>();
+                written.reads.extend(reads);
+                if written.bytes >= SYNC_BYTES {
+                    self.sync_destaged(volume, written);
+                } else {
+                    self.submit_destage(volume, written);
+                }
+            }
+            Err(error) => self.end_destage(volume, Err(error)),
+        }
+    }
+
+    /// The next neighbours from the cursor on; none at the end of the round.
+    fn next_run(&self, volume: &VolumeState) -> Vec<BlockId> {
+        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let count = (self.limits.run_bytes_max / self.size.bytes()).max(1);
+        let mut destage = volume.destage.lock();
+        let run = ssd.with(|tier| tier.dirty_run(volume.id, destage.cursor, count));
+        destage.cursor = run.last().map_or(0, |block| block.number() + 1);
+        run
+    }
+
+    /// Reads a run from the log and writes it below.
+    fn destage_run(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        run: Vec<BlockId>,
+    ) -> Result<Vec<LogRead>, TierError> {
+        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let block_bytes = self.size.bytes();
+        let mut buffer = PageBuf::zeroed(run.len() * block_bytes);
+        let mut reads: Vec<(LogRead, usize)> = Vec::new();
+        for (index, block) in run.into_iter().enumerate() {
+            let Some(read) = ssd.with(|tier| tier.plan_log_read(block)) else { continue };
+            let start = index * block_bytes;
+            let is_verified = read.run(&*ssd.device, &mut buffer[start..start + block_bytes]);
+            let is_verified = is_verified.map_err(Arc::new)?;
+            // A bad copy stays, named by an error to whoever reads it; one that went elsewhere has its own turn.
+            if ssd.with(|tier| tier.finish_log_read(&read, is_verified)) == ReadVerdict::Valid {
+                reads.push((read, start));
+            }
+        }
+        self.make_voids_durable();
+        let mut pieces: Vec<(u64, Vec<IoSlice<'_>>, u64)> = Vec::new();
+        for (read, start) in &reads {
+            let offset = read.block.byte_offset(self.size);
+            let inside = volume.bytes_of_block(read.block.number());
+            for run in mask::runs(&read.mask, self.size.sectors()) {
+                let run = run.start * SECTOR_BYTES..(run.end * SECTOR_BYTES).min(inside);
+                if run.is_empty() {
+                    continue;
+                }
+                let slice = &buffer[start + run.start..start + run.end];
+                let at = offset + run.start as u64;
+                match pieces.last_mut() {
+                    Some((_, slices, end)) if *end == at => {
+                        slices.push(IoSlice::new(slice));
+                        *end += slice.len() as u64;
+                    }
+                    _ => pieces.push((at, vec![IoSlice::new(slice)], at + slice.len() as u64)),
+                }
+            }
+        }
+        for (offset, slices, _) in pieces {
+            volume.device.write(offset, &slices).map_err(Arc::new)?;
+        }
+        Ok(reads.into_iter().map(|(read, _)| read).collect())
+    }
+
+    /// Ends a round, or a part of it, with a sync below.
+    fn sync_destaged(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
+        if written.reads.is_empty() {
+            return self.end_destage(volume, Ok(()));
+        }
+        let (inner, volume_again) = (self.clone(), volume.clone());
+        let done = move |result| inner.finish_destaged(&volume_again, &written, result);
+        self.sync_volume(volume, Box::new(done));
+    }
+
+    fn finish_destaged(self: &Arc<Self>, volume: &Arc<VolumeState>, written: &Written, result: Result<()>) {
+        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        // A sync that failed meanwhile may have dropped what was written before it (rule 7): these go below once more.
+        let has_failed = volume.dirty.lock().syncs.failures != written.failures_before;
+        match result {
+            Ok(()) if !has_failed => {
+                ssd.with(|tier| {
+                    written.reads.iter().for_each(|read| tier.finish_destage(read));
+                    tier.retire_unneeded();
+                });
+                self.make_voids_durable();
+                self.take_put_off(volume);
+                volume.destage.lock().failure = None;
+                self.submit_destage(volume, Written::default());
+            }
+            Ok(()) => self.submit_destage(volume, Written::default()),
+            Err(Error::StillDirty { cause, .. }) => self.end_destage(volume, Err(cause)),
+            Err(_) => self.end_destage(volume, Ok(())),
+        }
+    }
+
+    /// There is room in the log again.
+    pub(super) fn take_put_off(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        let mut dirty = volume.dirty.lock();
+        let mut put_off = std::mem::take(&mut dirty.put_off);
+        let is_some = !put_off.is_empty();
+        dirty.waiting.append(&mut put_off);
+        drop(dirty);
+        if is_some {
+            self.pump(volume);
+        }
+    }
+
+    /// The round found nothing, or failed, or the cache closes.
+    fn end_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, result: Result<(), TierError>) {
+        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let mut destage = volume.destage.lock();
+        let blocks = ssd.with(|tier| tier.dirty_blocks_of(volume.id));
+        let is_runnable = ssd.with(|tier| !tier.dirty_run(volume.id, 0, 1).is_empty());
+        let is_closing = self.is_closed() && destage.drains.is_empty();
+        if result.is_ok() && is_runnable && !is_closing {
+            destage.cursor = 0;
+            drop(destage);
+            return self.submit_destage(volume, Written::default());
+        }
+        destage.is_running = false;
+        if result.is_err() {
+            let pause = destage.failure.map_or(RETRY_MIN, |(pause, _)| (pause * 2).min(RETRY_MAX));
+            destage.failure = Some((pause, Instant::now() + pause));
+        }
+        let drains = std::mem::take(&mut destage.drains);
+        volume.destage_ended.notify_all();
+        drop(destage);
+        for done in drains {
+            done(match &result {
+                Ok(()) if blocks == 0 => Ok(()),
+                Ok(()) => Err(still_dirty(volume, blocks, unreadable())),
+                Err(cause) => Err(still_dirty(volume, blocks, cause.clone())),
+            });
+        }
+        if let Err(error) = result {
+            let waits_for_room = volume.dirty.lock().put_off.len() as u64;
+            if waits_for_room > 0 {
+                self.after_group(volume, waits_for_room, Err(error));
+            }
+            self.ticker.watch(volume);
+        }
+    }
+}
+
+fn still_dirty(volume: &VolumeState, blocks: u64, cause: TierError) -> Error {
+    Error::StillDirty { volume: volume.name.clone(), blocks, cause }
+}
+
+fn unreadable() -> TierError {
+    Arc::new(terrace_tiers::Error::Damaged { what: "dirty blocks in its log cannot be read".into() })
+}

@@ -1,0 +1,252 @@
+//! Volumes in mode `back-ssd`: write-back goes to the log on the SSD, and a flush is done when the log is synced.
+//!
+//! The books of what is dirty are those of every mode (see `dirty`); only the way of a group differs. Its blocks become
+//! one record or a few, and are clean as far as RAM goes when a sync of the SSD has covered those. That sync is shared:
+//! it starts when the records before it are written, and covers all that are. `destage` brings them below later.
+//!
+//! - A block has one record under way at a time, since one write-back has it at a time and waits for the sync.
+//! - A copy is never narrower than the one that it supersedes (`dirty_mask`): a partial write to a block that is not in
+//!   RAM waits for a fill when the log has sectors of it that the write does not cover.
+//! - A record or a sync that fails gives up everything that is not durable; the blocks are dirty again, and the log goes
+//!   on after a checkpoint that says where it ended (rule 7).
+//! - When the log is full the blocks stay dirty in RAM until destage has made room, and writers wait at the high mark.
+
+use std::io::IoSliceMut;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES, Version, mask};
+use terrace_tiers::device::PageBuf;
+use terrace_tiers::ssd::{LogFate, LogTicket, NewCopy, ReadVerdict, SectorMask};
+
+use super::Inner;
+use super::demote::SsdTier;
+use super::dirty::VolumeState;
+use super::read::{PlannedFill, Runner, Source};
+use super::writeback::{Group, TakenBlock};
+use crate::error::TierError;
+use crate::sync::wake_all;
+
+impl SsdTier {
+    /// The clean copy of `block` is older than what is written now; the one in the log stays until that is durable.
+    pub(super) fn void_clean(&self, block: BlockId, version: Version) {
+        let mut state = self.state.lock();
+        state.tier.void_clean(block, version);
+        state.on_the_way.remove(&block);
+    }
+
+    /// The sectors of `block` that only the log has.
+    pub(super) fn dirty_mask(&self, block: BlockId) -> Option<SectorMask> {
+        self.with(|tier| tier.dirty_mask(block).cloned())
+    }
+
+    /// Writes `copies` to the log, whose whole blocks are `blocks`, and returns when they are durable: how many of them,
+    /// from the first on, found room.
+    fn log(&self, copies: &[NewCopy], blocks: &[&[u8]]) -> Result<usize, TierError> {
+        let mut logged = 0;
+        let mut last = None;
+        while logged < copies.len() {
+            if self.with(|tier| tier.log_must_restart()) {
+                self.run_checkpoint(false)?;
+            }
+            let Some(mut plan) = self.with(|tier| tier.plan_record(&copies[logged..])) else { break };
+            let (ticket, count) = (plan.ticket(), plan.block_count());
+            let result = plan.run(&*self.device, &blocks[logged..logged + count]);
+            self.write_operations.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = result {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                self.give_records_up();
+                return Err(Arc::new(error));
+            }
+            self.with(|tier| tier.finish_record(plan));
+            self.changed.notify_all();
+            (logged, last) = (logged + count, Some(ticket));
+        }
+        if let Some(ticket) = last {
+            self.make_log_durable(ticket)?;
+        }
+        Ok(logged)
+    }
+
+    pub(super) fn give_records_up(&self) {
+        self.with(|tier| tier.give_records_up());
+        self.changed.notify_all();
+    }
+
+    /// Returns when this record, and so every one before it, is durable.
+    fn make_log_durable(&self, ticket: LogTicket) -> Result<(), TierError> {
+        let mut state = self.state.lock();
+        loop {
+            match state.tier.log_fate(ticket) {
+                LogFate::Durable => return Ok(()),
+                LogFate::GivenUp => return Err(given_up()),
+                LogFate::UnderWay => {}
+            }
+            let sync = state.tier.plan_log_sync().filter(|sync| !state.log_is_syncing && sync.covers(ticket));
+            let Some(sync) = sync else {
+                self.changed.wait(&mut state);
+                continue;
+            };
+            state.log_is_syncing = true;
+            drop(state);
+            let result = self.device.sync();
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+            state = self.state.lock();
+            state.log_is_syncing = false;
+            match &result {
+                Ok(()) => state.tier.finish_log_sync(sync),
+                Err(_) => state.tier.give_records_up(),
+            }
+            self.changed.notify_all();
+            if let Err(error) = result {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                return Err(Arc::new(error));
+            }
+        }
+    }
+}
+
+fn given_up() -> TierError {
+    Arc::new(terrace_tiers::Error::Damaged { what: "a write or a sync of its log failed".into() })
+}
+
+impl Inner {
+    /// Brings a group to the log, on this thread, and finishes it.
+    pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group) {
+        let ssd = self.ssd.as_ref().expect("a volume in this mode has an SSD");
+        let failures_before = volume.dirty.lock().syncs.failures;
+        let copy_of = |taken: &TakenBlock| {
+            let mut mask: SectorMask = taken.sectors.as_slice().into();
+            if let Some(older) = ssd.dirty_mask(taken.block) {
+                mask::add(&mut mask, &older);
+            }
+            NewCopy { block: taken.block, version: taken.version, mask }
+        };
+        let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
+        let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
+        let result = ssd.log(&copies, &blocks);
+        drop(blocks);
+        self.start_reclaim_early(ssd);
+        match result {
+            Ok(count) => {
+                let (logged, left) = group.blocks.split_at(count);
+                self.finish_logged(volume, logged);
+                self.put_off(volume, left);
+                self.after_group(volume, logged.len() as u64, Ok(()));
+                self.start_destage(volume);
+            }
+            Err(error) => self.finish_group(volume, &group.blocks, failures_before, Err(error)),
+        }
+    }
+
+    /// The log has these blocks, durably.
+    fn finish_logged(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
+        let mut writers = Vec::new();
+        for taken in blocks {
+            let mut shard = self.shard(taken.block);
+            let (slot, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
+            entry.writing = false;
+            let is_free = !entry.is_pinned();
+            volume.dirty.lock().finish_taken(taken.block.number(), taken.epoch, entry.dirty);
+            if is_free {
+                shard.settle_entry(slot);
+                writers.extend(self.throttle.remove());
+            }
+        }
+        wake_all(writers);
+        self.announce_release();
+    }
+
+    /// The log had no room for these blocks: they are dirty as before, and wait until something is destaged.
+    fn put_off(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
+        for taken in blocks {
+            let mut shard = self.shard(taken.block);
+            let size = self.size;
+            let (_, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
+            entry.writing = false;
+            mask::add(entry.sectors_mut(size).dirty_mut(), &taken.sectors);
+            let mut dirty = volume.dirty.lock();
+            if entry.dirty {
+                dirty.count_in(entry.dirty_epoch, -1);
+            }
+            (entry.dirty, entry.dirty_epoch) = (true, taken.epoch);
+            dirty.waiting.remove(&taken.block.number());
+            dirty.put_off.insert(taken.block.number());
+        }
+    }
+}
+
+impl Inner {
+    /// Brings a fill from the log on its way.
+    pub(super) fn start_log_fill(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        fill: PlannedFill,
+        runner: Runner,
+    ) {
+        let Runner::Pool(priority) = runner else { return self.run_log_fill(volume, fill) };
+        let ssd = self.ssd.as_ref().expect("there is a log to read from");
+        let is_whole = matches!(&fill.source, Source::Log(read) if read.is_whole());
+        let lane = if is_whole { &ssd.lane } else { &volume.lane };
+        let (inner, volume) = (self.clone(), volume.clone());
+        lane.task(priority, Box::new(move || inner.run_log_fill(&volume, fill)));
+    }
+
+    /// Reads what the log has of a block, around that what the backing store has, and finishes the fill.
+    fn run_log_fill(self: &Arc<Self>, volume: &VolumeState, fill: PlannedFill) {
+        let PlannedFill { block, source, mut frame } = fill;
+        let read = self.read_logged(volume, block, &source, &mut frame);
+        self.finish_fill(block, read.map(|()| frame), &source);
+    }
+
+    fn read_logged(
+        &self,
+        volume: &VolumeState,
+        block: BlockId,
+        source: &Source,
+        frame: &mut [u8],
+    ) -> Result<(), TierError> {
+        let ssd = self.ssd.as_ref().expect("there is a log to read from");
+        let Source::Log(read) = source else { unreachable!("this fill is one from the log") };
+        let mut next = Some(read.clone());
+        // A copy goes elsewhere when a newer one is in the log, or when the backing store has it.
+        while let Some(read) = next {
+            if !read.is_whole() {
+                read_below(volume, block, self.size, frame)?;
+            }
+            let mut scratch = (!read.is_whole()).then(|| PageBuf::zeroed(self.size.bytes()));
+            let target = scratch.as_deref_mut().unwrap_or(frame);
+            let result = read.run(&*ssd.device, target);
+            ssd.errors.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
+            let verdict =
+                ssd.with(|tier| tier.finish_log_read(&read, matches!(result, Ok(is_good) if is_good)));
+            match verdict {
+                ReadVerdict::Valid => {
+                    if let Some(scratch) = scratch {
+                        for run in mask::runs(&read.mask, self.size.sectors()) {
+                            let run = run.start * SECTOR_BYTES..run.end * SECTOR_BYTES;
+                            frame[run.clone()].copy_from_slice(&scratch[run]);
+                        }
+                    }
+                    return Ok(());
+                }
+                ReadVerdict::Corrupt if read.is_dirty => return Err(result.err().map_or_else(|| bad(block), Arc::new)),
+                ReadVerdict::Corrupt | ReadVerdict::Moved => next = ssd.with(|tier| tier.plan_log_read(block)),
+            }
+        }
+        read_below(volume, block, self.size, frame)
+    }
+}
+
+fn read_below(
+    volume: &VolumeState,
+    block: BlockId,
+    size: BlockSize,
+    frame: &mut [u8],
+) -> Result<(), TierError> {
+    volume.device.read(block.byte_offset(size), &mut [IoSliceMut::new(frame)]).map_err(Arc::new)
+}
+
+fn bad(block: BlockId) -> TierError {
+    Arc::new(terrace_tiers::Error::Damaged { what: format!("the only copy of block {block} fails its checksum") })
+}
