@@ -19,8 +19,8 @@ use terrace_tiers::block::{BlockId, BlockSize, Version};
 use terrace_tiers::device::{Device, PageBuf};
 use terrace_tiers::ram::frames::FrameRef;
 use terrace_tiers::ssd::{
-    self, Demote, JournalPlan, JournalSeq, LogRead, Move, ReadPlan, ReadVerdict, ReclaimPlan, SealPlan, SlotPlan, Ssd,
-    VoidMark,
+    self, Demote, JournalPlan, JournalSeq, LogRead, Move, ReadPlan, ReadVerdict, ReclaimPlan, SealPlan,
+    SlotPlan, Ssd, VoidMark,
 };
 
 use super::index::{Departed, FastHash};

@@ -15,6 +15,7 @@ use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES, Version, mask};
 use terrace_tiers::device::PageBuf;
 use terrace_tiers::ssd::{LogFate, LogTicket, NewCopy, ReadVerdict, SectorMask};
@@ -44,7 +45,7 @@ impl SsdTier {
     /// from the first on, found room.
     fn log(&self, copies: &[NewCopy], blocks: &[&[u8]]) -> Result<usize, TierError> {
         let mut logged = 0;
-        let mut last = None;
+        let mut tickets: SmallVec<[LogTicket; 2]> = SmallVec::new();
         while logged < copies.len() {
             if self.with(|tier| tier.log_must_restart()) {
                 self.run_checkpoint(false)?;
@@ -60,11 +61,11 @@ impl SsdTier {
             }
             self.with(|tier| tier.finish_record(plan));
             self.changed.notify_all();
-            (logged, last) = (logged + count, Some(ticket));
+            logged += count;
+            tickets.push(ticket);
         }
-        if let Some(ticket) = last {
-            self.make_log_durable(ticket)?;
-        }
+        // Each of them: the first may have been given up by another's failure before the last was planned.
+        tickets.into_iter().rev().try_for_each(|ticket| self.make_log_durable(ticket))?;
         Ok(logged)
     }
 
@@ -112,7 +113,7 @@ fn given_up() -> TierError {
 
 impl Inner {
     /// Brings a group to the log, on this thread, and finishes it.
-    pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group) {
+    pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: &Group) {
         let ssd = self.ssd.as_ref().expect("a volume in this mode has an SSD");
         let failures_before = volume.dirty.lock().syncs.failures;
         let copy_of = |taken: &TakenBlock| {
@@ -230,8 +231,12 @@ impl Inner {
                     }
                     return Ok(());
                 }
-                ReadVerdict::Corrupt if read.is_dirty => return Err(result.err().map_or_else(|| bad(block), Arc::new)),
-                ReadVerdict::Corrupt | ReadVerdict::Moved => next = ssd.with(|tier| tier.plan_log_read(block)),
+                ReadVerdict::Corrupt if read.is_dirty => {
+                    return Err(result.err().map_or_else(|| bad(block), Arc::new));
+                }
+                ReadVerdict::Corrupt | ReadVerdict::Moved => {
+                    next = ssd.with(|tier| tier.plan_log_read(block));
+                }
             }
         }
         read_below(volume, block, self.size, frame)
@@ -248,5 +253,7 @@ fn read_below(
 }
 
 fn bad(block: BlockId) -> TierError {
-    Arc::new(terrace_tiers::Error::Damaged { what: format!("the only copy of block {block} fails its checksum") })
+    Arc::new(terrace_tiers::Error::Damaged {
+        what: format!("the only copy of block {block} fails its checksum"),
+    })
 }

@@ -79,7 +79,7 @@ impl Inner {
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
         if volume.mode() == WriteMode::BackSsd {
-            return self.log_group(volume, group);
+            return self.log_group(volume, &group);
         }
         self.submit_group(volume, group, priority, Lane::run_write);
     }
@@ -173,7 +173,12 @@ impl Inner {
     }
 
     /// Tells the flushes, notes the failure, starts a sync if one is due.
-    pub(super) fn after_group(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: u64, result: Result<(), TierError>) {
+    pub(super) fn after_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        blocks: u64,
+        result: Result<(), TierError>,
+    ) {
         let mut dirty = volume.dirty.lock();
         match result {
             Ok(()) => {

@@ -13,12 +13,12 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId, mask};
 use crate::device::Device;
 use crate::error::Result;
 
+use super::Ssd;
 use super::dirty_log::{CopyState, LogCopy, LogFate, LogSync, LogTicket, NewCopy, Room};
 use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
 use super::format::block_crc_of;
 use super::plan::ReadVerdict;
 use super::record::{RecordPlan, SectorMask, page_bytes, page_count, page_runs};
-use super::Ssd;
 
 /// Where the copy of a block in the log can be read, which sectors of the block it has, and what it must look like.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,7 +124,8 @@ impl Ssd {
 
     /// Where the log has `block`, durable; prefer it to any other copy.
     pub fn plan_log_read(&mut self, block: BlockId) -> Option<LogRead> {
-        let LogCopy { segment, generation, page, crc, version, ref mask, state, .. } = *self.dirty.get(block)?;
+        let LogCopy { segment, generation, page, crc, version, ref mask, state, .. } =
+            *self.dirty.get(block)?;
         let offset = self.geometry.segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
         self.stats.log_reads_planned += 1;
         Some(LogRead {
@@ -244,4 +245,3 @@ impl Ssd {
         self.queue(JournalEntry::VolumeCold { volume: volume.number(), generation });
     }
 }
-

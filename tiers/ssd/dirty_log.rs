@@ -397,7 +397,8 @@ impl DirtyLog {
             let at = self.segments.partition_point(|other| other.generation < generation);
             self.segments[at].set_dead(index);
         }
-        let (first_page, end) = (record.page, self.segments.partition_point(|other| other.generation < generation));
+        let (first_page, end) =
+            (record.page, self.segments.partition_point(|other| other.generation < generation));
         for (at, segment) in self.segments.iter_mut().enumerate().skip(end) {
             let end_page = if at == end { first_page } else { 0 };
             (segment.end_page, segment.is_closed) = (Some(end_page), true);
@@ -476,7 +477,9 @@ impl DirtyLog {
 
     /// The backing store has the copy of this version, synced. False when there is a newer one, or none.
     pub(super) fn destaged(&mut self, block: BlockId, version: Version) -> bool {
-        let Some(copy) = self.copies.get_mut(&block).filter(|copy| copy.version == version) else { return false };
+        let Some(copy) = self.copies.get_mut(&block).filter(|copy| copy.version == version) else {
+            return false;
+        };
         if copy.state == CopyState::Destaged {
             return false;
         }

@@ -128,7 +128,8 @@ impl RecordHeader {
             && get_u32(page, 16) == place.segment
             && place.generation.is_none_or(|generation| generation == get_u32(page, 20));
         let entries = get_u32(page, 40);
-        let fits = is_here && (1..=get_u32(page, 44)).contains(&entries) && get_u32(page, 44) <= place.pages_left;
+        let fits =
+            is_here && (1..=get_u32(page, 44)).contains(&entries) && get_u32(page, 44) <= place.pages_left;
         fits.then(|| header_pages(entries as usize, size))
     }
 

@@ -64,7 +64,8 @@ pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &C
 
     for segment in segments {
         let mine = records.iter().filter(|record| record.header.generation == segment.generation);
-        let end_page = mine.map(|record| record.page + record.header.pages(geometry.block_size)).max().unwrap_or(0);
+        let end_page =
+            mine.map(|record| record.page + record.header.pages(geometry.block_size)).max().unwrap_or(0);
         log.restore_segment(DirtySegment { end_page: Some(end_page), next_page: end_page, ..segment });
     }
     for record in records {
@@ -151,7 +152,8 @@ impl<'a> Chain<'a> {
             pages_left: self.end_page - self.page,
         };
         let at = self.load(1)?;
-        let Some(pages) = RecordHeader::peek_pages(&self.window[at..at + PAGE_BYTES], place, self.size) else {
+        let Some(pages) = RecordHeader::peek_pages(&self.window[at..at + PAGE_BYTES], place, self.size)
+        else {
             return Ok(None);
         };
         if pages > place.pages_left {
@@ -160,7 +162,9 @@ impl<'a> Chain<'a> {
         let at = self.load(pages)?;
         let bytes = &self.window[at..at + pages as usize * PAGE_BYTES];
         let header = RecordHeader::from_bytes(bytes, place, self.size);
-        let Some(header) = header.filter(|header| header.sequence > self.last_sequence) else { return Ok(None) };
+        let Some(header) = header.filter(|header| header.sequence > self.last_sequence) else {
+            return Ok(None);
+        };
         let page = self.page;
         self.page += header.pages(self.size);
         self.last_sequence = header.sequence;
@@ -170,7 +174,10 @@ impl<'a> Chain<'a> {
     /// Where in the window the current page is, with at least `pages` pages from it on.
     fn load(&mut self, pages: u32) -> Result<usize> {
         let bytes = pages as usize * PAGE_BYTES;
-        let at = self.window_page.and_then(|first| self.page.checked_sub(first)).map(|ahead| ahead as usize * PAGE_BYTES);
+        let at = self
+            .window_page
+            .and_then(|first| self.page.checked_sub(first))
+            .map(|ahead| ahead as usize * PAGE_BYTES);
         if let Some(at) = at.filter(|at| at + bytes <= self.window.len()) {
             return Ok(at);
         }

@@ -289,7 +289,8 @@ impl Ssd {
 
     /// Not durable: the file is as it was, and the journal before it is still needed.
     pub fn finish_checkpoint(&mut self, plan: CheckpointPlan, is_durable: bool) {
-        let CheckpointPlan { absorbed, superfluous_bytes, superblock, bytes_written, restarts_log, .. } = plan;
+        let CheckpointPlan { absorbed, superfluous_bytes, superblock, bytes_written, restarts_log, .. } =
+            plan;
         self.checkpoint_is_running = false;
         self.stats.bytes_written += bytes_written.into_inner();
         self.journal.finish_checkpoint(absorbed, superfluous_bytes, is_durable);

@@ -108,7 +108,8 @@ impl Volumes {
         let mut entries = Vec::new();
         let needed = VolumeEntry::bytes_max(name.len());
         while self.bytes + needed > self.bytes_max {
-            let detached = self.volumes.values().find(|volume| !volume.is_attached && may_go(volume.record.id));
+            let detached =
+                self.volumes.values().find(|volume| !volume.is_attached && may_go(volume.record.id));
             let Some(number) = detached.map(|volume| volume.record.id.number()) else { break };
             entries.push(self.drop_volume(number));
         }

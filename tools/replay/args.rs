@@ -135,12 +135,14 @@ pub(crate) struct ReplayArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Write {
     /// After the disk has it: nothing is lost that was acknowledged
     Through,
     /// After RAM has it: faster, and lost in a power cut before the next flush
     Back,
+    /// As back, but a flush returns when the SSD has it; it goes on to the disk later
+    BackSsd,
 }
 
 impl Write {
@@ -148,6 +150,7 @@ impl Write {
         match self {
             Self::Through => WriteMode::Through,
             Self::Back => WriteMode::Back,
+            Self::BackSsd => WriteMode::BackSsd,
         }
     }
 }
@@ -203,7 +206,14 @@ impl ReplayArgs {
     /// What must hold between arguments and is not clap's to say.
     pub(crate) fn check(&self) -> Result<()> {
         self.ram()?;
-        self.ssd()?;
+        let has_ssd = self.ssd()?.is_some();
+        if self.write == Write::BackSsd && !has_ssd {
+            return Err(Failure::input("--write back-ssd needs an SSD tier").remedy("add --ssd-size 1GiB"));
+        }
+        if self.write == Write::BackSsd && self.simulate {
+            return Err(Failure::input("--simulate does not know how much room a log of dirty blocks takes")
+                .remedy("leave --simulate out, or use --write back"));
+        }
         Ok(())
     }
 }

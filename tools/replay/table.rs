@@ -70,6 +70,7 @@ fn heading(report: &Report) -> String {
     let mode = match setup.write_mode {
         super::args::Write::Through => "write-through",
         super::args::Write::Back => "write-back",
+        super::args::Write::BackSsd => "write-back by a log on the SSD",
     };
     writeln!(text, "\nRAM {ram}, {ssd}, blocks of {block}, {mode}, {how}")
         .expect("a string takes everything");

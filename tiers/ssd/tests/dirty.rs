@@ -153,7 +153,8 @@ impl Writer {
             let Some(mut plan) = self.ssd.plan_record(rest) else { return };
             let (now, later) = rest.split_at(plan.block_count());
             let numbers: Vec<usize> = now.iter().map(|copy| copy.block.number() as usize).collect();
-            let data: Vec<Vec<u8>> = numbers.iter().map(|&number| bytes_of(number, &self.ram[number])).collect();
+            let data: Vec<Vec<u8>> =
+                numbers.iter().map(|&number| bytes_of(number, &self.ram[number])).collect();
             let data: Vec<&[u8]> = data.iter().map(|bytes| &bytes[..]).collect();
             plan.run(&self.device, &data).expect("in range");
             self.ssd.finish_record(plan);
@@ -347,10 +348,19 @@ fn what_was_synced_to_the_log_is_there_and_nothing_older_wherever_the_power_fail
         let cut = random.usize(..=device.step_count());
         let during = device.after_power_loss(cut, || random.bool());
         let mut ssd = open(&during, &place);
-        check(&read_all(&mut ssd, &during, writer.volume, below), promised, &writer.ram, &format!("{place}, cut at {cut} of opening"));
+        check(
+            &read_all(&mut ssd, &during, writer.volume, below),
+            promised,
+            &writer.ram,
+            &format!("{place}, cut at {cut} of opening"),
+        );
         let after = device.after_power_loss(device.step_count(), || random.bool());
         let mut ssd = open(&after, &place);
-        assert_eq!(read_all(&mut ssd, &after, writer.volume, below), first, "{place}: what was read has changed");
+        assert_eq!(
+            read_all(&mut ssd, &after, writer.volume, below),
+            first,
+            "{place}: what was read has changed"
+        );
     }
     assert!(dirty_found > 0, "seed {seed}: dirty blocks survive");
 }
@@ -413,7 +423,10 @@ fn a_bad_dirty_copy_is_an_error_until_something_newer_is_durable() {
     let block = writer.block(0);
     let read = writer.ssd.plan_log_read(block).expect("it is in the log");
     assert_eq!(writer.ssd.finish_log_read(&read, false), ReadVerdict::Corrupt);
-    assert!(writer.ssd.plan_log_read(block).is_some_and(|read| read.is_dirty), "no older copy takes its place");
+    assert!(
+        writer.ssd.plan_log_read(block).is_some_and(|read| read.is_dirty),
+        "no older copy takes its place"
+    );
     assert!(writer.ssd.dirty_run(writer.volume, 0, 4).is_empty(), "it cannot be destaged");
     writer.ssd.retire_unneeded();
     writer.write(0, 0..32);
