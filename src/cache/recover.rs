@@ -136,10 +136,12 @@ fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>,
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
     options.lock = true;
-    // Empty at first: the size comes with `allocate`, so that a crash in between leaves a file that is still new.
+    // Empty at first: the size comes with `allocate`, so that a file of another size is never taken for a new one.
     options.create = is_new.then_some(0);
     let device = FileDevice::open(&options)?;
-    let opened = if is_new {
+    // The power may have failed between the size and the first superblock.
+    let is_unmade = device.len_bytes() == geometry.file_bytes() && Ssd::is_unmade(&device)?;
+    let opened = if is_new || is_unmade {
         device
             .allocate(geometry.file_bytes())
             .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
