@@ -530,3 +530,22 @@ fn a_cache_file_whose_making_was_cut_short_is_made_again() {
     assert!(open_on(&other_size).is_err(), "not one that this cache began to make");
     assert!(std::fs::read(files.ssd()).is_ok_and(|after| after == other_size), "so it is left alone");
 }
+
+/// A process wrote in mode `through`, so that its writes were acknowledged and not synced, and died. Whoever flushes
+/// through the next process means those too.
+#[test]
+fn the_first_flush_syncs_what_an_earlier_process_left_unsynced_below() {
+    let device = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    device.write(0, &[io::IoSlice::new(&content(0, 1))]).expect("no fault is set");
+    let (cache, volume) = open(&small(16), &device, WriteMode::Through);
+    device.fail(Fault::nth(Operation::Sync, 0));
+    assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })), "its sync failed");
+    volume.flush().expect("the next sync succeeds");
+    assert_eq!(device.counters().syncs, 2);
+    volume.flush().expect("nothing is left to do");
+    cache.close().expect("the cache closes");
+    assert_eq!(device.counters().syncs, 2, "once is enough");
+    let untouched = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    open(&small(16), &untouched, WriteMode::Back).0.close().expect("the cache closes");
+    assert_eq!(untouched.counters().syncs, 1, "a close is a flush");
+}

@@ -143,6 +143,13 @@ pub(super) struct Failure {
     pub(super) retry_at: Instant,
 }
 
+impl Syncs {
+    /// Whether a sync that went well has covered all that was ever written below, by whomever.
+    pub(super) fn is_all_covered(&self) -> bool {
+        self.unsynced.is_empty() && !self.is_running && self.started > self.failures
+    }
+}
+
 impl Dirty {
     /// A block became dirty; gives its epoch.
     pub(super) fn mark(&mut self, number: u64) -> u64 {
