@@ -123,13 +123,13 @@ pub(crate) const SCRIPTS: &[Script] = &[
         mixture: &[(4, WritePart), (2, WriteBlocks), (4, Read), (3, Scan), (1, Flush), (4, Reopen)],
         ..DEFAULT
     },
-    // Each void takes a page of the journal, whose halves have eight.
+    // Each durable void takes a page of the journal, whose halves have eight, and nothing but a checkpoint frees one.
     Script {
         name: "journal and checkpoint",
         modes: &[Back, Through],
         blocks: 16,
-        steps: 80,
-        mixture: &[(8, WritePart), (4, Flush), (2, FlushBehind), (4, Scan), (1, Settle), (2, Reopen)],
+        steps: 100,
+        mixture: &[(12, WritePart), (6, Flush), (2, FlushBehind), (6, Scan), (1, Settle)],
         ..DEFAULT
     },
     // Blocks are read again from the SSD, and kept when their segments are emptied and used again.
