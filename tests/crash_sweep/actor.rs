@@ -11,7 +11,7 @@ use terrace::{Background, Cache, Config, Device, Error, SsdConfig, SsdSize, Volu
 use super::common::{BLOCK, small, ssd_bytes};
 use super::content::{self, Found, SECTOR};
 use super::history::{Life, Mark, Marks};
-use super::script::{Script, Step};
+use super::script::{Script, Step, outlives_process};
 use super::sweep::Tally;
 
 pub(crate) const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
@@ -234,7 +234,7 @@ impl<'a> Actor<'a> {
                 self.close()?;
                 self.opened = Opened::new(self.script, &self.stage, THREADS)?;
             }
-            Step::Die => self.die()?,
+            Step::Die => return self.die(),
         }
         Ok(Ok(()))
     }
@@ -284,16 +284,18 @@ impl<'a> Actor<'a> {
         Ok(Ok(()))
     }
 
-    fn die(&mut self) -> Result<(), Error> {
+    fn die(&mut self) -> Result<Result<(), String>, Error> {
         self.opened.is_dead.store(true, Ordering::SeqCst);
         self.opened = Opened::new(self.script, &self.stage, THREADS)?;
         let (found, _) = self.opened.read_all()?;
         self.deaths += 1;
-        for (history, found) in self.life.histories.iter_mut().zip(&found) {
-            history.lose(found, self.deaths);
+        for (volume, (found, &mode)) in found.iter().zip(self.script.modes).enumerate() {
+            if let Err(why) = self.life.lose(volume, found, outlives_process(mode), self.deaths) {
+                return Ok(Err(why));
+            }
         }
         self.life.marks.push(Mark::Died);
-        Ok(())
+        Ok(Ok(()))
     }
 
     pub(crate) fn close(&mut self) -> Result<(), Error> {

@@ -60,12 +60,11 @@ impl History {
         kept.expect("every sector holds something").found()
     }
 
-    /// The process died for the `deaths`th time, and the volume was found to hold this: what came later was lost.
-    pub(crate) fn lose(&mut self, found: &[Found], deaths: u32) {
-        for (entries, found) in self.sectors.iter_mut().zip(found) {
-            let lost = entries.iter_mut().rev().take_while(|entry| entry.found() != *found);
-            lost.filter(|entry| entry.lost_by.is_none()).for_each(|entry| entry.lost_by = Some(deaths));
-        }
+    /// The process died for the `deaths`th time, and `sector` was found to hold this: what came later was lost.
+    fn lose(&mut self, sector: u64, found: Found, deaths: u32) {
+        let entries = &mut self.sectors[sector as usize];
+        let lost = entries.iter_mut().rev().take_while(|entry| entry.found() != found);
+        lost.filter(|entry| entry.lost_by.is_none()).for_each(|entry| entry.lost_by = Some(deaths));
     }
 
     fn allowed(&self, sector: u64, bounds: Bounds) -> impl Iterator<Item = &Entry> {
@@ -115,6 +114,16 @@ impl Marks {
         Arc::new(Self { journal: Arc::default(), list: Mutex::default() })
     }
 
+    /// The last write of `volume` that is promised by now.
+    fn durable(&self, volume: usize) -> u64 {
+        let list = self.list.lock().expect("nobody panics with it");
+        let durable = list.iter().filter_map(|mark| match *mark {
+            Mark::Durable { volume: of, number } if of == volume => Some(number),
+            _ => None,
+        });
+        durable.max().unwrap_or(0)
+    }
+
     pub(crate) fn push(&self, mark: Mark) {
         let mut list = self.list.lock().expect("nobody panics with it");
         list.push(mark);
@@ -162,6 +171,32 @@ impl Life {
     pub(crate) fn see(&mut self, found: &[Vec<Found>]) {
         self.histories = found.iter().map(|found| History::of(found)).collect();
         self.marks.push(Mark::Seen);
+    }
+
+    /// The process died for the `deaths`th time, and `volume` was found to hold this.
+    ///
+    /// # Errors
+    /// When it must hold all that was acknowledged (`all_outlives`), or else all that was flushed, and does not.
+    pub(crate) fn lose(
+        &mut self,
+        volume: usize,
+        found: &[Found],
+        all_outlives: bool,
+        deaths: u32,
+    ) -> Result<(), String> {
+        let durable = if all_outlives { u64::MAX } else { self.marks.durable(volume).max(self.first) };
+        let bounds = Bounds { durable, begun: u64::MAX, deaths };
+        let history = &mut self.histories[volume];
+        for (sector, &found) in (0..).zip(found) {
+            if !history.allows(sector, bounds, found) {
+                let was = history.newest(sector);
+                return Err(format!(
+                    "sector {sector} of volume {volume} was {was:?}, and {found:?} to the next process"
+                ));
+            }
+            history.lose(sector, found, deaths);
+        }
+        Ok(())
     }
 
     /// What is known before anything was done.
@@ -220,7 +255,7 @@ fn a_sector_may_hold_its_last_durable_write_or_a_later_one_that_has_begun() {
     assert!(!may_hold(Found::Write(1)), "an older one");
     assert!(!may_hold(Found::Write(3)) && !may_hold(Found::Write(4)) && !may_hold(Found::Rubbish));
     assert!(!history.allows(0, Bounds { durable: 4, begun: 4, deaths: 0 }, Found::Zeros), "overwritten");
-    history.lose(&[Found::Write(2)], 1);
+    history.lose(0, Found::Write(2), 1);
     let bounds = Bounds { durable: 4, begun: 4, deaths: 1 };
     assert!(history.allows(0, bounds, Found::Write(2)) && !history.allows(0, bounds, Found::Write(4)));
     assert_eq!(history.newest(0), Found::Write(2));

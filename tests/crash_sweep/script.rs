@@ -1,8 +1,13 @@
 //! The scripts: what caches are made to do before their power fails.
 //!
-//! A script is a mixture of steps, drawn by a seed. To cover something new, add a line to [`SCRIPTS`], and when it needs
-//! one, a [`Step`] with what it does in `actor`.
+//! A script is a mixture of steps, drawn by a seed. To cover something new, add one to [`SCRIPTS`], and when it needs one,
+//! a [`Step`] with what it does in `actor`. What writes zeros (a discard) is noted as such: `History::note`. A new mode
+//! says what it promises in [`is_whole_below`] and [`outlives_process`].
 
+use Step::{
+    Die, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
+};
+use WriteMode::{Back, Through};
 use terrace::{Background, WriteMode};
 
 /// One thing that a cache is made to do; volume, place and length are drawn.
@@ -68,10 +73,13 @@ pub(crate) fn is_whole_below(mode: WriteMode) -> bool {
     }
 }
 
-use Step::{
-    Die, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
-};
-use WriteMode::{Back, Through};
+/// Whether a write that is acknowledged outlives the process.
+pub(crate) fn outlives_process(mode: WriteMode) -> bool {
+    match mode {
+        WriteMode::Through => true,
+        WriteMode::Back => false,
+    }
+}
 
 const DEFAULT: Script = Script {
     name: "",
