@@ -7,7 +7,9 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use common::{BLOCK, bytes_of, content, eventually, held, seed, small, ssd_bytes, stored, without_hanging};
+use common::{
+    BLOCK, Files, bytes_of, content, eventually, held, seed, small, ssd_bytes, stored, without_hanging,
+};
 use terrace::tiers::ssd::{Geometry, Ssd, SsdPolicy};
 use terrace::tiers::testing::{Cut, Fault, Journal, Loss, MemoryDevice, Operation};
 use terrace::{BlockId, BlockSize, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode};
@@ -507,4 +509,43 @@ fn nothing_is_written_below_while_the_ssd_has_an_older_copy_that_recovery_would_
         });
         assert!(believed_copies > 1000, "only {believed_copies} copies were looked at");
     }
+}
+
+/// The power fails when the file has its size and nothing is in it yet. Later openings must not take it for another's.
+#[test]
+fn a_cache_file_whose_making_was_cut_short_is_made_again() {
+    let files = Files::new();
+    let mut config = small(16);
+    config.ssd = Some(SsdConfig::new(files.ssd(), SsdSize::Blocks(64)));
+    let open_on = |bytes: &[u8]| {
+        std::fs::write(files.ssd(), bytes).expect("the file can be written");
+        Cache::open(&config).and_then(|cache| cache.close())
+    };
+    let mut bytes = vec![0; ssd_bytes(64) as usize];
+    open_on(&bytes).expect("nothing but zeros");
+    let made = std::fs::read(files.ssd()).expect("the file can be read");
+    bytes[..512].copy_from_slice(&made[..512]);
+    open_on(&bytes).expect("a torn first superblock");
+    let other_size = [bytes, vec![0; 4096]].concat();
+    assert!(open_on(&other_size).is_err(), "not one that this cache began to make");
+    assert!(std::fs::read(files.ssd()).is_ok_and(|after| after == other_size), "so it is left alone");
+}
+
+/// A process wrote in mode `through`, so that its writes were acknowledged and not synced, and died. Whoever flushes
+/// through the next process means those too.
+#[test]
+fn the_first_flush_syncs_what_an_earlier_process_left_unsynced_below() {
+    let device = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    device.write(0, &[io::IoSlice::new(&content(0, 1))]).expect("no fault is set");
+    let (cache, volume) = open(&small(16), &device, WriteMode::Through);
+    device.fail(Fault::nth(Operation::Sync, 0));
+    assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })), "its sync failed");
+    volume.flush().expect("the next sync succeeds");
+    assert_eq!(device.counters().syncs, 2);
+    volume.flush().expect("nothing is left to do");
+    cache.close().expect("the cache closes");
+    assert_eq!(device.counters().syncs, 2, "once is enough");
+    let untouched = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    open(&small(16), &untouched, WriteMode::Back).0.close().expect("the cache closes");
+    assert_eq!(untouched.counters().syncs, 1, "a close is a flush");
 }

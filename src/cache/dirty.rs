@@ -152,6 +152,19 @@ pub(super) struct Failure {
     pub(super) retry_at: Instant,
 }
 
+impl Syncs {
+    /// Whether a sync that went well has covered all that was ever written below, by whomever.
+    pub(super) fn is_all_covered(&self) -> bool {
+        self.unsynced.is_empty() && !self.is_running && self.started > self.failures
+    }
+
+    /// Whether no block waits for a sync of the backing store, so that one whose writes are in the log has nothing to
+    /// wait for.
+    pub(super) fn is_log_enough(&self) -> bool {
+        self.unsynced.is_empty() && !self.covers_blocks
+    }
+}
+
 impl Dirty {
     /// A block became dirty; gives its epoch.
     pub(super) fn mark(&mut self, number: u64) -> u64 {
@@ -267,7 +280,7 @@ impl Dirty {
 
     /// The flushes whose blocks are all in the log, when no sync of the backing store is left for any of them.
     pub(super) fn take_logged_flushes(&mut self) -> Vec<FlushDone> {
-        if !self.syncs.unsynced.is_empty() || self.syncs.covers_blocks {
+        if !self.syncs.is_log_enough() {
             return Vec::new();
         }
         let first = self.first_epoch();

@@ -1,6 +1,8 @@
 //! Syncs and flushes: how what was written below becomes durable there, and who is told.
 //!
 //! - Syncs are shared: a sync that has started covers only what ended before; whoever comes later waits for the next.
+//! - The first flush of a volume syncs whatever it finds: a process that died may have left writes below that were
+//!   acknowledged and not synced, and whoever asks now means them too.
 //! - A sync that fails makes all that it should have covered dirty again: it is written again before the next sync, and
 //!   a failed sync is never taken for a success because a second one succeeds (rule 7). So every flush that waits then
 //!   fails, whichever sync it waits for.
@@ -174,8 +176,8 @@ impl Inner {
         }
         dirty.take_held_back();
         if dirty.is_written(epoch) {
-            let is_logged = volume.mode() == WriteMode::BackSsd && !dirty.syncs.covers_blocks;
-            if dirty.syncs.unsynced.is_empty() && (!dirty.syncs.is_running || is_logged) {
+            let is_logged = volume.mode() == WriteMode::BackSsd && dirty.syncs.is_log_enough();
+            if is_logged || dirty.syncs.is_all_covered() {
                 drop(dirty);
                 return done(Ok(()));
             }

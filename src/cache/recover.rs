@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::HashMap;
-use terrace_tiers::block::{BlockId, PAGE_BYTES, Version, VolumeId};
-use terrace_tiers::device::{Device, Identity, PageBuf};
+use terrace_tiers::block::{BlockId, Version, VolumeId};
+use terrace_tiers::device::{Device, Identity};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
@@ -127,10 +127,7 @@ fn open_ssd(
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
-    let mut start = PageBuf::zeroed(2 * PAGE_BYTES);
-    device.read(0, &mut [IoSliceMut::new(&mut start)])?;
-    let is_new = start.iter().all(|&byte| byte == 0);
-    let open = if is_new { Ssd::create } else { Ssd::open };
+    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open };
     Ok(open(device, geometry, ssd.policy.clone())?)
 }
 
@@ -139,10 +136,12 @@ fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>,
     let mut options = FileOptions::new(&ssd.path);
     options.direct = ssd.direct;
     options.lock = true;
-    // Empty at first: the size comes with `allocate`, so that a crash in between leaves a file that is still new.
+    // Empty at first: the size comes with `allocate`, so that a file of another size is never taken for a new one.
     options.create = is_new.then_some(0);
     let device = FileDevice::open(&options)?;
-    let opened = if is_new {
+    // The power may have failed between the size and the first superblock.
+    let is_unmade = device.len_bytes() == geometry.file_bytes() && Ssd::is_unmade(&device)?;
+    let opened = if is_new || is_unmade {
         device
             .allocate(geometry.file_bytes())
             .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))

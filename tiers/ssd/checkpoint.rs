@@ -4,8 +4,10 @@
 //! number, its length and the count of its items. It may be trusted when every frame is whole and has that number,
 //! and the frames are counted on from 0. The entries of segments are not in it; those come from the summaries.
 //!
-//! The order of its making is what makes it safe: all frames, sync, superblock A, sync, superblock B, sync. Until the
-//! last of these has returned the older checkpoint, in the other area, and the journal after it stay as they are.
+//! The order of its making is what makes it safe: all frames, sync, one superblock, sync, the other one, sync. Until the
+//! last of these has returned the older checkpoint, in the other area, and the journal after it stay as they are. The
+//! superblock that recovery believed is the last, because the other may be torn, or older and name the area that is
+//! written to: were the good one torn too, none would be left.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +31,8 @@ pub struct CheckpointPlan {
     pub(super) superblock: Superblock,
     /// The end of a log that gave records up is in it.
     pub(super) restarts_log: bool,
+    /// The copy of it that is written first.
+    pub(super) superblock_first: usize,
     pub(super) bytes_written: AtomicU64,
 }
 
@@ -40,8 +44,8 @@ impl CheckpointPlan {
         superblock.checkpoint_bytes = self.write_items(device)?;
         device.sync()?;
         let page = superblock.to_page();
-        for offset in [0, PAGE_BYTES as u64] {
-            self.write(device, offset, &page)?;
+        for copy in [self.superblock_first, 1 - self.superblock_first] {
+            self.write(device, (copy * PAGE_BYTES) as u64, &page)?;
             device.sync()?;
         }
         Ok(())

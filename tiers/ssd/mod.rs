@@ -106,6 +106,8 @@ pub struct Ssd {
     /// The cache has not been full yet.
     fills: bool,
     superblock_sequence: u64,
+    /// The copy of the superblock that a checkpoint writes first: after a crash it is not the one that was believed.
+    superblock_first: usize,
     checkpoint_area: u32,
     checkpoint_number: u64,
     checkpoint_is_running: bool,
@@ -133,6 +135,7 @@ impl Ssd {
             marked: BTreeSet::new(),
             fills: true,
             superblock_sequence: 0,
+            superblock_first: 0,
             checkpoint_area: 1,
             checkpoint_number: 0,
             checkpoint_is_running: false,
@@ -159,13 +162,21 @@ impl Ssd {
         Ok(ssd)
     }
 
+    /// Whether `device` begins with zeros, or with what a [`Self::create`] left that the power cut short: there is
+    /// nothing to open, and nothing to lose.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn is_unmade(device: &dyn Device) -> Result<bool> {
+        recover::is_unmade(device)
+    }
+
     /// Opens an existing one: superblock, checkpoint, journal, summaries.
     ///
     /// # Errors
     /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the field, [`Error::Damaged`].
     pub fn open(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
         let found = recover::recover(device, &wanted)?;
-        recover::mend_superblocks(device, &found.superblock)?;
         let mut ssd = Self {
             geometry: wanted,
             file_id: found.superblock.file_id,
@@ -180,6 +191,7 @@ impl Ssd {
             volumes: found.volumes,
             marked: BTreeSet::new(),
             superblock_sequence: found.superblock.sequence,
+            superblock_first: 1 - found.copy,
             checkpoint_area: found.superblock.checkpoint_area,
             checkpoint_number: found.superblock.checkpoint_number,
             checkpoint_is_running: false,

@@ -16,7 +16,7 @@
 //! Opening ends in a new checkpoint and a superblock with the next `opening`, durable before the first call can
 //! write: so no version, generation or position in the journal is ever given out twice.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::path::PathBuf;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +50,8 @@ const OPENING_MAX: u32 = (1 << 24) - 2;
 /// What a cache file held.
 pub(super) struct Recovered {
     pub(super) superblock: Superblock,
+    /// Which copy of it was believed, 0 or 1; the other may be torn or older.
+    pub(super) copy: usize,
     pub(super) log: Log,
     pub(super) index: Index,
     pub(super) dirty: DirtyLog,
@@ -59,7 +61,7 @@ pub(super) struct Recovered {
 }
 
 pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovered> {
-    let (superblock, counters, items) = load_newest(device, wanted)?;
+    let ((copy, superblock), (counters, items)) = load_newest(device, wanted)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
     let replayed = replay(device, &geometry, file_id, counters.absorbed, counters.journal_generation)?;
     let (generation, last) = (replayed.generation, replayed.last);
@@ -91,16 +93,19 @@ pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovere
     }
     let journal = Journal::new(geometry, file_id, Seq(last.0 + JOURNAL_SKIP), generation + 1, false);
     let Believed { volumes, ghosts, .. } = believed;
-    Ok(Recovered { superblock, log, index, dirty, journal, volumes, ghosts })
+    Ok(Recovered { superblock, copy, log, index, dirty, journal, volumes, ghosts })
 }
+
+/// One of the two copies of the superblock, and which.
+type SuperblockCopy = (usize, Superblock);
 
 /// The newest superblock with a whole checkpoint, and that checkpoint.
 fn load_newest(
     device: &dyn Device,
     wanted: &Geometry,
-) -> Result<(Superblock, Counters, Vec<CheckpointItem>)> {
+) -> Result<(SuperblockCopy, (Counters, Vec<CheckpointItem>))> {
     let mut damage = Error::Damaged { what: "both superblocks".into() };
-    for superblock in read_superblocks(device)? {
+    for (copy, superblock) in read_superblocks(device)? {
         compare(&superblock.geometry, wanted)?;
         if device.len_bytes() < wanted.file_bytes() {
             let what = format!("{} of its {} bytes are left", device.len_bytes(), wanted.file_bytes());
@@ -118,7 +123,7 @@ fn load_newest(
                     && superblock.sequence < COUNTER_MAX
                     && superblock.checkpoint_number < COUNTER_MAX;
                 if is_sane && superblock.opening <= OPENING_MAX {
-                    return Ok((superblock, counters, items));
+                    return Ok(((copy, superblock), (counters, items)));
                 }
                 damage = Error::Damaged { what: "its counters are used up".into() };
             }
@@ -129,23 +134,27 @@ fn load_newest(
     Err(damage)
 }
 
-/// Makes both superblocks the one that was trusted. Else the older one would name a checkpoint that the next one takes
-/// the place of, and be all that is left when the power fails while the newer one is rewritten.
-pub(super) fn mend_superblocks(device: &dyn Device, trusted: &Superblock) -> Result<()> {
-    let wanted = trusted.to_page();
+/// See [`super::Ssd::is_unmade`].
+pub(super) fn is_unmade(device: &dyn Device) -> Result<bool> {
+    if device.len_bytes() < 2 * PAGE_BYTES as u64 {
+        return Ok(false);
+    }
     let mut pages = Pages::new(2 * PAGE_BYTES);
     device.read(0, &mut [IoSliceMut::new(&mut pages)])?;
-    for (index, page) in pages.chunks_exact(PAGE_BYTES).enumerate() {
-        if *page != *wanted {
-            device.write((index * PAGE_BYTES) as u64, &[IoSlice::new(&wanted)])?;
-            device.sync()?;
-        }
-    }
-    Ok(())
+    let (first, second) = pages.split_at(PAGE_BYTES);
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+    // A making that was finished has left the second copy whole, and it is not touched before the first is again.
+    let is_of_a_making = match Superblock::from_page(first) {
+        Ok(_) | Err(SuperblockFault::OtherFormat(_)) => false,
+        Err(SuperblockFault::Checksum) => true,
+        // Of a torn first copy only the checksum may be there.
+        Err(SuperblockFault::Foreign) => is_zero(&first[..PAGE_BYTES - 4]),
+    };
+    Ok(is_of_a_making && is_zero(second))
 }
 
 /// The valid superblocks, the newest first; never none.
-pub(super) fn read_superblocks(device: &dyn Device) -> Result<Vec<Superblock>> {
+pub(super) fn read_superblocks(device: &dyn Device) -> Result<Vec<SuperblockCopy>> {
     let foreign = |found: String| Error::NotACacheFile { path: PathBuf::from(device.name()), found };
     if device.len_bytes() < 2 * PAGE_BYTES as u64 {
         return Err(foreign(format!("{} bytes long", device.len_bytes())));
@@ -153,13 +162,13 @@ pub(super) fn read_superblocks(device: &dyn Device) -> Result<Vec<Superblock>> {
     let mut pages = Pages::new(2 * PAGE_BYTES);
     device.read(0, &mut [IoSliceMut::new(&mut pages)])?;
     let (mut valid, mut faults) = (Vec::new(), Vec::new());
-    for page in pages.chunks_exact(PAGE_BYTES) {
+    for (copy, page) in pages.chunks_exact(PAGE_BYTES).enumerate() {
         match Superblock::from_page(page) {
-            Ok(superblock) => valid.push(superblock),
+            Ok(superblock) => valid.push((copy, superblock)),
             Err(fault) => faults.push(fault),
         }
     }
-    valid.sort_by_key(|superblock| std::cmp::Reverse(superblock.sequence));
+    valid.sort_by_key(|(_, superblock)| std::cmp::Reverse(superblock.sequence));
     if !valid.is_empty() {
         return Ok(valid);
     }

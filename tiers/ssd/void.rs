@@ -256,6 +256,7 @@ impl Ssd {
             items,
             absorbed,
             superfluous_bytes: self.journal.start_checkpoint(),
+            superblock_first: self.superblock_first,
             superblock: Superblock {
                 file_id: self.file_id,
                 sequence: self.superblock_sequence,

@@ -52,6 +52,13 @@ impl Change {
         }
     }
 
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Data(_) => "writes",
+            Self::Zeros(_) => "discards",
+        }
+    }
+
     /// Makes the part `range` of the change, which lies at `at`.
     pub(super) fn apply(&self, pages: &mut Pages, at: u64, range: Range<u64>) {
         match self {
@@ -206,6 +213,36 @@ impl Cut {
     /// The marks before the cut.
     pub fn marks(&self) -> &[u64] {
         &self.marks
+    }
+
+    /// How many changes hang on the [`Loss`]; without any all losses leave the same.
+    pub fn unsettled_count(&self) -> usize {
+        self.devices.iter().map(|device| device.unsettled.len()).sum()
+    }
+
+    /// The last `count` events before the cut, for messages.
+    pub fn recent(&self, count: usize) -> Vec<String> {
+        let first = self.position.saturating_sub(count);
+        let events = self.events[first..self.position].iter().enumerate();
+        events.map(|(index, event)| format!("{}: {}", first + index, self.describe(event))).collect()
+    }
+
+    fn describe(&self, event: &Event) -> String {
+        match event {
+            Event::Changed { device, offset, change } => {
+                let (bytes, action) = (change.bytes(), change.action());
+                format!("device {device} {action} {bytes} bytes at {offset}")
+            }
+            Event::Returned { id } => format!("{id} returns"),
+            Event::SyncStarted => "a sync starts".into(),
+            Event::Synced { device, started, is_done: true } => {
+                format!("device {device} is synced since {started}")
+            }
+            Event::Synced { device, started, is_done: false } => {
+                format!("device {device} fails the sync since {started}")
+            }
+            Event::Mark(label) => format!("mark {label}"),
+        }
     }
 
     /// The recorded devices as they are found after the cut, in the order in which their recording began.

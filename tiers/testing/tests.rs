@@ -151,6 +151,26 @@ fn devices_of_one_journal_are_cut_at_one_moment() {
 }
 
 #[test]
+fn a_cut_says_what_came_before_it_and_how_much_hangs_on_the_loss() {
+    let journal = Arc::new(Journal::default());
+    let device = MemoryDevice::new(1 << 20).recorded_in(&journal);
+    write(&device, 4096, &[1; 512]);
+    device.discard(0, 512).expect("no fault is set");
+    device.sync().expect("no fault is set");
+    let mut cut = journal.first_cut();
+    let mut counts = vec![cut.unsettled_count()];
+    while cut.advance() {
+        counts.push(cut.unsettled_count());
+    }
+    assert_eq!(counts, [0, 1, 2, 0]);
+    let recent = cut.recent(5);
+    assert_eq!(recent[0], "1: 0 returns");
+    assert_eq!(recent[1], "2: device 0 discards 512 bytes at 0");
+    assert_eq!(recent[4], "5: device 0 is synced since 4");
+    assert_eq!(cut.recent(100).len(), 6);
+}
+
+#[test]
 fn faults_come_where_and_when_they_were_asked_for() {
     let device = MemoryDevice::new(1 << 20);
     device.fail(Fault::nth(Operation::Read, 1).within(4096..8192));

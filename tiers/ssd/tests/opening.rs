@@ -219,6 +219,66 @@ fn one_bad_superblock_or_an_older_one_is_no_harm_and_two_bad_ones_are_damage() {
     }
 }
 
+/// The power fails between the two superblocks, and in the recovery after that it tears the one that was written. The
+/// other one was older, and the checkpoint it names is overwritten by then.
+#[test]
+fn a_superblock_torn_twice_in_a_row_never_leaves_a_file_without_one() {
+    let whole = Driver::create(8, SsdPolicy::default()).close().bytes();
+    for good in [0, 1] {
+        for kept in 0..=6 {
+            let device = MemoryDevice::holding(whole.clone());
+            device.keep_steps();
+            Ssd::open(&device, geometry(8), SsdPolicy::default()).expect("opens");
+            // After the checkpoint, its sync, one superblock and the sync of that: the other is of before.
+            let device = device.after_power_loss(4, || false);
+            if good == 0 {
+                device.change(0, |bytes| {
+                    let (first, rest) = bytes.split_at_mut(4096);
+                    first.swap_with_slice(&mut rest[..4096]);
+                });
+            }
+            device.keep_steps();
+            Ssd::open(&device, geometry(8), SsdPolicy::default()).expect("opens");
+            let mut sector = 0;
+            let device = device.after_power_loss(kept, || {
+                sector += 1;
+                sector % 8 != 0
+            });
+            let opened = Ssd::open(&device, geometry(8), SsdPolicy::default());
+            assert!(opened.is_ok(), "good {good}, step {kept}: {:?}", opened.err());
+        }
+    }
+}
+
+/// The power fails while a file is made. Nothing is in it yet, so that it can be made again.
+#[test]
+fn a_making_that_the_power_cut_short_left_nothing_to_open_or_can_be_opened() {
+    let made = MemoryDevice::new(geometry(8).file_bytes());
+    made.keep_steps();
+    drop(Ssd::create(&made, geometry(8), SsdPolicy::default()).expect("makes a file"));
+    for kept in 0..=made.step_count() {
+        for lost in 0..256u32 {
+            // Of the sectors of what is not synced, a different half each time.
+            let mut sector = 0;
+            let device = made.after_power_loss(kept, || {
+                sector += 1;
+                lost >> (sector % 8) & 1 == 0
+            });
+            let is_unmade = Ssd::is_unmade(&device).expect("the device reads");
+            let opens = Ssd::open(&device, geometry(8), SsdPolicy::default()).is_ok();
+            assert!(
+                is_unmade != opens,
+                "step {kept}, lost {lost:b}: to be made: {is_unmade}, opens: {opens}"
+            );
+        }
+    }
+    for (at, what) in [(0, &b"TERRACE2"[..]), (0, b"another"), (700, b"another"), (4100, b"another")] {
+        let device = MemoryDevice::new(geometry(8).file_bytes());
+        device.change(at, |bytes| bytes[..what.len()].copy_from_slice(what));
+        assert!(!Ssd::is_unmade(&device).expect("the device reads"), "{what:?} at {at}");
+    }
+}
+
 #[test]
 fn another_kind_of_file_another_format_and_other_sizes_are_told_apart() {
     let open = |device: &MemoryDevice, geometry| Ssd::open(device, geometry, SsdPolicy::default()).err();

@@ -1,0 +1,323 @@
+//! Makes a cache do the steps of a script, and notes what is written and promised.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+use terrace::tiers::device::Identity;
+use terrace::tiers::testing::MemoryDevice;
+use terrace::{Background, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume};
+
+use super::common::{BLOCK, small, ssd_bytes};
+use super::content::{self, Found, SECTOR};
+use super::history::{Life, Mark, Marks};
+use super::script::{Script, Step, outlives_process};
+use super::sweep::Tally;
+
+pub(crate) const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
+/// For each device of a cache whose life is recorded.
+pub(crate) const THREADS: u32 = 3;
+
+/// What a cache stands on.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    pub(crate) ssd: Arc<dyn Device>,
+    /// One for each volume.
+    pub(crate) disks: Vec<Arc<dyn Device>>,
+}
+
+impl Stage {
+    /// New devices, recorded in the journal of `marks`, the SSD first.
+    pub(crate) fn recorded(script: &Script, marks: &Marks) -> Self {
+        let disk_bytes = script.blocks * BLOCK as u64;
+        let sizes = [ssd_bytes(script.ssd_blocks)].into_iter().chain(script.modes.iter().map(|_| disk_bytes));
+        Self::of(sizes.map(MemoryDevice::new), Some(marks))
+    }
+
+    /// The SSD first, then the disks.
+    pub(crate) fn of(devices: impl IntoIterator<Item = MemoryDevice>, marks: Option<&Marks>) -> Self {
+        let mut devices = devices.into_iter().map(|device| match marks {
+            Some(marks) => Arc::new(device.recorded_in(&marks.journal)),
+            None => Arc::new(device),
+        });
+        let ssd = devices.next().expect("the SSD is the first device");
+        let disks = devices.map(|disk| -> Arc<dyn Device> { disk }).collect();
+        Self { ssd, disks }
+    }
+}
+
+/// A device as one process has it.
+struct OfProcess {
+    inner: Arc<dyn Device>,
+    is_dead: Arc<AtomicBool>,
+    /// Other threads get a turn before each call, so that their calls come in any order.
+    is_shaken: bool,
+}
+
+impl OfProcess {
+    fn alive(&self, action: &'static str) -> terrace::tiers::Result<&dyn Device> {
+        if self.is_shaken {
+            std::thread::yield_now();
+        }
+        if self.is_dead.load(Ordering::SeqCst) {
+            let (device, source) = (self.name(), std::io::Error::other("the process is dead"));
+            return Err(terrace::tiers::Error::Device { action, device, offset: 0, bytes: 0, source });
+        }
+        Ok(&*self.inner)
+    }
+}
+
+impl Device for OfProcess {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.inner.len_bytes()
+    }
+
+    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> terrace::tiers::Result<()> {
+        self.alive("read")?.read(offset, buffers)
+    }
+
+    fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> terrace::tiers::Result<()> {
+        self.alive("write")?.write(offset, buffers)
+    }
+
+    fn sync(&self) -> terrace::tiers::Result<()> {
+        self.alive("sync")?.sync()
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> terrace::tiers::Result<()> {
+        self.alive("discard")?.discard(offset, bytes)
+    }
+
+    /// Nobody looks changed, as a raw disk, or a file whose time of change was lost with the power: what is believed
+    /// after a crash must not hang on that.
+    fn identity(&self) -> Option<Identity> {
+        self.inner.identity().map(|identity| Identity { modified_ns: 0, ..identity })
+    }
+}
+
+/// A cache with all volumes of a script.
+pub(crate) struct Opened {
+    pub(crate) cache: Cache,
+    pub(crate) volumes: Vec<Volume>,
+    /// Its process is dead: nothing that it does gets through any more.
+    is_dead: Arc<AtomicBool>,
+}
+
+impl Opened {
+    /// With so many threads for each device, of which a script that is the same each time has one.
+    pub(crate) fn new(script: &Script, stage: &Stage, threads: u32) -> Result<Self, Error> {
+        let threads = if script.background == Background::OnSettle { 1 } else { threads };
+        let is_dead = Arc::new(AtomicBool::new(false));
+        let of_process = |inner: &Arc<dyn Device>| -> Arc<dyn Device> {
+            Arc::new(OfProcess { inner: inner.clone(), is_dead: is_dead.clone(), is_shaken: threads > 1 })
+        };
+        let cache = Cache::open(&config(script, &of_process(&stage.ssd), threads))?;
+        let disks = stage.disks.iter().zip(script.modes).enumerate();
+        let volumes = disks
+            .map(|(index, (disk, &mode))| cache.attach(&format!("disk {index}"), of_process(disk), mode))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { cache, volumes, is_dead })
+    }
+
+    /// What each volume holds, and how many of its blocks came from the SSD.
+    pub(crate) fn read_all(&self) -> Result<(Vec<Vec<Found>>, u64), Error> {
+        let mut ssd_blocks = 0;
+        let mut all = Vec::new();
+        for volume in &self.volumes {
+            let mut bytes = vec![0; volume.len_bytes() as usize];
+            ssd_blocks += u64::from(volume.read(0, &mut bytes)?.ssd_blocks);
+            all.push(content::found(0, &bytes).collect());
+        }
+        Ok((all, ssd_blocks))
+    }
+}
+
+/// As little of everything as there can be, so that all of it is used again and again.
+fn config(script: &Script, ssd: &Arc<dyn Device>, threads: u32) -> Config {
+    Config {
+        slack_blocks: Some(script.slack_blocks),
+        disk_threads: threads,
+        ssd_threads: threads,
+        writeback_delay_ms: 1,
+        background: script.background,
+        ssd: Some(SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(script.ssd_blocks))),
+        ..small(script.ram_blocks)
+    }
+}
+
+pub(crate) struct Actor<'a> {
+    script: &'a Script,
+    stage: Stage,
+    pub(crate) life: Life,
+    opened: Opened,
+    random: fastrand::Rng,
+    /// What the caches counted that were closed.
+    pub(crate) tally: Tally,
+    /// How often the process has died.
+    deaths: u32,
+    /// Of the last write.
+    pub(crate) number: u64,
+    /// Volume, sector and sectors of the last write.
+    last: (usize, u64, u64),
+}
+
+impl<'a> Actor<'a> {
+    pub(crate) fn new(
+        script: &'a Script,
+        stage: Stage,
+        life: Life,
+        opened: Opened,
+        random: fastrand::Rng,
+    ) -> Self {
+        let tally = Tally::default();
+        Self { script, stage, life, opened, random, tally, deaths: 0, number: 0, last: (0, 0, 1) }
+    }
+
+    /// # Errors
+    /// What went wrong while the power was on.
+    pub(crate) fn act(&mut self, steps: usize) -> Result<(), String> {
+        for _ in 0..steps {
+            let step = self.script.draw(&mut self.random);
+            self.step(step).map_err(|error| format!("{step:?}: {error}"))??;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: Step) -> Result<Result<(), String>, Error> {
+        let volume = self.random.usize(..self.opened.volumes.len());
+        let block = self.block();
+        let left = self.script.blocks - block;
+        match step {
+            Step::WritePart => {
+                let start = self.random.u64(..BLOCK_SECTORS);
+                let count = self.random.u64(1..=BLOCK_SECTORS - start);
+                self.write(volume, block * BLOCK_SECTORS + start, count)?;
+            }
+            Step::WriteBlocks => {
+                let count = self.random.u64(1..=left.min(4));
+                self.write(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS)?;
+            }
+            Step::WriteBeside => {
+                let count = self.random.u64(1..=left.min(4));
+                self.write_beside(volume, block, count)?;
+            }
+            Step::WriteAgain => {
+                let (volume, sector, count) = self.last;
+                self.write(volume, sector, self.random.clone().u64(1..=count))?;
+            }
+            Step::Read => {
+                let count = self.random.u64(1..=left.min(4));
+                return self.read(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS);
+            }
+            Step::Scan => return self.read(volume, 0, self.script.blocks * BLOCK_SECTORS),
+            Step::Flush => {
+                self.opened.volumes[volume].flush()?;
+                self.promise(volume);
+            }
+            Step::FlushBehind => {
+                let (marks, number) = (self.life.marks.clone(), self.number);
+                self.opened.volumes[volume].flush_with(move |result| {
+                    if result.is_ok() {
+                        marks.push(Mark::Durable { volume, number });
+                    }
+                });
+            }
+            Step::Settle => {
+                self.opened.cache.settle()?;
+                self.promise_all();
+            }
+            Step::Reopen => {
+                self.close()?;
+                self.opened = Opened::new(self.script, &self.stage, THREADS)?;
+            }
+            Step::Die => return self.die(),
+        }
+        Ok(Ok(()))
+    }
+
+    /// Three of four times one of the first quarter.
+    fn block(&mut self) -> u64 {
+        let blocks = self.script.blocks;
+        if self.random.u8(..4) == 0 { self.random.u64(..blocks) } else { self.random.u64(..blocks / 4) }
+    }
+
+    fn write(&mut self, volume: usize, sector: u64, count: u64) -> Result<(), Error> {
+        let data = self.begin(volume, sector, count);
+        self.opened.volumes[volume].write(sector * SECTOR as u64, &data).map(drop)
+    }
+
+    fn write_beside(&mut self, volume: usize, block: u64, count: u64) -> Result<(), Error> {
+        let (sender, receiver) = mpsc::channel();
+        for block in block..block + count {
+            let (sender, data) = (sender.clone(), self.begin(volume, block * BLOCK_SECTORS, BLOCK_SECTORS));
+            let done = move |result| sender.send(result).expect("somebody waits for it");
+            self.opened.volumes[volume].write_with(block * BLOCK as u64, data, done);
+        }
+        drop(sender);
+        receiver.into_iter().try_for_each(|result| result.map(drop))
+    }
+
+    /// The bytes of a new write, which is known to have begun.
+    fn begin(&mut self, volume: usize, sector: u64, count: u64) -> Vec<u8> {
+        self.number += 1;
+        self.last = (volume, sector, count);
+        self.life.histories[volume].note(sector..sector + count, self.number, false);
+        self.life.marks.push(Mark::Begun { volume, number: self.number });
+        content::written(sector, count, self.number)
+    }
+
+    fn read(&mut self, volume: usize, sector: u64, count: u64) -> Result<Result<(), String>, Error> {
+        let mut bytes = vec![0; count as usize * SECTOR];
+        self.opened.volumes[volume].read(sector * SECTOR as u64, &mut bytes)?;
+        for (sector, found) in (sector..).zip(content::found(sector, &bytes)) {
+            let wanted = self.life.histories[volume].newest(sector);
+            if found != wanted {
+                return Ok(Err(format!(
+                    "sector {sector} of volume {volume} reads as {found:?}, not {wanted:?}"
+                )));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn die(&mut self) -> Result<Result<(), String>, Error> {
+        self.opened.is_dead.store(true, Ordering::SeqCst);
+        self.opened = Opened::new(self.script, &self.stage, THREADS)?;
+        let (found, _) = self.opened.read_all()?;
+        self.deaths += 1;
+        for (volume, (found, &mode)) in found.iter().zip(self.script.modes).enumerate() {
+            if let Err(why) = self.life.lose(volume, found, outlives_process(mode), self.deaths) {
+                return Ok(Err(why));
+            }
+        }
+        self.life.marks.push(Mark::Died);
+        Ok(Ok(()))
+    }
+
+    pub(crate) fn close(&mut self) -> Result<(), Error> {
+        self.opened.cache.close()?;
+        self.note_stats();
+        self.promise_all();
+        Ok(())
+    }
+
+    pub(crate) fn note_stats(&mut self) {
+        let ssd = self.opened.cache.stats().ssd;
+        let tally = &mut self.tally;
+        tally.blocks_reinserted += ssd.blocks_reinserted;
+        tally.blocks_evicted += ssd.evicted_blocks;
+        tally.voids += ssd.voids;
+    }
+
+    fn promise(&self, volume: usize) {
+        self.life.marks.push(Mark::Durable { volume, number: self.number });
+    }
+
+    fn promise_all(&self) {
+        (0..self.opened.volumes.len()).for_each(|volume| self.promise(volume));
+    }
+}

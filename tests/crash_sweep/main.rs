@@ -1,0 +1,130 @@
+//! The power fails after every single operation on any device: what was promised is there, and nothing old comes back.
+//!
+//! A [`script::Script`] is run once on a real cache over recorded devices (`actor`), which tell what they hold after a
+//! power failure at any place of the run. For every place and every pattern of loss (`sweep`) a new cache is opened on
+//! that and read (`check`), and an oracle (`history`) says of each sector of 512 bytes whether it may be so:
+//!
+//! 1. It is the last value that was flushed, or one written later.
+//! 2. What was read after a crash stays until it is overwritten: a part of the runs goes on after the crash and is cut
+//!    again.
+//! 3. In the modes that write below, the backing store alone holds to 1, and no copy above it differs from it.
+//!
+//! | variable                | meaning                                                                          |
+//! |-------------------------|----------------------------------------------------------------------------------|
+//! | `TERRACE_CRASH_POINTS`  | how many; 100,000 in release mode, fewer in debug mode                             |
+//! | `TERRACE_SEED`          | the seed of the first run                                                         |
+//! | `TERRACE_CRASH_ONLY`    | `script:seed` or `script:seed:position`: one run only, again and again             |
+
+mod actor;
+mod broken;
+mod check;
+#[path = "../common/mod.rs"]
+mod common;
+mod content;
+mod history;
+mod script;
+mod sweep;
+
+use broken::{BROKEN, Broken, WITHSTOOD};
+use script::{SCRIPTS, Script};
+use sweep::{Run, Tally, sweep};
+
+fn points_wanted() -> u64 {
+    match std::env::var("TERRACE_CRASH_POINTS") {
+        Ok(points) => points.parse().expect("TERRACE_CRASH_POINTS is a number"),
+        Err(_) if cfg!(debug_assertions) => 1500,
+        Err(_) => 100_000,
+    }
+}
+
+/// The run that `TERRACE_CRASH_ONLY` names.
+fn only_run() -> Option<Run> {
+    let only = std::env::var("TERRACE_CRASH_ONLY").ok()?;
+    let mut parts = only.split(':');
+    let name = parts.next()?;
+    let script = script_called(name);
+    let seed = parts.next().and_then(|seed| seed.parse().ok()).expect("a seed follows the script");
+    let position = parts.next().map(|position| position.parse().expect("a position is a number"));
+    Some(Run { script, seed, position, points: u64::MAX })
+}
+
+fn script_called(name: &str) -> &'static Script {
+    SCRIPTS.iter().find(|script| script.name == name).expect("a script of this name")
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the sweep says what it did")]
+fn what_was_promised_survives_every_power_failure() {
+    let (wanted, first_seed, only) = (points_wanted(), common::seed(), only_run());
+    let scripts = SCRIPTS.len() as u64;
+    let (tally, violations) = sweep(wanted, |number| {
+        only.unwrap_or_else(|| Run {
+            script: &SCRIPTS[(number % scripts) as usize],
+            seed: first_seed.wrapping_add(number),
+            position: None,
+            points: (wanted / scripts / 2).max(1),
+        })
+    });
+    for violation in &violations {
+        println!("{violation}");
+    }
+    let Tally { runs, points, second_lives, ssd_blocks, blocks_reinserted, blocks_evicted, voids } = tally;
+    println!(
+        "runs: {runs}, and after a crash: {second_lives}; blocks read from the SSD after a crash: {ssd_blocks}"
+    );
+    println!("voids: {voids}, blocks evicted: {blocks_evicted}, kept: {blocks_reinserted}");
+    println!("crash points: {points}, violations: {}", violations.len());
+    assert!(violations.is_empty(), "{}", violations[0]);
+    let happened = [second_lives, ssd_blocks, blocks_reinserted, blocks_evicted, voids];
+    assert!(
+        points < POINTS_THAT_COVER || only.is_some() || !happened.contains(&0),
+        "what happened: {happened:?}"
+    );
+}
+
+/// In so many crash points everything happens that the scripts are there for.
+const POINTS_THAT_COVER: u64 = 50_000;
+
+/// Crash points in which a broken device must have been caught.
+const POINTS_TO_CATCH: u64 = 50_000;
+/// And those in which one that is withstood must do no harm.
+const POINTS_TO_WITHSTAND: u64 = if cfg!(debug_assertions) { 150 } else { 2000 };
+
+/// Sweeps the script of `broken` with it; what was found, and in how many crash points.
+fn sweep_broken(broken: &Broken, first_seed: u64, points_max: u64) -> (Option<String>, u64) {
+    let script = script_called(broken.script);
+    let mut tally = Tally::default();
+    for number in 0.. {
+        let run = Run { script, seed: first_seed.wrapping_add(number), position: None, points: 300 };
+        if let Err(violation) = run.sweep(&|stage| broken.stage(script, stage), &mut tally) {
+            return (Some(violation.to_string()), tally.points);
+        }
+        if tally.points > points_max {
+            break;
+        }
+    }
+    (None, tally.points)
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "it says what was caught where")]
+fn every_broken_device_is_caught() {
+    let seed = common::seed();
+    for broken in BROKEN {
+        let (caught, points) = sweep_broken(broken, seed, POINTS_TO_CATCH);
+        let (part, flaw, promise) = (broken.part, broken.flaw, broken.promise);
+        let caught =
+            caught.unwrap_or_else(|| panic!("{part:?} {flaw:?} is not caught in {points} crash points"));
+        let what = caught.lines().next().unwrap_or_default();
+        println!("{part:?} {flaw:?}, against \"{promise}\": caught at crash point {points}\n  {what}");
+    }
+}
+
+#[test]
+fn an_ssd_that_loses_tears_or_delays_clean_copies_costs_no_more_than_hits() {
+    let seed = common::seed();
+    for broken in WITHSTOOD {
+        let (caught, _) = sweep_broken(broken, seed, POINTS_TO_WITHSTAND);
+        assert!(caught.is_none(), "{:?}: {caught:?}", broken.flaw);
+    }
+}

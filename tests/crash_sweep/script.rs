@@ -1,0 +1,231 @@
+//! The scripts: what caches are made to do before their power fails.
+//!
+//! A script is a mixture of steps, drawn by a seed. To cover something new, add one to [`SCRIPTS`], and when it needs one,
+//! a [`Step`] with what it does in `actor`. What writes zeros (a discard) is noted as such: `History::note`. A new mode
+//! says what it promises in [`is_whole_below`] and [`outlives_process`].
+
+use Step::{
+    Die, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
+};
+use WriteMode::{Back, BackSsd, Through};
+use terrace::{Background, WriteMode};
+
+/// One thing that a cache is made to do; volume, place and length are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// Writes some sectors of one block.
+    WritePart,
+    /// Writes some whole blocks.
+    WriteBlocks,
+    /// Writes some blocks of the volume at once, each by a call of its own.
+    WriteBeside,
+    /// Writes the place of the last write again, which may be on its way below.
+    WriteAgain,
+    /// Reads some blocks, mostly the same few.
+    Read,
+    /// Reads the whole volume: all leaves RAM.
+    Scan,
+    Flush,
+    /// A flush that nobody waits for: what follows runs beside it.
+    FlushBehind,
+    /// Waits until nothing is under way.
+    Settle,
+    /// Closes the cache and opens it again.
+    Reopen,
+    /// The process dies and another one opens the cache. The devices keep what they were given, synced or not.
+    Die,
+}
+
+pub(crate) struct Script {
+    pub(crate) name: &'static str,
+    /// One volume for each.
+    pub(crate) modes: &'static [WriteMode],
+    /// Of each volume.
+    pub(crate) blocks: u64,
+    pub(crate) ram_blocks: u64,
+    /// Frames beyond those; few have demotions dropped.
+    pub(crate) slack_blocks: u32,
+    pub(crate) ssd_blocks: u64,
+    pub(crate) background: Background,
+    pub(crate) steps: usize,
+    /// How often each step is drawn.
+    pub(crate) mixture: &'static [(u32, Step)],
+}
+
+impl Script {
+    pub(crate) fn draw(&self, random: &mut fastrand::Rng) -> Step {
+        let sum: u32 = self.mixture.iter().map(|(weight, _)| weight).sum();
+        let mut left = random.u32(..sum);
+        for &(weight, step) in self.mixture {
+            match left.checked_sub(weight) {
+                Some(rest) => left = rest,
+                None => return step,
+            }
+        }
+        unreachable!("the weights were added up")
+    }
+}
+
+/// Whether the backing store alone keeps the promise of a flush, and all copies above it are clean after a crash.
+pub(crate) fn is_whole_below(mode: WriteMode) -> bool {
+    match mode {
+        WriteMode::Through | WriteMode::Back => true,
+        // The log on the SSD has what the backing store lacks.
+        WriteMode::BackSsd => false,
+    }
+}
+
+/// Whether a write that is acknowledged outlives the process.
+pub(crate) fn outlives_process(mode: WriteMode) -> bool {
+    match mode {
+        WriteMode::Through => true,
+        WriteMode::Back | WriteMode::BackSsd => false,
+    }
+}
+
+const DEFAULT: Script = Script {
+    name: "",
+    modes: &[Back],
+    blocks: 40,
+    ram_blocks: 8,
+    slack_blocks: 48,
+    ssd_blocks: 24,
+    background: Background::Continuous,
+    steps: 50,
+    mixture: &[],
+};
+
+pub(crate) const SCRIPTS: &[Script] = &[
+    Script {
+        name: "back",
+        mixture: &[
+            (6, WritePart),
+            (4, WriteBlocks),
+            (2, WriteAgain),
+            (6, Read),
+            (2, Flush),
+            (1, FlushBehind),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "through",
+        modes: &[Through],
+        mixture: &[
+            (6, WritePart),
+            (2, WriteBlocks),
+            (2, WriteBeside),
+            (2, WriteAgain),
+            (6, Read),
+            (2, Flush),
+            (1, FlushBehind),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "a log of dirty blocks",
+        modes: &[BackSsd],
+        mixture: &[
+            (6, WritePart),
+            (4, WriteBlocks),
+            (2, WriteBeside),
+            (2, WriteAgain),
+            (6, Read),
+            (3, Flush),
+            (2, FlushBehind),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    // The log is full, goes round, and shares its segments with clean copies of both volumes.
+    Script {
+        name: "a full log beside clean copies",
+        modes: &[BackSsd, Through],
+        blocks: 30,
+        ssd_blocks: 32,
+        steps: 60,
+        mixture: &[
+            (6, WriteBlocks),
+            (3, WritePart),
+            (3, Scan),
+            (4, Read),
+            (3, Flush),
+            (1, Settle),
+            (1, Reopen),
+            (1, Die),
+        ],
+        ..DEFAULT
+    },
+    // Copies are on the SSD and the cache was closed in order when blocks are overwritten.
+    Script {
+        name: "overwritten after a close",
+        modes: &[Back, Through],
+        blocks: 20,
+        steps: 30,
+        mixture: &[(4, WritePart), (2, WriteBlocks), (4, Read), (3, Scan), (1, Flush), (4, Reopen)],
+        ..DEFAULT
+    },
+    // Each durable void takes a page of the journal, whose halves have eight, and nothing but a checkpoint frees one.
+    Script {
+        name: "journal and checkpoint",
+        modes: &[Back, Through],
+        blocks: 16,
+        steps: 100,
+        mixture: &[(12, WritePart), (6, Flush), (2, FlushBehind), (6, Scan), (1, Settle)],
+        ..DEFAULT
+    },
+    // Blocks are read again from the SSD, and kept when their segments are emptied and used again.
+    Script {
+        name: "segments used again",
+        modes: &[Back, Through],
+        blocks: 30,
+        ssd_blocks: 16,
+        steps: 50,
+        mixture: &[(8, Read), (6, Scan), (3, WritePart), (1, Flush), (2, Settle), (1, Reopen)],
+        ..DEFAULT
+    },
+    // What one process wrote and did not sync is read by the next one, and copied, and closed over.
+    Script {
+        name: "the process dies",
+        modes: &[Back, Through],
+        blocks: 20,
+        steps: 30,
+        mixture: &[(6, WritePart), (3, Read), (3, Scan), (2, Flush), (1, FlushBehind), (3, Reopen), (3, Die)],
+        ..DEFAULT
+    },
+    Script {
+        name: "many dirty blocks and few frames",
+        slack_blocks: 8,
+        modes: &[Back, Back],
+        blocks: 60,
+        steps: 40,
+        mixture: &[
+            (5, WriteBlocks),
+            (3, WriteBeside),
+            (2, WritePart),
+            (2, Read),
+            (1, Flush),
+            (2, FlushBehind),
+        ],
+        ..DEFAULT
+    },
+    // With nothing in the background a seed gives the same run each time.
+    Script {
+        name: "one step after the other",
+        modes: &[Back, Through],
+        background: Background::OnSettle,
+        mixture: &[
+            (6, WritePart),
+            (3, WriteBlocks),
+            (6, Read),
+            (2, Scan),
+            (2, Flush),
+            (3, Settle),
+            (2, Reopen),
+        ],
+        ..DEFAULT
+    },
+];
