@@ -252,10 +252,11 @@ impl<'a> Actor<'a> {
 
     fn write_beside(&mut self, volume: usize, block: u64, count: u64) -> Result<(), Error> {
         let (sender, receiver) = mpsc::channel();
-        for block in block..block + count {
-            let (sender, data) = (sender.clone(), self.begin(volume, block * BLOCK_SECTORS, BLOCK_SECTORS));
+        for half in 2 * block..2 * (block + count) {
+            let (sectors, sender) = (BLOCK_SECTORS / 2, sender.clone());
+            let data = self.begin(volume, half * sectors, sectors);
             let done = move |result| sender.send(result).expect("somebody waits for it");
-            self.opened.volumes[volume].write_with(block * BLOCK as u64, data, done);
+            self.opened.volumes[volume].write_with((half * sectors) * SECTOR as u64, data, done);
         }
         drop(sender);
         receiver.into_iter().try_for_each(|result| result.map(drop))

@@ -13,7 +13,7 @@
 //! |-------------------------|----------------------------------------------------------------------------------|
 //! | `TERRACE_CRASH_POINTS`  | how many; 100,000 in release mode, fewer in debug mode                             |
 //! | `TERRACE_SEED`          | the seed of the first run                                                         |
-//! | `TERRACE_CRASH_ONLY`    | `script:seed` or `script:seed:position`: one run only, again and again             |
+//! | `TERRACE_CRASH_ONLY`    | `script`, `script:seed` or `script:seed:position`: only that, again and again       |
 
 mod actor;
 mod broken;
@@ -37,15 +37,20 @@ fn points_wanted() -> u64 {
     }
 }
 
-/// The run that `TERRACE_CRASH_ONLY` names.
-fn only_run() -> Option<Run> {
+/// What `TERRACE_CRASH_ONLY` names.
+struct Only {
+    script: &'static Script,
+    seed: Option<u64>,
+    position: Option<usize>,
+}
+
+fn only_run() -> Option<Only> {
     let only = std::env::var("TERRACE_CRASH_ONLY").ok()?;
     let mut parts = only.split(':');
-    let name = parts.next()?;
-    let script = script_called(name);
-    let seed = parts.next().and_then(|seed| seed.parse().ok()).expect("a seed follows the script");
+    let script = script_called(parts.next()?);
+    let seed = parts.next().map(|seed| seed.parse().expect("a seed is a number"));
     let position = parts.next().map(|position| position.parse().expect("a position is a number"));
-    Some(Run { script, seed, position, points: u64::MAX })
+    Some(Only { script, seed, position })
 }
 
 fn script_called(name: &str) -> &'static Script {
@@ -58,12 +63,16 @@ fn what_was_promised_survives_every_power_failure() {
     let (wanted, first_seed, only) = (points_wanted(), common::seed(), only_run());
     let scripts = SCRIPTS.len() as u64;
     let (tally, violations) = sweep(wanted, |number| {
-        only.unwrap_or_else(|| Run {
-            script: &SCRIPTS[(number % scripts) as usize],
-            seed: first_seed.wrapping_add(number),
-            position: None,
-            points: (wanted / scripts / 2).max(1),
-        })
+        let seed = first_seed.wrapping_add(number);
+        match &only {
+            Some(Only { script, seed: only_seed, position }) => {
+                Run { script, seed: only_seed.unwrap_or(seed), position: *position, points: u64::MAX }
+            }
+            None => {
+                let script = &SCRIPTS[(number % scripts) as usize];
+                Run { script, seed, position: None, points: (wanted / scripts / 2).max(1) }
+            }
+        }
     });
     for violation in &violations {
         println!("{violation}");

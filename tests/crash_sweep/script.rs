@@ -17,7 +17,7 @@ pub(crate) enum Step {
     WritePart,
     /// Writes some whole blocks.
     WriteBlocks,
-    /// Writes some blocks of the volume at once, each by a call of its own.
+    /// Writes some blocks of the volume at once, each half of one by a call of its own.
     WriteBeside,
     /// Writes the place of the last write again, which may be on its way below.
     WriteAgain,
@@ -193,7 +193,16 @@ pub(crate) const SCRIPTS: &[Script] = &[
         modes: &[Back, Through],
         blocks: 20,
         steps: 30,
-        mixture: &[(6, WritePart), (3, Read), (3, Scan), (2, Flush), (1, FlushBehind), (3, Reopen), (3, Die)],
+        mixture: &[
+            (4, WritePart),
+            (3, WriteBeside),
+            (3, Read),
+            (3, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (3, Reopen),
+            (3, Die),
+        ],
         ..DEFAULT
     },
     Script {

@@ -12,11 +12,11 @@ use super::history::{Known, Life};
 use super::script::Script;
 
 /// Every so many crash points, what comes after one is a life of its own, whose power is cut again.
-const POINTS_A_SECOND_LIFE: u64 = 50;
+const POINTS_A_SECOND_LIFE: u64 = 80;
 /// Steps of a second life, after everything was read.
 const STEPS_OF_A_SECOND_LIFE: usize = 6;
 /// Crash points in a second life.
-const POINTS_IN_A_SECOND_LIFE: u64 = 50;
+const POINTS_IN_A_SECOND_LIFE: u64 = 40;
 
 /// A script with a seed, which decides what its steps are.
 #[derive(Clone, Copy)]
@@ -140,7 +140,7 @@ impl Run {
         let opened = Opened::new(script, &stage, THREADS)
             .map_err(|error| format!("a new one does not open: {error}"))?;
         let mut random = fastrand::Rng::with_seed(self.seed);
-        let closes = random.bool();
+        let closes = random.u8(..4) > 0;
         let mut actor = Actor::new(script, stage, life, opened, random);
         without_panic(|| actor.act(script.steps))?;
         if closes {
