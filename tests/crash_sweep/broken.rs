@@ -37,6 +37,8 @@ pub(crate) enum Region {
 pub(crate) enum Flaw {
     /// A sync does nothing when the last write was in the region.
     SyncSkipped(Region),
+    /// A sync does nothing when all writes since the last one that did something were in the region.
+    OwnSyncSkipped(Region),
     /// A sync makes durable what was written before the one before it, and returns.
     SyncLate,
     /// A sync leaves out the last write before it.
@@ -157,7 +159,7 @@ pub(crate) const BROKEN: &[Broken] = &[
 
 /// What may be broken as one likes: it costs hits, since nothing is returned that was not verified.
 pub(crate) const WITHSTOOD: &[Broken] = &[
-    Broken::withstood(Flaw::SyncSkipped(Region::Segments)),
+    Broken::withstood(Flaw::OwnSyncSkipped(Region::Segments)),
     Broken::withstood(Flaw::WriteLost(Region::Segments)),
     Broken::withstood(Flaw::WriteLate(Region::Segments)),
     Broken::withstood(Flaw::WriteTorn(Region::Segments)),
@@ -181,6 +183,7 @@ impl Flaw {
     fn region(self) -> Region {
         match self {
             Self::SyncSkipped(region)
+            | Self::OwnSyncSkipped(region)
             | Self::WriteLost(region)
             | Self::EveryOtherWriteLost(region)
             | Self::WriteLate(region)
@@ -240,6 +243,8 @@ struct State {
     writes: u64,
     /// Where the last write was.
     last: u64,
+    /// A write was somewhere else since the last sync that did something.
+    is_others: bool,
 }
 
 impl Flawed {
@@ -295,10 +300,11 @@ impl Device for Flawed {
         let data: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
         let mut state = self.state.lock().expect("nobody panics with it");
         state.last = offset;
+        state.is_others |= !self.is_meant(offset);
         state.writes += u64::from(self.is_meant(offset));
         let all = data.len();
         let gets_there = match self.flaw {
-            Flaw::SyncSkipped(_) => all,
+            Flaw::SyncSkipped(_) | Flaw::OwnSyncSkipped(_) => all,
             Flaw::WriteLost(_) | Flaw::WriteLate(_) if self.is_meant(offset) => 0,
             Flaw::EveryOtherWriteLost(_) if self.is_meant(offset) && state.writes.is_multiple_of(2) => 0,
             Flaw::WriteLost(_) | Flaw::WriteLate(_) | Flaw::EveryOtherWriteLost(_) => all,
@@ -332,6 +338,7 @@ impl Device for Flawed {
         state.first.clear();
         match self.flaw {
             Flaw::SyncSkipped(_) if self.is_meant(state.last) => Ok(()),
+            Flaw::OwnSyncSkipped(_) if !std::mem::take(&mut state.is_others) => Ok(()),
             Flaw::SyncLate | Flaw::SyncMissesLast => {
                 self.inner.sync()?;
                 self.release(&mut state)
