@@ -63,6 +63,9 @@ impl SsdConfig {
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteMode {
+    /// The backing store has it, and no tier above keeps any of it: for what is not read again soon. A block that was in
+    /// RAM or on the SSD is there no longer.
+    Around,
     /// The backing store has it; the tiers keep it.
     Through,
     /// RAM has it; the backing store gets it in the background, and durably at the next flush.

@@ -23,6 +23,9 @@ pub enum Error {
     WouldBlock,
     /// Blocks that could not be written below. They are kept in RAM and tried again; so may the caller.
     StillDirty { volume: String, blocks: u64, cause: TierError },
+    /// Written below by `around` writes, which keep nothing, and then the sync failed: nobody can write these blocks
+    /// again. Every flush says so until [`crate::Volume::forget`] is told of them.
+    Lost { volume: String, blocks: u64, cause: TierError },
     /// A volume of this name is attached already.
     AlreadyAttached { name: String },
     /// The cache is closed.
@@ -49,6 +52,13 @@ impl fmt::Display for Error {
                     "{blocks} blocks of volume {volume} are not on the backing store; they are kept and retried"
                 )
             }
+            Self::Lost { volume, blocks, .. } => {
+                write!(
+                    f,
+                    "{blocks} blocks of volume {volume} were written around the cache and a sync failed; write them \
+                     again, then forget them"
+                )
+            }
             Self::AlreadyAttached { name } => {
                 write!(f, "a volume named {name} is attached already; give each volume its own name")
             }
@@ -62,7 +72,7 @@ impl std::error::Error for Error {
         match self {
             // `Display` already speaks for the tier's error, so its own cause comes next.
             Self::Tier(error) => error.source(),
-            Self::StillDirty { cause, .. } => Some(cause.as_ref()),
+            Self::StillDirty { cause, .. } | Self::Lost { cause, .. } => Some(cause.as_ref()),
             _ => None,
         }
     }

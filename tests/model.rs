@@ -44,6 +44,10 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], operations: usize, seed
         };
         let range = at..(at + length).min(model.len());
         let offset = (start + at) as u64;
+        if random.u8(..50) == 0 {
+            let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
+            volume.set_mode(modes[random.usize(..3)]).expect("the mode is switched");
+        }
         match random.u8(..20) {
             0..9 => {
                 let fill = random.u8(..);
@@ -113,6 +117,20 @@ fn many_threads_on_shared_blocks_read_what_they_wrote_in_through_mode() {
         ssd_blocks: 800,
         shards: 2,
         mode: WriteMode::Through,
+        threads: 5,
+        stretch_bytes: 700_001,
+        operations: 300,
+    });
+}
+
+#[test]
+fn many_threads_on_shared_blocks_read_what_they_wrote_in_around_mode() {
+    run(&Case {
+        block_bytes: 4096,
+        ram_blocks: 100,
+        ssd_blocks: 800,
+        shards: 2,
+        mode: WriteMode::Around,
         threads: 5,
         stretch_bytes: 700_001,
         operations: 300,

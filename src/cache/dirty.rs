@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use terrace_tiers::block::{BlockSize, Version, VolumeId};
@@ -17,7 +17,7 @@ use terrace_tiers::device::Device;
 use super::Result;
 use super::flush::FlushDone;
 use crate::config::WriteMode;
-use crate::error::Error;
+use crate::error::{Error, TierError};
 use crate::pool::Lane;
 use crate::sync::Mutex;
 
@@ -35,7 +35,7 @@ pub(super) struct VolumeState {
     pub(super) lane: Lane,
     pub(super) dirty: Mutex<Dirty>,
     pub(super) block_shift: u32,
-    pub(super) mode: WriteMode,
+    mode: AtomicU8,
     /// The newest version of any block of the volume.
     pub(super) version: AtomicU64,
     /// The ticker knows the volume.
@@ -64,14 +64,21 @@ impl VolumeState {
             lane,
             dirty: Mutex::new(Dirty::default()),
             block_shift: size.shift(),
-            mode,
+            mode: AtomicU8::new(mode as u8),
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
         }
     }
 
+    /// How a write that starts now is acknowledged.
     pub(super) fn mode(&self) -> WriteMode {
-        self.mode
+        let mode = self.mode.load(Ordering::Acquire);
+        let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
+        modes.into_iter().find(|&known| known as u8 == mode).expect("only modes are stored")
+    }
+
+    pub(super) fn set_mode(&self, mode: WriteMode) {
+        self.mode.store(mode as u8, Ordering::Release);
     }
 
     pub(super) fn version(&self) -> Version {
@@ -134,6 +141,11 @@ pub(super) struct Syncs {
     pub(super) is_running: bool,
     /// Written below, no sync since: block and the sync that will cover it.
     pub(super) unsynced: Vec<(u64, u64)>,
+    /// Blocks that `around` writes wrote below, no sync since: they are not in RAM.
+    pub(super) passed: BTreeSet<u64>,
+    /// Those of a sync that failed, and why: they cannot be written again.
+    pub(super) lost: BTreeSet<u64>,
+    pub(super) lost_by: Option<TierError>,
     /// Who waits for which sync.
     pub(super) waiting: Vec<(u64, FlushDone)>,
 }
@@ -156,11 +168,16 @@ impl Dirty {
     }
 
     pub(super) fn unsynced_blocks(&self) -> u64 {
-        self.syncs.unsynced.len() as u64
+        (self.syncs.unsynced.len() + self.syncs.passed.len()) as u64
+    }
+
+    /// Whether something below waits for a sync.
+    pub(super) fn needs_sync(&self) -> bool {
+        self.unsynced_blocks() > 0
     }
 
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty_blocks() == 0 && self.syncs.unsynced.is_empty()
+        self.dirty_blocks() == 0 && !self.needs_sync()
     }
 
     /// For [`Inner::assert_quiet`].
@@ -180,6 +197,19 @@ impl Dirty {
                 "dirty, unsynced, waiting, held back, flushes, runs, who waits for a sync, syncs: {counts:?}"
             )
         })
+    }
+
+    /// A sync failed that should have covered these, which nobody holds.
+    pub(super) fn note_lost(&mut self, mut passed: BTreeSet<u64>, cause: &TierError) {
+        if !passed.is_empty() {
+            self.syncs.lost.append(&mut passed);
+            self.syncs.lost_by = Some(cause.clone());
+        }
+    }
+
+    pub(super) fn lost_error(&self, volume: &str) -> Option<Error> {
+        let cause = self.syncs.lost_by.clone().filter(|_| !self.syncs.lost.is_empty())?;
+        Some(Error::Lost { volume: volume.to_owned(), blocks: self.syncs.lost.len() as u64, cause })
     }
 
     pub(super) fn first_epoch(&self) -> u64 {

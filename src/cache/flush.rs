@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::pool::Priority;
 use crate::sync::{Blocker, wake_all};
 
+/// A sync is due when so many blocks that `around` writes wrote wait for one: the books of them stay small.
+const PASSED_MAX: usize = 4096;
+
 /// The end of a flush.
 pub(super) type FlushDone = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -47,7 +50,7 @@ impl Inner {
         let is_due = if self.throttle.is_urgent() {
             all_written || is_half
         } else {
-            self.throttle.is_over_low() && is_half
+            dirty.syncs.passed.len() >= PASSED_MAX || self.throttle.is_over_low() && is_half
         };
         drop(dirty);
         if is_due && self.is_continuous() {
@@ -69,18 +72,21 @@ impl Inner {
     }
 
     fn run_sync(self: &Arc<Self>, volume: &Arc<VolumeState>) {
-        let (number, mut covered) = {
+        let (number, mut covered, mut passed) = {
             let mut dirty = volume.dirty.lock();
-            dirty.syncs.started += 1;
-            (dirty.syncs.started, std::mem::take(&mut dirty.syncs.unsynced))
+            let syncs = &mut dirty.syncs;
+            syncs.started += 1;
+            (syncs.started, std::mem::take(&mut syncs.unsynced), std::mem::take(&mut syncs.passed))
         };
         let result = volume.device.sync().map_err(Arc::new);
         self.counters.disk_syncs.fetch_add(1, Ordering::Relaxed);
-        if result.is_err() {
+        if let Err(error) = &result {
             // Writes that ended while it ran are no safer than those before it.
             let mut dirty = volume.dirty.lock();
             dirty.syncs.failures += 1;
             covered.append(&mut dirty.syncs.unsynced);
+            passed.append(&mut dirty.syncs.passed);
+            dirty.note_lost(passed, error);
         }
         covered.sort_unstable();
         covered.dedup();
@@ -164,6 +170,10 @@ impl Inner {
 
     pub(super) fn flush_open(self: &Arc<Self>, volume: &Arc<VolumeState>, done: FlushDone) {
         let mut dirty = volume.dirty.lock();
+        let done = match dirty.lost_error(&volume.name) {
+            Some(error) => Box::new(move |result: Result<()>| done(result.and(Err(error)))),
+            None => done,
+        };
         let epoch = dirty.close_epoch();
         // Someone waits: a pause after a failure ends here.
         if let Some(failure) = &mut dirty.failure {
@@ -171,7 +181,7 @@ impl Inner {
         }
         dirty.take_held_back();
         if dirty.is_written(epoch) {
-            if dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running {
+            if !dirty.needs_sync() && !dirty.syncs.is_running {
                 drop(dirty);
                 return done(Ok(()));
             }

@@ -95,6 +95,8 @@ pub(super) struct Entry {
     /// A write below is under way.
     pub(super) writing: bool,
     pub(super) unsynced: bool,
+    /// Written by an `around` write: it leaves RAM as soon as it may, and goes nowhere.
+    pub(super) passes: bool,
 }
 
 impl Entry {
@@ -400,12 +402,17 @@ impl Shard {
             .all(|edge| entry.has(edge / SECTOR_BYTES..edge / SECTOR_BYTES + 1))
     }
 
-    /// Brings an entry whose state changed back to the invariants: a clean, whole block has no sectors, and one that
-    /// may leave again is given back to the policy.
+    /// Brings an entry whose state changed back to the invariants: a clean, whole block has no sectors, one that may
+    /// leave again is given back to the policy, and one that only passes through leaves at once.
     pub(super) fn settle_entry(&mut self, slot: Slot) {
         let size = self.size;
         let entry = &mut self.entries[slot.index()];
         if entry.is_pinned() {
+            return;
+        }
+        if entry.passes && !entry.filling {
+            *entry = Entry::default();
+            self.policy.remove(self.policy.block_at(slot));
             return;
         }
         let is_whole = entry.sectors.as_ref().is_none_or(|s| mask::contains(s.valid(), 0..size.sectors()));

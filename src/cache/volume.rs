@@ -57,6 +57,22 @@ impl Volume {
         self.state.len_bytes
     }
 
+    /// How writes are acknowledged that start now.
+    pub fn mode(&self) -> WriteMode {
+        self.state.mode()
+    }
+
+    /// Has the writes that start from now on acknowledged as `mode` says. Those that are under way keep their mode, what
+    /// is dirty stays on its way, and the next [`Self::flush`] covers the writes of either mode.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: what was closed in order takes no writes of any mode.
+    pub fn set_mode(&self, mode: WriteMode) -> Result<()> {
+        self.handle.inner.check_open()?;
+        self.state.set_mode(mode);
+        Ok(())
+    }
+
     /// Fills `buffer` with the bytes from `offset` on.
     ///
     /// # Errors

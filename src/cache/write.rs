@@ -2,6 +2,13 @@
 //!
 //! `back` is acknowledged there. `through` is the same, and then writes the blocks below and waits for that; so in
 //! both modes a block is written below by one write-back at a time, and the last write to RAM is the last one below.
+//! `around` is `through` whose blocks leave RAM when they are below, and go nowhere:
+//!
+//! 1. While it is under way its sectors are valid in RAM, so a fill that was planned before puts its bytes around them,
+//!    and a block that is being filled stays until that fill has ended: no fill keeps what an `around` write replaced.
+//! 2. A block with sectors that nobody wrote below yet, or that no sync covers and an earlier write left in RAM, stays
+//!    until it is clean. What only `around` writes wrote is not held until the sync; if that fails, it is named lost.
+//! 3. A later write of another mode keeps the block.
 //!
 //! A write waits only when it must:
 //!
@@ -116,7 +123,7 @@ impl Throttle {
     }
 }
 
-/// A `through` write whose blocks are not all below yet.
+/// A `through` or `around` write whose blocks are not all below yet.
 pub(super) struct WriteOperation {
     /// Blocks not yet below, and one for whoever plans the write.
     pending: AtomicU32,
@@ -215,7 +222,7 @@ impl Inner {
         self.check_open()?;
         volume.check_range(offset, data.len())?;
         let mode = volume.mode();
-        let blocker = (mode == WriteMode::Through).then(|| Arc::new(Blocker::default()));
+        let blocker = (mode != WriteMode::Back).then(|| Arc::new(Blocker::default()));
         let done =
             blocker.clone().map(|blocker| -> WriteDone { Box::new(move |result| blocker.set(result)) });
         let mut progress = WriteProgress::new(mode, offset, done);
@@ -331,7 +338,7 @@ impl Inner {
             (entry.dirty, entry.is_pinned())
         };
         if !was_dirty && let Some(ssd) = &self.ssd {
-            let mark = if progress.mode == WriteMode::Through { VoidMark::Region } else { VoidMark::Exact };
+            let mark = if progress.mode == WriteMode::Back { VoidMark::Exact } else { VoidMark::Region };
             ssd.void(block, version, mark);
         }
         let left_over = shard.store(slot, piece.bytes.start, data, version, spare);
@@ -343,7 +350,8 @@ impl Inner {
         if !was_pinned {
             self.throttle.add();
         }
-        if progress.mode == WriteMode::Through {
+        shard.entries[slot.index()].passes = progress.mode == WriteMode::Around;
+        if progress.mode != WriteMode::Back {
             let operation = progress.operation();
             operation.pending.fetch_add(1, Ordering::Relaxed);
             let waiter = WriteWaiter { version, operation };

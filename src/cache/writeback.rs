@@ -22,7 +22,7 @@ use super::read::Runner;
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::{Lane, Priority, WritePiece, WriteRequest};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, wake_all};
 
 /// A block lent to a write below.
 struct TakenBlock {
@@ -114,15 +114,22 @@ impl Inner {
     ) {
         let mut acknowledged = Vec::new();
         let mut again = Vec::new();
+        let (mut any_passed, mut wakes) = (false, Vec::new());
         for taken in blocks {
             let mut shard = self.shard(taken.block);
             let size = self.size;
-            let (_, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
+            let (slot, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
             entry.writing = false;
+            let passes = entry.passes && !entry.is_pinned() && !entry.filling;
             let masks = entry.sectors_mut(size);
             let mut dirty = volume.dirty.lock();
             // A sync that failed meanwhile may have dropped what this write gave to the device.
-            if result.is_ok() && dirty.syncs.failures == failures_before {
+            let is_below = result.is_ok() && dirty.syncs.failures == failures_before;
+            let has_passed = is_below && passes;
+            if has_passed {
+                dirty.syncs.passed.insert(taken.block.number());
+                dirty.count_in(taken.epoch, -1);
+            } else if is_below {
                 mask::add(masks.unsynced_mut(), &taken.sectors);
                 let covered_by = dirty.syncs.started + 1;
                 if !entry.unsynced || entry.covered_by != covered_by {
@@ -145,6 +152,11 @@ impl Inner {
             }
             let is_dirty = entry.dirty;
             drop(dirty);
+            any_passed |= has_passed;
+            if has_passed {
+                shard.settle_entry(slot);
+                wakes.append(&mut self.throttle.remove());
+            }
             if let Some(waiters) = shard.write_waiters.remove(&taken.block) {
                 let (ready, later): (Vec<_>, Vec<_>) = waiters
                     .into_iter()
@@ -156,6 +168,10 @@ impl Inner {
                     again.push(taken.block.number());
                 }
             }
+        }
+        if any_passed {
+            wake_all(wakes);
+            self.announce_release();
         }
         for waiter in acknowledged {
             waiter.deliver(result.clone());
