@@ -23,6 +23,8 @@ pub enum Error {
     WouldBlock,
     /// Blocks that could not be written below. They are kept in RAM and tried again; so may the caller.
     StillDirty { volume: String, blocks: u64, cause: TierError },
+    /// Only whole blocks can be forgotten: the rest of a block may be dirty.
+    NotWholeBlocks { offset: u64, bytes: u64, block_bytes: u64 },
     /// Written below by `around` writes, which keep nothing, and then the sync failed: nobody can write these blocks
     /// again. Every flush says so until [`crate::Volume::forget`] is told of them.
     Lost { volume: String, blocks: u64, cause: TierError },
@@ -50,6 +52,13 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "{blocks} blocks of volume {volume} are not on the backing store; they are kept and retried"
+                )
+            }
+            Self::NotWholeBlocks { offset, bytes, block_bytes } => {
+                write!(
+                    f,
+                    "{bytes} bytes at offset {offset} are not whole blocks of {block_bytes} bytes; round both ends, or \
+                     end with the volume"
                 )
             }
             Self::Lost { volume, blocks, .. } => {

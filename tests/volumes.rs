@@ -2,12 +2,17 @@
 
 mod common;
 
-use std::sync::{Arc, mpsc};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use common::{BLOCK, bytes_of, content, eventually, held, small, ssd_bytes, stored, without_hanging};
-use terrace::tiers::testing::{Fault, MemoryDevice, Operation};
-use terrace::{Cache, Config, Error, SsdConfig, SsdSize, Volume, WriteMode};
+use common::{
+    BLOCK, block_on, bytes_of, content, eventually, held, seed, small, ssd_bytes, stored, without_hanging,
+};
+use terrace::tiers::testing::{Fault, Journal, Loss, MemoryDevice, Operation};
+use terrace::tiers::{Error as TierError, Result as TierResult};
+use terrace::{Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode};
 
 const BLOCK_U64: u64 = BLOCK as u64;
 
@@ -171,4 +176,484 @@ fn a_write_around_that_fails_below_is_kept_and_tried_again() {
     read(&volume, 0);
     assert_eq!(device.counters().reads, reads + 1, "it has left RAM");
     without_hanging(move || cache.assert_quiet());
+}
+
+/// Sends what `done` is told.
+fn told(sender: &mpsc::Sender<Result<(), Error>>) -> impl FnOnce(Result<(), Error>) + Send + 'static {
+    let sender = sender.clone();
+    move |answer| sender.send(answer).expect("it is waited for")
+}
+
+#[test]
+fn a_discard_of_any_alignment_reads_as_zeros_at_once_and_below_after_a_flush() {
+    let seed = seed();
+    let mut random = fastrand::Rng::with_seed(seed);
+    for mode in [WriteMode::Around, WriteMode::Through, WriteMode::Back] {
+        let bytes = 40 * BLOCK_U64 + 700;
+        let device = Arc::new(MemoryDevice::patterned(bytes, seed));
+        let (config, _ssd) = with_ssd(held(24), 200);
+        let (cache, volume) = open(&Config { shards: Some(3), ..config }, &device, mode);
+        let mut model = stored(&*device, 0, bytes as usize);
+        for step in 0..200 {
+            let (one, other) = (random.usize(..=model.len()), random.usize(..=model.len()));
+            let range = if random.bool() {
+                one.min(other)..one.max(other)
+            } else {
+                one..(one + random.usize(..9000)).min(model.len())
+            };
+            match random.u8(..4) {
+                0 => {
+                    model[range.clone()].fill(0);
+                    volume.discard(range.start as u64, range.len() as u64).expect("a discard succeeds");
+                }
+                1 => {
+                    let range = range.start..range.end.min(range.start + 9000);
+                    model[range.clone()].fill(step as u8);
+                    volume.write(range.start as u64, &model[range.clone()]).expect("a write succeeds");
+                }
+                2 if random.bool() => {
+                    volume.flush().expect("a flush succeeds");
+                    assert!(stored(&*device, 0, model.len()) == model, "seed {seed} step {step} {mode:?}");
+                }
+                _ => {
+                    let found = bytes_of(&volume, range.start as u64, range.len());
+                    assert!(found == model[range], "seed {seed} step {step} {mode:?}");
+                }
+            }
+        }
+        volume.flush().expect("a flush succeeds");
+        assert!(bytes_of(&volume, 0, model.len()) == model && stored(&*device, 0, model.len()) == model);
+        assert!(matches!(volume.discard(1, bytes), Err(Error::OutOfRange { .. })));
+        cache.assert_quiet();
+    }
+}
+
+#[test]
+fn a_fill_under_way_does_not_bring_back_what_was_discarded() {
+    let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+    let (cache, volume) = open(&held(32), &device, WriteMode::Back);
+    device.stall(Operation::Read);
+    let (sender, receiver) = mpsc::channel();
+    for block in 4..7 {
+        let sender = sender.clone();
+        volume.read_with(block * BLOCK_U64, BLOCK, move |answer| drop(sender.send(answer.map(drop))));
+    }
+    // Part of a block that is being filled, written before and after.
+    volume.write(4 * BLOCK_U64, &[1; 512]).expect("a write succeeds");
+    volume.discard(4 * BLOCK_U64, 3 * BLOCK_U64).expect("a discard succeeds");
+    volume.write(6 * BLOCK_U64 + 512, &[2; 512]).expect("a write succeeds");
+    device.resume();
+    (0..3).for_each(|_| answered(&receiver).expect("a read succeeds"));
+    let mut wanted = vec![0; 3 * BLOCK];
+    wanted[2 * BLOCK + 512..][..512].fill(2);
+    assert!(bytes_of(&volume, 4 * BLOCK_U64, 3 * BLOCK) == wanted);
+    volume.flush().expect("a flush succeeds");
+    assert!(stored(&*device, 4 * BLOCK_U64, 3 * BLOCK) == wanted);
+    cache.assert_quiet();
+}
+
+#[test]
+fn older_writes_below_end_before_a_discard_and_newer_ones_begin_after_it() {
+    for mode in [WriteMode::Back, WriteMode::Through, WriteMode::Around] {
+        let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+        let (cache, volume) = open(&held(32), &device, WriteMode::Back);
+        (2..6).for_each(|block| write(&volume, block, 1));
+        device.stall(Operation::Write);
+        device.stall(Operation::Discard);
+        let (sender, receiver) = mpsc::channel();
+        volume.flush_with(told(&sender));
+        device.wait_until_held(1);
+        volume.discard(0, 8 * BLOCK_U64).expect("a discard succeeds");
+        assert!(bytes_of(&volume, 0, 8 * BLOCK) == vec![0; 8 * BLOCK], "while older bytes are on their way");
+        volume.set_mode(mode).expect("the mode is switched");
+        let newer = sender.clone();
+        volume.write_with(3 * BLOCK_U64 + 512, [7; 1024], move |answer| drop(newer.send(answer.map(drop))));
+        let mut wanted = vec![0; 8 * BLOCK];
+        wanted[3 * BLOCK + 512..][..1024].fill(7);
+        assert!(bytes_of(&volume, 0, 8 * BLOCK) == wanted);
+        assert_eq!(device.counters().discards, 0);
+        volume.flush_with(told(&sender));
+        device.resume();
+        (0..3).for_each(|_| answered(&receiver).expect("all are told of success"));
+        assert!(stored(&*device, 0, 8 * BLOCK) == wanted, "{mode:?}");
+        assert!(bytes_of(&volume, 0, 8 * BLOCK) == wanted, "{mode:?}");
+        cache.assert_quiet();
+    }
+}
+
+#[test]
+fn a_discard_that_the_device_refuses_is_tried_again_and_newer_writes_wait_for_it() {
+    let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+    let (cache, volume) = open(&held(32), &device, WriteMode::Back);
+    device.fail(Fault::every(Operation::Discard));
+    volume.discard(0, 8 * BLOCK_U64).expect("a discard succeeds");
+    write(&volume, 3, 1);
+    write(&volume, 20, 1);
+    for _ in 0..3 {
+        assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })));
+    }
+    eventually("other blocks go below", || {
+        assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })));
+        below(&device, 20) == content(20, 1)
+    });
+    assert!(below(&device, 3) != content(3, 1), "it would be discarded with the old ones");
+    assert!(read(&volume, 2) == vec![0; BLOCK] && read(&volume, 3) == content(3, 1));
+    device.clear_faults();
+    eventually("a flush succeeds", || volume.flush().is_ok());
+    assert!(below(&device, 2) == vec![0; BLOCK] && below(&device, 3) == content(3, 1));
+    cache.assert_quiet();
+}
+
+/// A discard ran, newer bytes went below after it, and then the sync failed: run again alone, the discard would have
+/// taken them.
+#[test]
+fn a_discard_that_a_failed_sync_should_have_covered_is_run_again_before_what_came_after_it() {
+    for mode in [WriteMode::Back, WriteMode::Through, WriteMode::Around] {
+        let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+        let (cache, volume) = open(&held(32), &device, mode);
+        volume.discard(0, 8 * BLOCK_U64).expect("a discard succeeds");
+        eventually("it runs", || device.counters().discards == 1);
+        write(&volume, 3, 1);
+        device.fail(Fault::nth(Operation::Sync, 0));
+        assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })), "{mode:?}");
+        let mut wanted = vec![0; 8 * BLOCK];
+        wanted[3 * BLOCK..4 * BLOCK].copy_from_slice(&content(3, 1));
+        assert!(bytes_of(&volume, 0, 8 * BLOCK) == wanted, "{mode:?}");
+        eventually("a flush succeeds", || volume.flush().is_ok());
+        assert_eq!(device.counters().discards, 2, "{mode:?}");
+        assert!(stored(&*device, 0, 8 * BLOCK) == wanted, "{mode:?}");
+        assert!(bytes_of(&volume, 0, 8 * BLOCK) == wanted, "{mode:?}");
+        cache.assert_quiet();
+    }
+}
+
+/// A crash brings nothing back that was discarded and flushed: each block is as flushed last, or as something that was
+/// asked for later.
+#[test]
+fn what_was_discarded_and_flushed_stays_gone_wherever_the_power_fails() {
+    let seed = seed();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let journal = Arc::new(Journal::default());
+    let device = Arc::new(MemoryDevice::new(16 * BLOCK_U64).recorded_in(&journal));
+    let (cache, volume) = open(&Config { writeback_delay_ms: 1, ..small(8) }, &device, WriteMode::Back);
+    // What was asked for, in order: blocks, what they hold then (0 for nothing), and how many flushes came before.
+    let mut asked = vec![(0..16, 0, 0)];
+    let mut flushes = 0;
+    for number in 1..=80 {
+        let first = random.u64(..16);
+        let range = first..(first + random.u64(1..8)).min(16);
+        if random.bool() {
+            volume.discard(first * BLOCK_U64, (range.end - first) * BLOCK_U64).expect("a discard succeeds");
+            asked.push((range, 0, flushes));
+        } else {
+            range.clone().for_each(|block| write(&volume, block, number));
+            asked.push((range, number, flushes));
+        }
+        if random.u8(..6) == 0 {
+            if random.u8(..3) == 0 {
+                device.fail(Fault::nth(Operation::Sync, 0));
+            }
+            if volume.flush().is_ok() {
+                flushes += 1;
+                journal.mark(flushes);
+            }
+            device.clear_faults();
+        }
+    }
+    cache.close().expect("the cache closes");
+    let mut cut = journal.first_cut();
+    loop {
+        let flushed = cut.marks().last().copied().unwrap_or(0);
+        for loss in Loss::ALL {
+            let disk = cut.images(loss, seed).swap_remove(0);
+            for block in 0..16 {
+                let found = below(&disk, block);
+                let mut known = asked.iter().filter(|(range, ..)| range.contains(&block)).rev();
+                let (later, before): (Vec<_>, Vec<_>) = known.by_ref().partition(|(_, _, at)| *at >= flushed);
+                let may_be = later.iter().chain(before.first()).map(|(_, number, _)| match number {
+                    0 => vec![0; BLOCK],
+                    _ => content(block, *number),
+                });
+                let may_be: Vec<Vec<u8>> = may_be.collect();
+                for at in (0..BLOCK).step_by(512) {
+                    let is_known = may_be.iter().any(|bytes| bytes[at..at + 512] == found[at..at + 512]);
+                    assert!(is_known, "seed {seed} {loss:?} cut {}: block {block} at {at}", cut.position());
+                }
+            }
+        }
+        if !cut.advance() {
+            return;
+        }
+    }
+}
+
+/// 16 TiB of ones that remember what was asked of them.
+#[derive(Default)]
+struct Vast {
+    cannot_discard: bool,
+    discarded: Mutex<Vec<(u64, u64)>>,
+    zeros_written: AtomicU64,
+}
+
+const VAST_BYTES: u64 = 16 << 40;
+
+impl Device for Vast {
+    fn name(&self) -> String {
+        "vast".into()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        VAST_BYTES
+    }
+
+    fn read(&self, _offset: u64, buffers: &mut [IoSliceMut<'_>]) -> TierResult<()> {
+        buffers.iter_mut().for_each(|buffer| buffer.fill(1));
+        Ok(())
+    }
+
+    fn write(&self, _offset: u64, buffers: &[IoSlice<'_>]) -> TierResult<()> {
+        let zeros = buffers.iter().filter(|buffer| buffer.iter().all(|&byte| byte == 0));
+        self.zeros_written.fetch_add(zeros.map(|buffer| buffer.len() as u64).sum(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync(&self) -> TierResult<()> {
+        Ok(())
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> TierResult<()> {
+        if self.cannot_discard {
+            let source = io::ErrorKind::Unsupported.into();
+            return Err(TierError::Device { action: "discard", device: self.name(), offset, bytes, source });
+        }
+        self.discarded.lock().expect("nobody panicked").push((offset, bytes));
+        Ok(())
+    }
+}
+
+#[test]
+fn an_empty_discard_does_nothing_and_a_huge_one_is_one_call_below() {
+    let device = Arc::new(Vast::default());
+    let (config, _ssd) = with_ssd(held(32), 200);
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("vast", device.clone(), WriteMode::Back).expect("the volume attaches");
+    let far = VAST_BYTES - 5 * BLOCK_U64;
+    (0..60).for_each(|block| drop(bytes_of(&volume, far - block * BLOCK_U64, BLOCK)));
+    cache.settle().expect("the cache settles");
+    assert!(cache.stats().ssd.bytes_written > 0);
+    volume.discard(far, 0).expect("an empty discard succeeds");
+    volume.discard(VAST_BYTES, 0).expect("an empty discard succeeds");
+    volume.flush().expect("a flush succeeds");
+    assert!(device.discarded.lock().expect("nobody panicked").is_empty());
+    volume.discard(BLOCK_U64, VAST_BYTES - BLOCK_U64).expect("a huge discard succeeds");
+    volume.write(far, &[9; BLOCK]).expect("a write succeeds");
+    volume.flush().expect("a flush succeeds");
+    let discarded = device.discarded.lock().expect("nobody panicked").clone();
+    assert_eq!(discarded, [(BLOCK_U64, VAST_BYTES - BLOCK_U64)]);
+    assert!(bytes_of(&volume, far, BLOCK) == [9; BLOCK]);
+    // This device gives nothing back, so what comes from it shows.
+    let from_ssd = cache.stats().read_ssd_hits;
+    assert!(bytes_of(&volume, far - 59 * BLOCK_U64, BLOCK) == [1; BLOCK]);
+    assert_eq!(cache.stats().read_ssd_hits, from_ssd, "the copies on the SSD are void");
+    cache.assert_quiet();
+}
+
+#[test]
+fn a_device_that_cannot_discard_has_zeros_written() {
+    let device = Arc::new(Vast { cannot_discard: true, ..Vast::default() });
+    let cache = Cache::open(&held(32)).expect("the cache opens");
+    let volume = cache.attach("vast", device.clone(), WriteMode::Back).expect("the volume attaches");
+    volume.discard(0, 3 << 20).expect("a discard succeeds");
+    volume.flush().expect("a flush succeeds");
+    assert_eq!(device.zeros_written.load(Ordering::Relaxed), 3 << 20);
+    cache.assert_quiet();
+}
+
+#[test]
+fn more_discards_than_the_books_hold_flush_first() {
+    let device = Arc::new(MemoryDevice::patterned(1024 * BLOCK_U64, 1));
+    let (cache, volume) = open(&held(32), &device, WriteMode::Back);
+    for block in 0..200 {
+        block_on(volume.discard_async(block * 3 * BLOCK_U64, BLOCK_U64)).expect("a discard succeeds");
+    }
+    (0..200).for_each(|block| assert!(read(&volume, block * 3) == vec![0; BLOCK]));
+    volume.flush().expect("a flush succeeds");
+    (0..200).for_each(|block| assert!(below(&device, block * 3) == vec![0; BLOCK]));
+    device.fail(Fault::every(Operation::Discard));
+    let refused = (0..200).find_map(|block| volume.discard(block * 3 * BLOCK_U64, BLOCK_U64).err());
+    assert!(matches!(refused, Some(Error::StillDirty { .. })), "{refused:?}");
+    device.clear_faults();
+    eventually("a flush succeeds", || volume.flush().is_ok());
+    cache.assert_quiet();
+}
+
+#[test]
+fn what_is_forgotten_is_read_from_below_and_dirty_bytes_are_gone() {
+    let device = Arc::new(MemoryDevice::patterned(65 * BLOCK_U64 - 100, 1));
+    let (config, _ssd) = with_ssd(held(16), 200);
+    let (cache, volume) = open(&config, &device, WriteMode::Back);
+    (0..64).for_each(|block| drop(read(&volume, block)));
+    cache.settle().expect("the cache settles");
+    (0..8).for_each(|block| write(&volume, block, 1));
+    // Behind the cache.
+    let other = MemoryDevice::patterned(64 * BLOCK_U64, 2);
+    (0..64).for_each(|block| {
+        let bytes = below(&other, block);
+        device.write(block * BLOCK_U64, &[IoSlice::new(&bytes)]).expect("a write succeeds");
+    });
+    volume.forget(0, 0).expect("an empty forget succeeds");
+    for (offset, bytes) in [(1, BLOCK_U64), (0, BLOCK_U64 - 1), (512, 512)] {
+        assert!(matches!(volume.forget(offset, bytes), Err(Error::NotWholeBlocks { .. })));
+    }
+    assert!(matches!(volume.forget(0, 65 * BLOCK_U64), Err(Error::OutOfRange { .. })));
+    volume.forget(4 * BLOCK_U64, 61 * BLOCK_U64 - 100).expect("a forget succeeds");
+    let from_ssd = cache.stats().read_ssd_hits;
+    (4..64).for_each(|block| assert!(read(&volume, block) == below(&other, block), "block {block}"));
+    assert_eq!(cache.stats().read_ssd_hits, from_ssd);
+    (0..4).for_each(|block| assert!(read(&volume, block) == content(block, 1), "block {block}"));
+    volume.flush().expect("a flush succeeds");
+    (0..4).for_each(|block| assert!(below(&device, block) == content(block, 1)));
+    (4..64).for_each(|block| assert!(below(&device, block) == below(&other, block), "block {block}"));
+    cache.assert_quiet();
+}
+
+#[test]
+fn a_device_that_takes_nothing_any_more_is_left_by_forgetting() {
+    for operation in [Operation::Write, Operation::Sync, Operation::Discard] {
+        let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+        let config = Config { writeback_delay_ms: 1, ..small(32) };
+        let (cache, volume) = open(&config, &device, WriteMode::Back);
+        device.fail(Fault::every(operation));
+        (0..8).for_each(|block| write(&volume, block, 1));
+        volume.discard(10 * BLOCK_U64, 10 * BLOCK_U64).expect("a discard succeeds");
+        for _ in 0..3 {
+            assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })), "{operation:?}");
+        }
+        assert!(cache.close().is_err(), "it has blocks that nobody else has");
+        // In two parts, which cut the discard.
+        volume.forget(0, 15 * BLOCK_U64).expect("a forget succeeds");
+        assert!(read(&volume, 16) == vec![0; BLOCK]);
+        // Where discards go through, none is left.
+        let is_left = volume.flush().is_err();
+        assert!(
+            is_left || operation == Operation::Write,
+            "{operation:?}: half of the discard is still there"
+        );
+        volume.forget(15 * BLOCK_U64, 49 * BLOCK_U64).expect("a forget succeeds");
+        eventually("a flush succeeds", || volume.flush().is_ok());
+        if operation == Operation::Write {
+            let fresh = MemoryDevice::patterned(64 * BLOCK_U64, 1);
+            assert!(read(&volume, 30) == below(&fresh, 30), "it is as it was");
+        }
+        (0..64).for_each(|block| assert!(read(&volume, block) == below(&device, block), "{operation:?}"));
+        cache.assert_quiet();
+        cache.close().expect("the cache closes");
+    }
+}
+
+#[test]
+fn forgetting_waits_for_what_is_under_way_below_and_flushes_that_waited_go_on() {
+    for mode in [WriteMode::Back, WriteMode::Through] {
+        let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+        let (cache, volume) = open(&held(32), &device, mode);
+        device.stall(Operation::Write);
+        device.stall(Operation::Read);
+        let (sender, receiver) = mpsc::channel();
+        let (writes, flushes) = (sender.clone(), sender.clone());
+        volume.write_with(3 * BLOCK_U64 + 512, [7; 1024], move |answer| drop(writes.send(answer.map(drop))));
+        volume.flush_with(told(&flushes));
+        device.wait_until_held(1);
+        // Around the written sectors, and of a block that nobody wrote.
+        for block in [3, 5] {
+            let sender = sender.clone();
+            volume.read_with(block * BLOCK_U64, BLOCK, move |answer| drop(sender.send(answer.map(drop))));
+        }
+        device.wait_until_held(3);
+        let forgetting = {
+            let (volume, sender) = (volume.clone(), sender.clone());
+            std::thread::spawn(move || {
+                sender.send(volume.forget(0, 64 * BLOCK_U64)).expect("it is waited for")
+            })
+        };
+        if mode == WriteMode::Back {
+            answered(&receiver).expect("a `back` write is in RAM");
+        }
+        assert!(receiver.try_recv().is_err(), "the rest hangs");
+        device.resume();
+        let rest = if mode == WriteMode::Back { 4 } else { 5 };
+        (0..rest).for_each(|_| answered(&receiver).expect("all are told of success"));
+        forgetting.join().expect("it ends");
+        let reads = device.counters().reads;
+        for block in [3, 5] {
+            assert!(read(&volume, block) == below(&device, block), "block {block}");
+        }
+        assert!(device.counters().reads >= reads + 2, "nothing was kept");
+        volume.flush().expect("a flush succeeds");
+        cache.assert_quiet();
+    }
+}
+
+#[test]
+fn a_block_that_was_lost_is_not_named_any_more_once_it_is_forgotten() {
+    let device = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    let (cache, volume) = open(&held(32), &device, WriteMode::Around);
+    (3..5).for_each(|block| write(&volume, block, 1));
+    device.fail(Fault::nth(Operation::Sync, 0));
+    assert!(volume.flush().is_err());
+    assert!(matches!(volume.flush(), Err(Error::Lost { blocks: 2, .. })));
+    volume.forget(3 * BLOCK_U64, BLOCK_U64).expect("a forget succeeds");
+    assert!(matches!(volume.flush(), Err(Error::Lost { blocks: 1, .. })));
+    volume.forget(0, 64 * BLOCK_U64).expect("a forget succeeds");
+    volume.flush().expect("a flush succeeds");
+    cache.assert_quiet();
+}
+
+/// Writers, readers, discards, forgets and flushes on the same blocks: nothing hangs, and the books agree in the end.
+#[test]
+fn discards_and_forgets_among_other_traffic_leave_the_books_right() {
+    let seed = seed();
+    let cache = without_hanging(move || {
+        let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+        let config = Config { writeback_delay_ms: 1, shards: Some(2), ..small(24) };
+        let (config, _ssd) = with_ssd(config, 200);
+        let (cache, volume) = open(&config, &device, WriteMode::Back);
+        std::thread::scope(|scope| {
+            for thread in 0..6 {
+                let (volume, device) = (volume.clone(), device.clone());
+                let mut random = fastrand::Rng::with_seed(seed.wrapping_add(thread));
+                scope.spawn(move || {
+                    for number in 0..600 {
+                        let first = random.u64(..64);
+                        let count = random.u64(1..16).min(64 - first);
+                        match random.u8(..12) {
+                            0 => volume.discard(first * BLOCK_U64, count * BLOCK_U64).expect("it succeeds"),
+                            1 => volume.forget(first * BLOCK_U64, count * BLOCK_U64).expect("it succeeds"),
+                            2 => drop(volume.flush()),
+                            3 if random.u8(..4) == 0 => device.fail(Fault::nth(Operation::Sync, 0)),
+                            3 if random.u8(..4) == 0 => device.fail(Fault::nth(Operation::Discard, 0)),
+                            3 => {
+                                let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
+                                volume.set_mode(modes[random.usize(..3)]).expect("the mode is switched");
+                            }
+                            4..8 => drop(bytes_of(&volume, first * BLOCK_U64, count as usize * BLOCK)),
+                            _ => drop(volume.write(first * BLOCK_U64 + 300, &[number as u8; 5000][..3000])),
+                        }
+                    }
+                });
+            }
+        });
+        device.clear_faults();
+        // What was lost around a failed sync is told until it is forgotten.
+        eventually("a flush succeeds", || match volume.flush() {
+            Err(Error::Lost { .. }) => {
+                volume.forget(0, 64 * BLOCK_U64).expect("a forget succeeds");
+                false
+            }
+            flushed => flushed.is_ok(),
+        });
+        cache.settle().expect("the cache settles");
+        (0..64).for_each(|block| assert!(read(&volume, block) == below(&device, block), "seed {seed}"));
+        cache
+    });
+    cache.assert_quiet();
 }

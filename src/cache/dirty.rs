@@ -15,11 +15,12 @@ use terrace_tiers::block::{BlockSize, Version, VolumeId};
 use terrace_tiers::device::Device;
 
 use super::Result;
+use super::fence::Fences;
 use super::flush::FlushDone;
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Lane;
-use crate::sync::Mutex;
+use crate::sync::{Condvar, Mutex};
 
 /// The pause after a first failed write; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -40,6 +41,8 @@ pub(super) struct VolumeState {
     pub(super) version: AtomicU64,
     /// The ticker knows the volume.
     pub(super) is_watched: AtomicBool,
+    /// With `dirty`: what a forget waits for may have ended.
+    pub(super) fence_changed: Condvar,
 }
 
 /// What a volume is made of when it is attached.
@@ -67,6 +70,7 @@ impl VolumeState {
             mode: AtomicU8::new(mode as u8),
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
+            fence_changed: Condvar::new(),
         }
     }
 
@@ -100,9 +104,14 @@ impl VolumeState {
     }
 
     pub(super) fn check_range(&self, offset: u64, bytes: usize) -> Result<()> {
-        match offset.checked_add(bytes as u64) {
+        self.check_stretch(offset, bytes as u64)
+    }
+
+    /// As [`Self::check_range`], of what need not fit the memory.
+    pub(super) fn check_stretch(&self, offset: u64, bytes: u64) -> Result<()> {
+        match offset.checked_add(bytes) {
             Some(end) if end <= self.len_bytes => Ok(()),
-            _ => Err(Error::OutOfRange { offset, bytes: bytes as u64, volume_bytes: self.len_bytes }),
+            _ => Err(Error::OutOfRange { offset, bytes, volume_bytes: self.len_bytes }),
         }
     }
 }
@@ -115,7 +124,8 @@ pub(super) struct Dirty {
     pub(super) waiting: BTreeSet<u64>,
     /// The epoch of writes made now.
     pub(super) epoch: u64,
-    /// Blocks dirty or being written, by the epoch they became dirty in; the last is `epoch`'s.
+    /// Blocks dirty or being written, and discards that are not below, by the epoch they became so in; the last is
+    /// `epoch`'s.
     pub(super) outstanding: VecDeque<u64>,
     pub(super) flushes: Vec<(u64, FlushDone)>,
     /// Runs under way.
@@ -125,6 +135,7 @@ pub(super) struct Dirty {
     /// Blocks were dirty for `writeback_delay`: write-back goes on until none is waiting.
     pub(super) is_due: bool,
     pub(super) syncs: Syncs,
+    pub(super) fences: Fences,
     /// Dirty blocks that could not be written, or not be synced: they wait until the failure may be tried again.
     pub(super) held_back: BTreeSet<u64>,
     pub(super) failure: Option<Failure>,
@@ -173,7 +184,7 @@ impl Dirty {
 
     /// Whether something below waits for a sync.
     pub(super) fn needs_sync(&self) -> bool {
-        self.unsynced_blocks() > 0
+        self.unsynced_blocks() > 0 || self.fences.needs_sync()
     }
 
     pub(super) fn is_clean(&self) -> bool {
@@ -187,6 +198,7 @@ impl Dirty {
             self.unsynced_blocks(),
             self.waiting.len() as u64,
             self.held_back.len() as u64,
+            self.fences.count(),
             self.flushes.len() as u64,
             self.writing_runs.into(),
             self.syncs.waiting.len() as u64,
@@ -194,7 +206,7 @@ impl Dirty {
         ];
         counts.iter().any(|&count| count > 0).then(|| {
             format!(
-                "dirty, unsynced, waiting, held back, flushes, runs, who waits for a sync, syncs: {counts:?}"
+                "dirty, unsynced, waiting, held back, fences, flushes, runs, who waits for a sync, syncs: {counts:?}"
             )
         })
     }
@@ -249,6 +261,13 @@ impl Dirty {
         self.held_back.insert(number);
     }
 
+    /// A discard failed: the flushes that waited for it, which are to be told.
+    #[must_use]
+    pub(super) fn refuse_discard(&mut self) -> Vec<FlushDone> {
+        self.note_failure();
+        std::mem::take(&mut self.flushes).into_iter().map(|(_, done)| done).collect()
+    }
+
     /// Blocks were held back: those that fail before they are tried again share the pause.
     pub(super) fn note_failure(&mut self) {
         let now = Instant::now();
@@ -264,6 +283,7 @@ impl Dirty {
     pub(super) fn take_held_back(&mut self) {
         if self.failure.as_ref().is_none_or(|failure| Instant::now() >= failure.retry_at) {
             self.waiting.append(&mut self.held_back);
+            self.fences.take_held_back();
         }
     }
 

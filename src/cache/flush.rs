@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
+use super::index::Shard;
 use super::{Inner, Result};
 use crate::error::Error;
 use crate::pool::Priority;
@@ -93,7 +94,13 @@ impl Inner {
         for &(block, _) in &covered {
             self.finish_synced(volume, BlockId::new(volume.id, block), number, result.is_ok());
         }
+        if result.is_err() {
+            self.discard_again(volume);
+        }
         let mut dirty = volume.dirty.lock();
+        if result.is_ok() {
+            dirty.fences.synced(number);
+        }
         let (mut ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut dirty.syncs.waiting)
             .into_iter()
             .partition(|(wanted, _)| *wanted <= number || result.is_err());
@@ -136,21 +143,11 @@ impl Inner {
         if !entry.unsynced || is_ok && entry.covered_by > number {
             return;
         }
-        entry.unsynced = false;
-        let is_dirty = entry.dirty;
-        let masks = entry.sectors_mut(size);
         if !is_ok {
-            // What the failed sync left undone is unknown: the block is written again before the next one (rule 7).
-            let unsynced: SmallVec<[u64; 4]> = SmallVec::from_slice(masks.unsynced());
-            mask::add(masks.dirty_mut(), &unsynced);
-            masks.unsynced_mut().fill(0);
-            if !is_dirty {
-                let epoch = volume.dirty.lock().mark(block.number());
-                (entry.dirty, entry.dirty_epoch) = (true, epoch);
-            }
-            volume.dirty.lock().hold_back(block.number());
-            return;
+            return self.make_dirty_again(volume, &mut shard, block);
         }
+        entry.unsynced = false;
+        let masks = entry.sectors_mut(size);
         masks.unsynced_mut().fill(0);
         if entry.is_pinned() {
             return;
@@ -158,6 +155,23 @@ impl Inner {
         shard.settle_entry(slot);
         drop(shard);
         wake_all(self.throttle.remove());
+    }
+
+    /// What a failed sync left undone of `block` is unknown: it is written again before the next one (rule 7).
+    pub(super) fn make_dirty_again(&self, volume: &VolumeState, shard: &mut Shard, block: BlockId) {
+        let size = self.size;
+        let Some((_, entry)) = shard.entry_of(block).filter(|(_, entry)| entry.unsynced) else { return };
+        entry.unsynced = false;
+        let is_dirty = entry.dirty;
+        let masks = entry.sectors_mut(size);
+        let unsynced: SmallVec<[u64; 4]> = SmallVec::from_slice(masks.unsynced());
+        mask::add(masks.dirty_mut(), &unsynced);
+        masks.unsynced_mut().fill(0);
+        if !is_dirty {
+            let epoch = volume.dirty.lock().mark(block.number());
+            (entry.dirty, entry.dirty_epoch) = (true, epoch);
+        }
+        volume.dirty.lock().hold_back(block.number());
     }
 
     /// Runs `done` when every write acknowledged before this call is durable below.

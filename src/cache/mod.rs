@@ -12,6 +12,9 @@
 //! | `dirty`     | what of a volume is not durable below                                         |
 //! | `writeback` | writes dirty blocks below                                                     |
 //! | `flush`     | syncs and flushes                                                             |
+//! | `fence`     | keeps write-back off a range while it is discarded or forgotten               |
+//! | `discard`   | zeros from now on, given back below                                           |
+//! | `forget`    | drops what is cached of a range                                               |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `demote`    | the SSD: appends, seals, reclaim, journal, checkpoint                         |
 //! | `recover`   | opens and closes caches and volumes                                           |
@@ -27,7 +30,10 @@
 mod answer;
 mod demote;
 mod dirty;
+mod discard;
+mod fence;
 mod flush;
+mod forget;
 mod index;
 mod quiet;
 mod read;
@@ -55,7 +61,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
-pub use volume::{FlushFuture, ReadFuture, Volume, WriteFuture};
+pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
 use index::{FastHash, Shard};
@@ -217,6 +223,11 @@ impl Inner {
 
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether calls on the volume may start.
+    fn check_volume(&self, _volume: &VolumeState) -> Result<()> {
+        self.check_open()
     }
 
     fn check_open(&self) -> Result<()> {

@@ -18,6 +18,7 @@ use terrace_tiers::ssd::{ReadPlan, ReadVerdict};
 use super::answer::{Answer, BlockRef, Blocks};
 use super::demote::OnSsd;
 use super::dirty::VolumeState;
+use super::fence::Swept;
 use super::index::{Found, Shard};
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
@@ -304,7 +305,18 @@ impl Inner {
         planning: &mut Planning<'_>,
     ) {
         let block = piece.block;
-        let source = match self.ssd.as_ref().and_then(|ssd| ssd.find(block)) {
+        if shard.is_discarded(block) {
+            let Some(frame) = self.frames.alloc() else {
+                shard.give_up(block);
+                planning.error = Some(Error::WouldBlock);
+                return;
+            };
+            planning.answer.ram_blocks += 1;
+            let frame = shard.take_zeros(block, frame, volume.version());
+            return planning.take(part, frame, &piece.bytes);
+        }
+        let ssd = self.ssd.as_ref().filter(|_| !shard.is_fenced(block));
+        let source = match ssd.and_then(|ssd| ssd.find(block)) {
             Some(OnSsd::OnTheWay(frame)) => {
                 planning.answer.ssd_blocks += 1;
                 let frame = shard.take_back(block, frame, volume.version());
@@ -410,13 +422,15 @@ impl Inner {
                     let verified = result.is_ok() && plan.verify(&frame);
                     let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
                     if ssd.finish_read(&plan, verified, result.as_ref().err()) == ReadVerdict::Valid {
-                        self.finish_fill(block, Ok(frame), source);
+                        self.finish_fill(volume, block, Ok(frame), source);
                     } else {
                         again.push(PlannedFill { block, source: Source::Disk, frame });
                     }
                 }
-                (Source::Disk, Ok(())) => self.finish_fill(block, Ok(frame), source),
-                (Source::Disk, Err(error)) if is_alone => self.finish_fill(block, Err(error.clone()), source),
+                (Source::Disk, Ok(())) => self.finish_fill(volume, block, Ok(frame), source),
+                (Source::Disk, Err(error)) if is_alone => {
+                    self.finish_fill(volume, block, Err(error.clone()), source)
+                }
                 // One bad block must not fail its neighbours.
                 (Source::Disk, Err(_)) => again.push(PlannedFill { block, source, frame }),
             }
@@ -433,7 +447,13 @@ impl Inner {
         }
     }
 
-    fn finish_fill(self: &Arc<Self>, block: BlockId, frame: Result<FrameMut, TierError>, source: Source) {
+    fn finish_fill(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        block: BlockId,
+        frame: Result<FrameMut, TierError>,
+        source: Source,
+    ) {
         let mut shard = self.shard(block);
         let (frame, error) = match frame {
             Ok(frame) => (Some(frame), None),
@@ -451,7 +471,15 @@ impl Inner {
         if let Some(departed) = filled.departed {
             self.demote(departed);
         }
+        let mut swept = Swept::default();
+        if filled.is_stale {
+            self.finish_stale_fill(volume, &mut shard, block, &mut swept);
+        }
         drop(shard);
+        if filled.is_stale {
+            swept.finish(self);
+            self.go_on_behind_fences(volume);
+        }
         self.start_wanted_appends();
         if filled.released {
             self.announce_release();

@@ -169,6 +169,47 @@ impl Volume {
         self.handle.inner.flush(&self.state, Box::new(done));
     }
 
+    /// Makes `bytes` bytes from `offset` on read as zeros, from when this returns. It is durable at the next flush, and
+    /// the backing store discards the range, or has zeros written where it cannot. Parts of blocks at both ends are
+    /// written with zeros, as [`Self::write`] does. It takes no longer for a huge range than for as many blocks as are
+    /// in RAM.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; of the edges as [`Self::write`]; [`Error::StillDirty`] when many discards wait for a
+    /// backing store that refuses them. Those are kept and tried again, and every flush says so.
+    pub fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
+        let blocker = Arc::new(Blocker::default());
+        let set = blocker.clone();
+        self.discard_with(offset, bytes, move |result| set.set(result));
+        blocker.wait()
+    }
+
+    /// As [`Self::discard`]; `done` runs exactly once, before this call returns or on a thread of the cache or of another
+    /// caller, which it must not block.
+    pub fn discard_with(&self, offset: u64, bytes: u64, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.handle.inner.discard(&self.state, offset, bytes, Box::new(done));
+    }
+
+    /// As [`Self::discard`], for a task of any executor. It starts at the first poll.
+    pub fn discard_async(&self, offset: u64, bytes: u64) -> DiscardFuture {
+        let volume = self.clone();
+        Started::future(move |set| volume.handle.inner.discard(&volume.state, offset, bytes, set))
+    }
+
+    /// Drops what is cached of `bytes` bytes from `offset` on, dirty blocks and discards too: reads that come after this
+    /// returned come from the backing store, which stays as it is but for a write or discard that was under way there;
+    /// that is waited for. Both ends lie between blocks, or at the end of the volume.
+    ///
+    /// What was acknowledged and not flushed is lost: this is for a backing store that was changed behind the cache, or
+    /// one that takes no writes any more. A flush does not wait for blocks that were forgotten. Not for callbacks to
+    /// call.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::NotWholeBlocks`].
+    pub fn forget(&self, offset: u64, bytes: u64) -> Result<()> {
+        self.handle.inner.forget(&self.state, offset, bytes)
+    }
+
     /// As [`Self::flush`], for a task of any executor. It covers the writes acknowledged before the first poll.
     pub fn flush_async(&self) -> FlushFuture {
         let volume = self.clone();
@@ -254,6 +295,8 @@ pub type ReadFuture = Started<Blocks>;
 pub type WriteFuture = Started<Answer>;
 /// The answer of [`Volume::flush_async`].
 pub type FlushFuture = Started<()>;
+/// The answer of [`Volume::discard_async`].
+pub type DiscardFuture = Started<()>;
 
 impl<T: Send + 'static> Started<T> {
     fn future(start: impl FnOnce(SetAnswer<T>) + Send + 'static) -> Self {
