@@ -30,6 +30,8 @@ pub enum Error {
     Lost { volume: String, blocks: u64, cause: TierError },
     /// A volume of this name is attached already.
     AlreadyAttached { name: String },
+    /// The volume was detached, or is being detached; attach it again.
+    Detached { name: String },
     /// The cache is closed.
     Closed,
 }
@@ -71,6 +73,7 @@ impl fmt::Display for Error {
             Self::AlreadyAttached { name } => {
                 write!(f, "a volume named {name} is attached already; give each volume its own name")
             }
+            Self::Detached { name } => write!(f, "volume {name} is detached; attach it again"),
             Self::Closed => f.write_str("the cache is closed"),
         }
     }

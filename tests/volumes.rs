@@ -281,6 +281,38 @@ fn older_writes_below_end_before_a_discard_and_newer_ones_begin_after_it() {
     }
 }
 
+/// A read found no frame for the zeros of a block that was discarded while it was written below, and gave up the place
+/// that the end of the write looks for.
+#[test]
+fn a_read_without_a_frame_leaves_a_discarded_block_to_the_write_that_is_under_way() {
+    let device = Arc::new(MemoryDevice::patterned(256 * BLOCK_U64, 1));
+    let config = Config { frame_wait_ms: 20, slack_blocks: Some(8), ..held(16) };
+    let (cache, volume) = open(&config, &device, WriteMode::Back);
+    write(&volume, 3, 1);
+    device.stall(Operation::Write);
+    let (sender, receiver) = mpsc::channel();
+    volume.flush_with(told(&sender));
+    device.wait_until_held(1);
+    volume.discard(3 * BLOCK_U64, BLOCK_U64).expect("a discard succeeds");
+    let mut references = Vec::new();
+    for block in 10.. {
+        match block_on(volume.read_async(block * BLOCK_U64, BLOCK)) {
+            Ok(blocks) => references.push(blocks),
+            Err(error) => {
+                assert!(matches!(error, Error::WouldBlock));
+                break;
+            }
+        }
+    }
+    assert!(matches!(block_on(volume.read_async(3 * BLOCK_U64, BLOCK)), Err(Error::WouldBlock)));
+    drop(references);
+    device.resume();
+    answered(&receiver).expect("a flush succeeds");
+    volume.flush().expect("a flush succeeds");
+    assert!(read(&volume, 3) == vec![0; BLOCK] && below(&device, 3) == vec![0; BLOCK]);
+    cache.assert_quiet();
+}
+
 #[test]
 fn a_discard_that_the_device_refuses_is_tried_again_and_newer_writes_wait_for_it() {
     let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
@@ -572,7 +604,7 @@ fn forgetting_waits_for_what_is_under_way_below_and_flushes_that_waited_go_on() 
         let forgetting = {
             let (volume, sender) = (volume.clone(), sender.clone());
             std::thread::spawn(move || {
-                sender.send(volume.forget(0, 64 * BLOCK_U64)).expect("it is waited for")
+                sender.send(volume.forget(0, 64 * BLOCK_U64)).expect("it is waited for");
             })
         };
         if mode == WriteMode::Back {
@@ -656,4 +688,164 @@ fn discards_and_forgets_among_other_traffic_leave_the_books_right() {
         cache
     });
     cache.assert_quiet();
+}
+
+#[test]
+fn a_volume_that_was_detached_comes_back_warm_and_others_go_on() {
+    let (one, other) = (
+        Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1)),
+        Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 2)),
+    );
+    let (config, _ssd) = with_ssd(held(32), 200);
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("one", one.clone(), WriteMode::Back).expect("it attaches");
+    let stays = cache.attach("other", other.clone(), WriteMode::Back).expect("it attaches");
+    for _ in 0..2 {
+        (0..64).for_each(|block| drop(read(&volume, block)));
+    }
+    write(&stays, 3, 1);
+    (60..64).for_each(|block| write(&volume, block, 1));
+    cache.settle().expect("the cache settles");
+    (56..60).for_each(|block| write(&volume, block, 1));
+    volume.detach().expect("it is detached");
+    (56..64).for_each(|block| assert!(below(&one, block) == content(block, 1), "it was flushed"));
+    assert!(read(&stays, 3) == content(3, 1));
+    write(&stays, 4, 1);
+
+    let old = volume;
+    assert!(matches!(old.read_ref(0, BLOCK), Err(Error::Detached { .. })));
+    assert!(matches!(old.write(0, &[1; 700]), Err(Error::Detached { .. })));
+    assert!(matches!(block_on(old.read_async(0, BLOCK)), Err(Error::Detached { .. })));
+    assert!(matches!(block_on(old.write_async(0, [1; 700])), Err(Error::Detached { .. })));
+    assert!(matches!(old.flush(), Err(Error::Detached { .. })));
+    assert!(matches!(block_on(old.flush_async()), Err(Error::Detached { .. })));
+    assert!(matches!(old.discard(0, BLOCK_U64), Err(Error::Detached { .. })));
+    assert!(matches!(old.forget(0, BLOCK_U64), Err(Error::Detached { .. })));
+    assert!(matches!(old.set_mode(WriteMode::Around), Err(Error::Detached { .. })));
+    assert!(matches!(old.detach(), Err(Error::Detached { .. })));
+
+    let volume = cache.attach("one", one.clone(), WriteMode::Back).expect("it attaches again");
+    let (before, reads) = (cache.stats().read_ssd_hits, one.counters().reads);
+    (0..64).for_each(|block| drop(read(&volume, block)));
+    assert!(cache.stats().read_ssd_hits - before >= 16, "its copies are believed");
+    assert!(
+        one.counters().reads - reads >= 8,
+        "what was written was not on the SSD, and nothing stayed in RAM"
+    );
+    for block in 0..64 {
+        assert!(read(&volume, block) == below(&one, block), "block {block}");
+    }
+    assert!(matches!(old.read_ref(0, BLOCK), Err(Error::Detached { .. })));
+    // Changed while it was away: nothing is believed.
+    volume.detach().expect("it is detached");
+    one.write(0, &[IoSlice::new(&content(0, 9))]).expect("a write succeeds");
+    let volume = cache.attach("one", one.clone(), WriteMode::Back).expect("it attaches again");
+    let before = cache.stats().read_ssd_hits;
+    assert!(read(&volume, 0) == content(0, 9));
+    (1..20).for_each(|block| drop(read(&volume, block)));
+    assert_eq!(cache.stats().read_ssd_hits, before);
+    cache.settle().expect("the cache settles");
+    cache.assert_quiet();
+    cache.close().expect("the cache closes");
+}
+
+#[test]
+fn a_volume_with_blocks_that_cannot_be_written_is_detached_only_when_they_are_forgotten() {
+    let device = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    let (cache, volume) = open(&held(32), &device, WriteMode::Back);
+    device.fail(Fault::every(Operation::Write));
+    (0..3).for_each(|block| write(&volume, block, 1));
+    assert!(matches!(volume.detach(), Err(Error::StillDirty { blocks: 3, .. })));
+    assert!(read(&volume, 1) == content(1, 1), "it works as before");
+    write(&volume, 5, 1);
+    volume.forget(0, 64 * BLOCK_U64).expect("a forget succeeds");
+    volume.detach().expect("it is detached");
+    let again = cache.attach("disk", device.clone(), WriteMode::Back).expect("the name is free");
+    (0..8).for_each(|block| assert!(read(&again, block) == below(&device, block)));
+    cache.assert_quiet();
+}
+
+#[test]
+fn detaching_waits_for_reads_under_way_and_holds_up_no_other_volume() {
+    let device = Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 1));
+    let (cache, volume) = open(&held(32), &device, WriteMode::Back);
+    let stays = cache.attach("other", Arc::new(MemoryDevice::patterned(64 * BLOCK_U64, 2)), WriteMode::Back);
+    let stays = stays.expect("it attaches");
+    // Both have the device number 0 and share four threads.
+    device.stall(Operation::Read);
+    let (sender, receiver) = mpsc::channel();
+    let done = sender.clone();
+    volume.read_with(5 * BLOCK_U64, BLOCK, move |answer| drop(done.send(answer.map(drop))));
+    device.wait_until_held(1);
+    let detaching = {
+        let volume = volume.clone();
+        std::thread::spawn(move || volume.detach())
+    };
+    eventually("it takes no calls", || {
+        matches!(volume.set_mode(WriteMode::Back), Err(Error::Detached { .. }))
+    });
+    write(&stays, 3, 1);
+    read(&stays, 4);
+    stays.flush().expect("a flush succeeds");
+    assert!(matches!(
+        cache.attach("disk", device.clone(), WriteMode::Back),
+        Err(Error::AlreadyAttached { .. })
+    ));
+    assert!(!detaching.is_finished(), "a read is under way");
+    device.resume();
+    answered(&receiver).expect("the read succeeds");
+    detaching.join().expect("it ends").expect("it is detached");
+    cache.assert_quiet();
+}
+
+#[test]
+fn what_was_acknowledged_before_or_beside_a_detach_is_below() {
+    let seed = seed();
+    for mode in [WriteMode::Back, WriteMode::Through, WriteMode::Around] {
+        let cache = without_hanging(move || {
+            let device = Arc::new(MemoryDevice::new(256 * BLOCK_U64));
+            let config = Config { writeback_delay_ms: 1, shards: Some(2), ..small(24) };
+            let (config, _ssd) = with_ssd(config, 200);
+            let cache = Cache::open(&config).expect("the cache opens");
+            let mut last = vec![0u64; 256];
+            for round in 1..=20 {
+                let volume = cache.attach("disk", device.clone(), mode).expect("it attaches");
+                std::thread::scope(|scope| {
+                    for (thread, last) in last.chunks_mut(64).enumerate() {
+                        let volume = volume.clone();
+                        let mut random =
+                            fastrand::Rng::with_seed(seed.wrapping_add(round * 10 + thread as u64));
+                        scope.spawn(move || {
+                            for number in 1.. {
+                                let block = random.usize(..64);
+                                let offset = (thread * 64 + block) as u64 * BLOCK_U64;
+                                let number = round << 20 | number;
+                                match volume.write(offset, &content(block as u64, number)) {
+                                    Ok(_) => last[block] = number,
+                                    Err(Error::Detached { .. }) => return,
+                                    Err(error) => panic!("{error}"),
+                                }
+                                match volume.read_ref(random.u64(..256) * BLOCK_U64, BLOCK) {
+                                    Ok(_) => {}
+                                    Err(Error::Detached { .. }) => return,
+                                    Err(error) => panic!("{error}"),
+                                }
+                            }
+                        });
+                    }
+                    let writes = device.counters().writes;
+                    eventually("they are at it", || device.counters().writes > writes + 10);
+                    volume.detach().expect("it is detached");
+                });
+                for (block, &number) in last.iter().enumerate() {
+                    let wanted =
+                        if number == 0 { vec![0; BLOCK] } else { content(block as u64 % 64, number) };
+                    let found = below(&device, block as u64);
+                    assert!(found == wanted, "seed {seed} {mode:?} round {round} block {block}");
+                }
+            }
+            cache
+        });
+        cache.assert_quiet();
+    }
 }

@@ -41,6 +41,8 @@ pub(super) struct VolumeState {
     pub(super) version: AtomicU64,
     /// The ticker knows the volume.
     pub(super) is_watched: AtomicBool,
+    /// Calls are refused: it is detached, or about to be.
+    pub(super) is_detached: AtomicBool,
     /// With `dirty`: what a forget waits for may have ended.
     pub(super) fence_changed: Condvar,
 }
@@ -70,6 +72,7 @@ impl VolumeState {
             mode: AtomicU8::new(mode as u8),
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
+            is_detached: AtomicBool::new(false),
             fence_changed: Condvar::new(),
         }
     }

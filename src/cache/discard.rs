@@ -11,6 +11,7 @@
 //! A flush waits for the discards before it like for dirty blocks. There are at most [`DISCARDS_MAX`] that are not durable;
 //! with more, a discard flushes first.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
@@ -112,7 +113,7 @@ impl Inner {
         }
         let (id, epoch) = (dirty.fences.next_id(), dirty.epoch);
         dirty.count_in(epoch, 1);
-        let (blocks, waits_for) = (blocks.clone(), Default::default());
+        let (blocks, waits_for) = (blocks.clone(), BTreeSet::new());
         dirty.fences.discards.push(Discard { id, blocks, epoch, step: Step::Placing, waits_for });
         Ok(Some(id))
     }

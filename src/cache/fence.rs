@@ -149,6 +149,10 @@ impl Fences {
         }
     }
 
+    pub(super) fn is_forgetting(&self) -> bool {
+        !self.forgets.is_empty()
+    }
+
     /// For [`Inner::assert_quiet`].
     pub(super) fn count(&self) -> u64 {
         (self.discards.len() + self.forgets.len() + self.fenced.len()) as u64

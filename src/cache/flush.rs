@@ -176,7 +176,7 @@ impl Inner {
 
     /// Runs `done` when every write acknowledged before this call is durable below.
     pub(super) fn flush(self: &Arc<Self>, volume: &Arc<VolumeState>, done: FlushDone) {
-        if let Err(error) = self.check_open() {
+        if let Err(error) = self.check_volume(volume) {
             return done(Err(error));
         }
         self.flush_open(volume, done);
@@ -212,7 +212,7 @@ impl Inner {
     }
 
     pub(super) fn flush_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
-        self.check_open()?;
+        self.check_volume(volume)?;
         self.flush_while_closing(volume)
     }
 

@@ -8,6 +8,7 @@
 //!
 //! A write that runs beside it counts as before it or after it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,6 +24,12 @@ struct Cut {
     rests: Vec<(u64, Range<u64>)>,
 }
 
+/// A forget that is in the books and has no fence yet.
+struct Begun {
+    id: u64,
+    cuts: Vec<Cut>,
+}
+
 impl Inner {
     /// See [`super::Volume::forget`].
     pub(super) fn forget(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, bytes: u64) -> Result<()> {
@@ -36,38 +43,69 @@ impl Inner {
         if bytes == 0 {
             return Ok(());
         }
-        self.forget_blocks(volume, offset / block_bytes..end.div_ceil(block_bytes));
-        Ok(())
+        self.forget_blocks(volume, offset / block_bytes..end.div_ceil(block_bytes))
     }
 
-    pub(super) fn forget_blocks(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: Range<u64>) {
-        let (id, cuts) = {
-            let mut dirty = volume.dirty.lock();
-            while dirty.fences.has_running(&blocks) {
-                volume.fence_changed.wait(&mut dirty);
-            }
-            let cuts = dirty.cut_discards(&blocks);
-            let id = dirty.fences.next_id();
-            dirty.fences.forgets.push(Forget { id, waits_for: Default::default() });
-            (id, cuts)
-        };
-        let stretch = Stretch::new(volume, blocks.clone());
-        self.place_forget(volume, id, &stretch, &cuts);
-        self.finish_cuts(volume, cuts);
-        {
-            let mut dirty = volume.dirty.lock();
-            while dirty.fences.forgets.iter().any(|forget| forget.id == id && !forget.waits_for.is_empty()) {
-                volume.fence_changed.wait(&mut dirty);
-            }
-            dirty.forget_syncs(&blocks);
-        }
+    fn forget_blocks(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: Range<u64>) -> Result<()> {
+        let taken = self.begin_forget(volume, &blocks, |inner| inner.check_volume(volume))?;
+        let id = taken.id;
+        self.take_out(volume, &blocks, taken);
         if let Some(ssd) = &self.ssd {
+            let stretch = Stretch::new(volume, blocks.clone());
             let version = self.next_version();
             volume.raise_version(version);
             ssd.void_range(stretch.first(), stretch.count(), version);
             self.make_voids_durable();
         }
         self.lift_fence(volume, id, blocks, None);
+        Ok(())
+    }
+
+    /// Takes what RAM has of a volume that was flushed, once no call on it is under way; the SSD keeps its copies.
+    pub(super) fn drop_resident(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        {
+            let mut dirty = volume.dirty.lock();
+            while dirty.fences.is_forgetting() {
+                volume.fence_changed.wait(&mut dirty);
+            }
+        }
+        let blocks = 0..self.size.blocks_for(volume.len_bytes);
+        let begun = self.begin_forget(volume, &blocks, |_| Ok(()));
+        let taken = begun.expect("nothing was asked for that can be refused");
+        let id = taken.id;
+        self.take_out(volume, &blocks, taken);
+        self.lift_fence(volume, id, blocks, None);
+    }
+
+    /// Enters a forget in the books and takes discards of `blocks` back, unless `check` refuses it then.
+    fn begin_forget(
+        &self,
+        volume: &VolumeState,
+        blocks: &Range<u64>,
+        check: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<Begun> {
+        let mut dirty = volume.dirty.lock();
+        while dirty.fences.has_running(blocks) {
+            volume.fence_changed.wait(&mut dirty);
+        }
+        // Under the lock in which whoever detaches looks for forgets after it said so.
+        check(self)?;
+        let cuts = dirty.cut_discards(blocks);
+        let id = dirty.fences.next_id();
+        dirty.fences.forgets.push(Forget { id, waits_for: BTreeSet::new() });
+        Ok(Begun { id, cuts })
+    }
+
+    /// Puts the fence up, and waits until nothing of `blocks` is in RAM or on its way.
+    fn take_out(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &Range<u64>, begun: Begun) {
+        let Begun { id, cuts } = begun;
+        self.place_forget(volume, id, &Stretch::new(volume, blocks.clone()), &cuts);
+        self.finish_cuts(volume, cuts);
+        let mut dirty = volume.dirty.lock();
+        while dirty.fences.forgets.iter().any(|forget| forget.id == id && !forget.waits_for.is_empty()) {
+            volume.fence_changed.wait(&mut dirty);
+        }
+        dirty.forget_syncs(blocks);
     }
 
     fn place_forget(&self, volume: &VolumeState, id: u64, stretch: &Stretch, cuts: &[Cut]) {

@@ -313,6 +313,8 @@ impl Shard {
     pub(super) fn give_up(&mut self, block: BlockId) {
         if let Some((_, entry)) = self.entry_of(block)
             && entry.frame.is_none()
+            && !entry.writing
+            && !entry.filling
         {
             *entry = Entry::default();
             self.policy.remove(block);

@@ -15,6 +15,7 @@
 //! | `fence`     | keeps write-back off a range while it is discarded or forgotten               |
 //! | `discard`   | zeros from now on, given back below                                           |
 //! | `forget`    | drops what is cached of a range                                               |
+//! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `demote`    | the SSD: appends, seals, reclaim, journal, checkpoint                         |
 //! | `recover`   | opens and closes caches and volumes                                           |
@@ -25,10 +26,12 @@
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
 //! `lanes` or the SSD's state. Under any lock else none is taken but the pool's.
 //!
-//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close.
+//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
+//! while the record of a detached volume is written.
 
 mod answer;
 mod demote;
+mod detach;
 mod dirty;
 mod discard;
 mod fence;
@@ -226,8 +229,14 @@ impl Inner {
     }
 
     /// Whether calls on the volume may start.
-    fn check_volume(&self, _volume: &VolumeState) -> Result<()> {
-        self.check_open()
+    fn check_volume(&self, volume: &VolumeState) -> Result<()> {
+        self.check_open()?;
+        if volume.is_detached() { Err(volume.detached_error()) } else { Ok(()) }
+    }
+
+    /// As [`Self::check_volume`], for those who only want to know whether.
+    fn is_out(&self, volume: &VolumeState) -> bool {
+        self.is_closed() || volume.is_detached()
     }
 
     fn check_open(&self) -> Result<()> {

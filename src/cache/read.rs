@@ -206,7 +206,7 @@ impl Inner {
         let number = volume.block_number(offset);
         let start = (offset - (number << self.size.shift())) as usize;
         let end = start.checked_add(bytes).filter(|&end| bytes > 0 && end <= self.size.bytes())?;
-        if self.is_closed() || volume.check_range(offset, bytes).is_err() {
+        if self.is_out(volume) || volume.check_range(offset, bytes).is_err() {
             return None;
         }
         let block = BlockId::new(volume.id, number);
@@ -226,7 +226,7 @@ impl Inner {
         runner: Runner,
         new_done: &mut dyn FnMut() -> ReadDone,
     ) -> Option<Result<Blocks>> {
-        if let Err(error) = self.check_open().and_then(|()| volume.check_range(offset, bytes)) {
+        if let Err(error) = self.check_volume(volume).and_then(|()| volume.check_range(offset, bytes)) {
             return Some(Err(error));
         }
         let piece_count = (volume.block_number(offset + bytes.max(1) as u64 - 1)
@@ -305,6 +305,12 @@ impl Inner {
         planning: &mut Planning<'_>,
     ) {
         let block = piece.block;
+        // Under the lock of the shard, which whoever detaches takes after it said so.
+        if volume.is_detached() {
+            shard.give_up(block);
+            planning.error = Some(volume.detached_error());
+            return;
+        }
         if shard.is_discarded(block) {
             let Some(frame) = self.frames.alloc() else {
                 shard.give_up(block);
@@ -429,7 +435,7 @@ impl Inner {
                 }
                 (Source::Disk, Ok(())) => self.finish_fill(volume, block, Ok(frame), source),
                 (Source::Disk, Err(error)) if is_alone => {
-                    self.finish_fill(volume, block, Err(error.clone()), source)
+                    self.finish_fill(volume, block, Err(error.clone()), source);
                 }
                 // One bad block must not fail its neighbours.
                 (Source::Disk, Err(_)) => again.push(PlannedFill { block, source, frame }),

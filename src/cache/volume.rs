@@ -66,9 +66,9 @@ impl Volume {
     /// is dirty stays on its way, and the next [`Self::flush`] covers the writes of either mode.
     ///
     /// # Errors
-    /// [`Error::Closed`]: what was closed in order takes no writes of any mode.
+    /// [`Error::Closed`] and [`Error::Detached`]: what was left in order takes no writes of any mode.
     pub fn set_mode(&self, mode: WriteMode) -> Result<()> {
-        self.handle.inner.check_open()?;
+        self.handle.inner.check_volume(&self.state)?;
         self.state.set_mode(mode);
         Ok(())
     }
@@ -208,6 +208,18 @@ impl Volume {
     /// [`Error::OutOfRange`]; [`Error::NotWholeBlocks`].
     pub fn forget(&self, offset: u64, bytes: u64) -> Result<()> {
         self.handle.inner.forget(&self.state, offset, bytes)
+    }
+
+    /// Flushes the volume and takes it out of the cache, while others go on. Calls on any handle of it are refused from
+    /// now on, and those under way are waited for. A backing store that is attached again under this name and was not
+    /// changed meanwhile finds its copies on the SSD. Not for callbacks to call.
+    ///
+    /// # Errors
+    /// [`Error::StillDirty`] or [`Error::Lost`] when not all could be made durable below: the volume stays attached, and
+    /// its handles work as before. [`Self::forget`] is the way out when that never will be. [`Error::Detached`] when it is
+    /// already.
+    pub fn detach(&self) -> Result<()> {
+        self.handle.inner.detach(&self.state)
     }
 
     /// As [`Self::flush`], for a task of any executor. It covers the writes acknowledged before the first poll.

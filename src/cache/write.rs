@@ -177,7 +177,7 @@ enum Wait {
     Victim(Observed),
     Frame(Observed),
     Fill(BlockId),
-    /// Nothing: the cache closes.
+    /// Nothing: the cache closes, or the volume is detached.
     Closed,
 }
 
@@ -219,7 +219,7 @@ impl Inner {
         offset: u64,
         data: &[u8],
     ) -> Result<Answer> {
-        self.check_open()?;
+        self.check_volume(volume)?;
         volume.check_range(offset, data.len())?;
         let mode = volume.mode();
         let blocker = (mode != WriteMode::Back).then(|| Arc::new(Blocker::default()));
@@ -244,7 +244,9 @@ impl Inner {
         data: D,
         done: WriteDone,
     ) {
-        if let Err(error) = self.check_open().and_then(|()| volume.check_range(offset, data.as_ref().len())) {
+        if let Err(error) =
+            self.check_volume(volume).and_then(|()| volume.check_range(offset, data.as_ref().len()))
+        {
             return done(Err(error));
         }
         self.advance(volume, data, WriteProgress::new(volume.mode(), offset, Some(done)));
@@ -301,7 +303,7 @@ impl Inner {
         data: &[u8],
         progress: &mut WriteProgress,
     ) -> Result<bool, Wait> {
-        if self.is_closed() {
+        if self.is_out(volume) {
             return Err(Wait::Closed);
         }
         if self.throttle.must_wait() {
@@ -311,8 +313,8 @@ impl Inner {
         let spare = self.alloc_frame().ok_or(Wait::Frame(observed))?;
         let block = piece.block;
         let mut shard = self.shard(block);
-        // Again, under the lock that a closing cache takes once before it flushes: nothing is stored after that.
-        if self.is_closed() {
+        // Again, under the lock that whoever closes or detaches takes once before the flush: nothing is stored after that.
+        if self.is_out(volume) {
             return Err(Wait::Closed);
         }
         let is_whole =
@@ -397,7 +399,7 @@ impl Inner {
     /// Runs `resume` when what `wait` names has come; sees to it that it comes.
     fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
         match wait {
-            Wait::Closed => resume(Err(Error::Closed)),
+            Wait::Closed => resume(self.check_volume(volume)),
             Wait::Room | Wait::Victim(_) if !self.is_continuous() => self.flush_watched(resume),
             Wait::Room => {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
@@ -419,8 +421,8 @@ impl Inner {
                 self.read_with(volume, offset, bytes, runner, Box::new(move |read| resume(read.map(drop))));
             }
         }
-        if self.is_closed() {
-            // Whoever closed may have woken all that waited before this one did.
+        if self.is_out(volume) {
+            // Whoever closed or detached may have woken all that waited before this one did.
             self.wake_writers();
         }
     }
