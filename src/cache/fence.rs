@@ -20,6 +20,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use terrace_tiers::block::{BlockId, VolumeId};
+use terrace_tiers::ram::arc_policy::Side;
+use terrace_tiers::ssd::VoidMark;
 
 use super::Inner;
 use super::dirty::{Dirty, VolumeState};
@@ -193,6 +195,10 @@ impl Shard {
         self.fences.iter().any(|fence| fence.is_discard && fence.stretch.contains(block))
     }
 
+    fn is_being_forgotten(&self, block: BlockId) -> bool {
+        self.fences.iter().any(|fence| !fence.is_discard && fence.stretch.contains(block))
+    }
+
     /// The blocks of `stretch` that are here, or on their way: found without a look at those that are not, when there
     /// are more of them.
     pub(super) fn blocks_in(&self, stretch: &Stretch) -> Vec<BlockId> {
@@ -200,9 +206,7 @@ impl Shard {
             let blocks = stretch.blocks.clone().map(|number| BlockId::new(stretch.volume, number));
             return blocks.filter(|&block| self.knows(block)).collect();
         }
-        let sides =
-            [terrace_tiers::ram::arc_policy::Side::Recent, terrace_tiers::ram::arc_policy::Side::Frequent];
-        let slots = sides.into_iter().flat_map(|side| self.policy.coldest(side));
+        let slots = [Side::Recent, Side::Frequent].into_iter().flat_map(|side| self.policy.coldest(side));
         let resident = slots.map(|slot| self.policy.block_at(slot));
         let filled = self.fills.keys().copied().filter(|&block| self.policy.lookup(block).is_none());
         resident.chain(filled).filter(|&block| stretch.contains(block)).collect()
@@ -302,7 +306,7 @@ impl Inner {
         }
     }
 
-    /// A fill ended whose block was forgotten meanwhile.
+    /// A fill ended whose block was forgotten meanwhile, or lost.
     pub(super) fn finish_stale_fill(
         &self,
         volume: &VolumeState,
@@ -310,13 +314,39 @@ impl Inner {
         block: BlockId,
         swept: &mut Swept,
     ) {
-        if let Some((_, entry)) = shard.entry_of(block).filter(|(_, entry)| entry.writing) {
-            // The end of the write takes it out.
-            entry.is_forgotten = true;
-            return;
+        let is_forgotten = shard.is_being_forgotten(block);
+        if let Some((_, entry)) = shard.entry_of(block).filter(|(_, entry)| entry.is_pinned()) {
+            if !is_forgotten {
+                // Lost, and written again: that stays.
+                return;
+            }
+            if entry.writing {
+                // The end of the write takes it out.
+                entry.is_forgotten = true;
+                return;
+            }
         }
         self.empty_entry(volume, shard, block, swept);
         volume.dirty.lock().fences.forgotten(block.number());
+    }
+
+    /// What was read of these blocks since they were written below is not kept: nobody knows what they will be (rule 7).
+    pub(super) fn drop_lost(&self, volume: &VolumeState, lost: &BTreeSet<u64>) {
+        for &number in lost {
+            let block = BlockId::new(volume.id, number);
+            let mut swept = Swept::default();
+            let mut shard = self.shard(block);
+            let is_filled = shard.fills.get_mut(&block).map(|fill| fill.is_stale = true).is_some();
+            let is_kept = shard.entry_of(block).is_some_and(|(_, entry)| entry.is_pinned());
+            if !is_filled && !is_kept {
+                self.empty_entry(volume, &mut shard, block, &mut swept);
+            }
+            if let Some(ssd) = &self.ssd {
+                ssd.void(block, self.next_version(), VoidMark::Exact);
+            }
+            drop(shard);
+            swept.finish(self);
+        }
     }
 
     /// What waited for a write or a fill to end may go on.

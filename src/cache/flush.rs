@@ -87,7 +87,9 @@ impl Inner {
             dirty.syncs.failures += 1;
             covered.append(&mut dirty.syncs.unsynced);
             passed.append(&mut dirty.syncs.passed);
-            dirty.note_lost(passed, error);
+            dirty.note_lost(passed.clone(), error);
+            drop(dirty);
+            self.drop_lost(volume, &passed);
         }
         covered.sort_unstable();
         covered.dedup();
