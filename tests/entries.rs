@@ -188,7 +188,9 @@ fn a_sequential_fill_goes_below_in_runs_of_the_longest_length() {
             WriteMode::Back => bytes.chunks(BLOCK).zip(0..).for_each(|(block, number)| {
                 volume.write(number * BLOCK_U64, block).expect("a write succeeds");
             }),
-            WriteMode::Through | WriteMode::Around => drop(volume.write(0, &bytes).expect("a write succeeds")),
+            WriteMode::Through | WriteMode::Around => {
+                volume.write(0, &bytes).expect("a write succeeds");
+            }
         }
         volume.flush().expect("a flush succeeds");
         assert!(stored(&*device, 0, bytes.len()) == bytes);
