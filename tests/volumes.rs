@@ -853,3 +853,46 @@ fn what_was_acknowledged_before_or_beside_a_detach_is_below() {
         cache.assert_quiet();
     }
 }
+
+#[test]
+fn a_crash_after_a_detach_leaves_the_volume_warm_and_one_after_it_came_back_and_changed_does_not_lie() {
+    let seed = seed();
+    let journal = Arc::new(Journal::default());
+    let device = Arc::new(MemoryDevice::patterned(256 * BLOCK_U64, seed).recorded_in(&journal));
+    let ssd = Arc::new(MemoryDevice::new(ssd_bytes(400)).recorded_in(&journal));
+    let config = |ssd| Config { ssd: Some(SsdConfig::on_device(ssd, SsdSize::Blocks(400))), ..held(32) };
+    let cache = Cache::open(&config(ssd)).expect("the cache opens");
+    let volume = cache.attach("disk", device.clone(), WriteMode::Back).expect("it attaches");
+    (0..256).for_each(|block| drop(read(&volume, block)));
+    cache.settle().expect("the cache settles");
+    (0..8).for_each(|block| write(&volume, block, 1));
+    volume.detach().expect("it is detached");
+    journal.mark(1);
+    let volume = cache.attach("disk", device, WriteMode::Back).expect("it attaches again");
+    for number in 2..6 {
+        (0..64).step_by(5).for_each(|block| write(&volume, block, number));
+        volume.discard((100 + number) * BLOCK_U64, 20 * BLOCK_U64).expect("a discard succeeds");
+        volume.flush().expect("a flush succeeds");
+    }
+    let (mut ssd_hits, mut cut) = (0, journal.first_cut());
+    loop {
+        if cut.marks().contains(&1) {
+            for loss in Loss::ALL {
+                let devices = cut.images(loss, seed);
+                let [disk, ssd] = <[MemoryDevice; 2]>::try_from(devices).ok().expect("two are recorded");
+                let disk = Arc::new(disk);
+                let cache = Cache::open(&config(Arc::new(ssd))).expect("the cache opens");
+                let volume = cache.attach("disk", disk.clone(), WriteMode::Back).expect("it attaches");
+                for block in (0..256).step_by(3) {
+                    let is_right = read(&volume, block) == below(&disk, block);
+                    assert!(is_right, "seed {seed} {loss:?} cut {}: block {block}", cut.position());
+                }
+                ssd_hits += cache.stats().read_ssd_hits;
+            }
+        }
+        if !cut.advance() {
+            break;
+        }
+    }
+    assert!(ssd_hits > 0, "nothing was warm");
+}
