@@ -63,6 +63,9 @@ impl SsdConfig {
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteMode {
+    /// The backing store has it, and no tier above keeps any of it: for what is not read again soon. A block that was in
+    /// RAM or on the SSD is there no longer.
+    Around,
     /// The backing store has it; the tiers keep it.
     Through,
     /// RAM has it; the backing store gets it in the background, and durably at the next flush.
@@ -70,6 +73,13 @@ pub enum WriteMode {
     /// RAM has it; the log on the SSD gets it in the background, and durably at the next flush. It goes on to the backing
     /// store later, also after a restart. Needs an SSD tier, which then has data that nothing else has.
     BackSsd,
+}
+
+impl WriteMode {
+    /// Whether a write is acknowledged only when the backing store has it.
+    pub(crate) fn waits_for_backing(self) -> bool {
+        matches!(self, Self::Through | Self::Around)
+    }
 }
 
 /// The time that the SSD's write budget runs on.

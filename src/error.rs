@@ -23,8 +23,17 @@ pub enum Error {
     WouldBlock,
     /// Blocks that could not be written below. They are kept in RAM and tried again; so may the caller.
     StillDirty { volume: String, blocks: u64, cause: TierError },
+    /// Only whole blocks can be forgotten: the rest of a block may be dirty.
+    NotWholeBlocks { offset: u64, bytes: u64, block_bytes: u64 },
+    /// Written below by `around` writes, which keep nothing, and then the sync failed: nobody can write these blocks
+    /// again. Every flush says so until [`crate::Volume::forget`] is told of them.
+    Lost { volume: String, blocks: u64, cause: TierError },
+    /// A volume in mode `back-ssd` cannot do this: what its log has is newer than the backing store.
+    NotWithLog { what: &'static str },
     /// A volume of this name is attached already.
     AlreadyAttached { name: String },
+    /// The volume was detached, or is being detached; attach it again.
+    Detached { name: String },
     /// The cache is closed.
     Closed,
 }
@@ -49,9 +58,28 @@ impl fmt::Display for Error {
                     "{blocks} blocks of volume {volume} are not on the backing store; they are kept and retried"
                 )
             }
+            Self::NotWholeBlocks { offset, bytes, block_bytes } => {
+                write!(
+                    f,
+                    "{bytes} bytes at offset {offset} are not whole blocks of {block_bytes} bytes; round both ends, or \
+                     end with the volume"
+                )
+            }
+            Self::Lost { volume, blocks, .. } => {
+                write!(
+                    f,
+                    "{blocks} blocks of volume {volume} were written around the cache and a sync failed; write them \
+                     again, then forget them"
+                )
+            }
+            Self::NotWithLog { what } => write!(
+                f,
+                "a volume that writes back to a log on the SSD cannot {what}; detach it, and attach it in another mode"
+            ),
             Self::AlreadyAttached { name } => {
                 write!(f, "a volume named {name} is attached already; give each volume its own name")
             }
+            Self::Detached { name } => write!(f, "volume {name} is detached; attach it again"),
             Self::Closed => f.write_str("the cache is closed"),
         }
     }
@@ -62,7 +90,7 @@ impl std::error::Error for Error {
         match self {
             // `Display` already speaks for the tier's error, so its own cause comes next.
             Self::Tier(error) => error.source(),
-            Self::StillDirty { cause, .. } => Some(cause.as_ref()),
+            Self::StillDirty { cause, .. } | Self::Lost { cause, .. } => Some(cause.as_ref()),
             _ => None,
         }
     }

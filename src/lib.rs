@@ -21,7 +21,9 @@ mod simulate;
 mod stats;
 mod sync;
 
-pub use cache::{Answer, BlockRef, Blocks, Cache, FlushFuture, ReadFuture, Volume, WriteFuture};
+pub use cache::{
+    Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture,
+};
 pub use config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize, WriteMode};
 pub use error::{Error, Result, TierError};
 pub use simulate::Simulation;

@@ -26,9 +26,9 @@ pub struct Stats {
     pub fills_joined: u64,
     /// Blocks that left RAM and would have gone to the SSD, but too many were on their way.
     pub demotions_dropped: u64,
-    /// Blocks newer in RAM than below, now.
+    /// Blocks newer in RAM than below, now; a discard that is not below yet counts as one.
     pub dirty_blocks: u64,
-    /// Blocks written below that no sync covers yet, now.
+    /// Blocks written below that no sync covers yet, now; those of `around` writes too, which are not in RAM.
     pub unsynced_blocks: u64,
     /// Operations on the backing stores as they were issued, adjacent ones merged.
     pub disk_read_operations: u64,

@@ -241,6 +241,28 @@ fn a_store_that_changed_while_the_log_had_newer_blocks_is_refused() {
 }
 
 #[test]
+fn a_volume_is_detached_with_newer_blocks_in_the_log_and_comes_back_with_them() {
+    let devices = Devices::new();
+    let (cache, volume) = devices.open();
+    devices.disk.fail(Fault::every(Operation::Write));
+    (0..8).for_each(|block| write(&volume, block, 1));
+    for refused in [volume.discard(0, 4096), volume.forget(0, 4096), volume.set_mode(WriteMode::Back)] {
+        assert!(matches!(refused, Err(Error::NotWithLog { .. })), "{refused:?}");
+    }
+    volume.detach().expect("the log has all of it");
+    devices.disk.clear_faults();
+    assert_eq!(
+        stored(&*devices.disk, 0, BLOCK),
+        vec![0; BLOCK],
+        "nothing is written to a volume that is detached"
+    );
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("attaches");
+    (0..8).for_each(|block| check(&volume, block, 1));
+    cache.settle().expect("all goes below");
+    assert_eq!(stored(&*devices.disk, 0, BLOCK), content(0, 1));
+}
+
+#[test]
 fn without_an_ssd_the_mode_is_refused() {
     let cache = Cache::open(&small(64)).expect("the cache opens");
     let refused = cache.attach("disk", Arc::new(MemoryDevice::new(DISK_BYTES)), WriteMode::BackSsd);

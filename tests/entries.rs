@@ -11,7 +11,7 @@ use terrace::tiers::testing::{MemoryDevice, Operation};
 use terrace::{Answer, Blocks, Cache, Config, Error, Volume, WriteMode};
 
 const BLOCK_U64: u64 = BLOCK as u64;
-const MODES: [WriteMode; 2] = [WriteMode::Back, WriteMode::Through];
+const MODES: [WriteMode; 3] = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
 
 fn open(config: &Config, device: &Arc<MemoryDevice>, mode: WriteMode) -> (Cache, Volume) {
     let cache = Cache::open(config).expect("the cache opens");
@@ -188,7 +188,9 @@ fn a_sequential_fill_goes_below_in_runs_of_the_longest_length() {
             WriteMode::Back => bytes.chunks(BLOCK).zip(0..).for_each(|(block, number)| {
                 volume.write(number * BLOCK_U64, block).expect("a write succeeds");
             }),
-            _ => drop(volume.write(0, &bytes).expect("a write succeeds")),
+            WriteMode::Through | WriteMode::Around | WriteMode::BackSsd => {
+                volume.write(0, &bytes).expect("a write succeeds");
+            }
         }
         volume.flush().expect("a flush succeeds");
         assert!(stored(&*device, 0, bytes.len()) == bytes);

@@ -468,7 +468,7 @@ fn stamp_bytes(stamp: u64, sectors: usize) -> Vec<u8> {
 #[test]
 fn nothing_is_written_below_while_the_ssd_has_an_older_copy_that_recovery_would_believe() {
     let seed = seed();
-    for mode in [WriteMode::Back, WriteMode::Through] {
+    for mode in [WriteMode::Back, WriteMode::Through, WriteMode::Around] {
         let mut random = fastrand::Rng::with_seed(seed);
         let journal = Arc::new(Journal::default());
         // A `through` write voids a region of 4096 blocks at once: those that are used lie far apart.
@@ -484,7 +484,8 @@ fn nothing_is_written_below_while_the_ssd_has_an_older_copy_that_recovery_would_
             let count = random.u64(1..=4).min(numbers * stride - block);
             match random.u8(..8) {
                 0..3 => drop(bytes_of(&tiers.volume, block * BLOCK_U64, count as usize * BLOCK)),
-                3..7 => write(&tiers.volume, block..block + count, number),
+                3..6 => write(&tiers.volume, block..block + count, number),
+                6 => tiers.volume.discard(block * BLOCK_U64, count * BLOCK_U64).expect("a discard succeeds"),
                 _ => tiers.cache.settle().expect("the cache settles"),
             }
             if mode == WriteMode::Back && random.u8(..4) == 0 {

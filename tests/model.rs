@@ -33,7 +33,9 @@ fn config(case: &Case, files: &Files) -> Config {
 }
 
 /// One thread's work: `model` is what its stretch, from `start` on, must read as.
-fn work(volume: &Volume, start: usize, model: &mut [u8], operations: usize, seed: u64) {
+fn work(volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64) {
+    let &Case { operations, block_bytes, .. } = case;
+    let is_alone = case.threads == 1;
     let mut random = fastrand::Rng::with_seed(seed);
     for step in 0..operations {
         let at = random.usize(..model.len());
@@ -44,13 +46,21 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], operations: usize, seed
         };
         let range = at..(at + length).min(model.len());
         let offset = (start + at) as u64;
+        if random.u8(..50) == 0 {
+            let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
+            volume.set_mode(modes[random.usize(..3)]).expect("the mode is switched");
+        }
         match random.u8(..20) {
-            0..9 => {
+            0..8 => {
                 let fill = random.u8(..);
                 for (index, byte) in model[range.clone()].iter_mut().enumerate() {
                     *byte = fill.wrapping_add((index % 251) as u8);
                 }
                 volume.write(offset, &model[range]).expect("a write succeeds");
+            }
+            8 => {
+                model[range.clone()].fill(0);
+                volume.discard(offset, range.len() as u64).expect("a discard succeeds");
             }
             9..19 => {
                 let mut found = vec![0; range.len()];
@@ -61,7 +71,16 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], operations: usize, seed
                     panic!("seed {seed} step {step}: byte {} is wrong", offset as usize + wrong);
                 }
             }
-            _ => volume.flush().expect("a flush succeeds"),
+            _ => {
+                volume.flush().expect("a flush succeeds");
+                if is_alone {
+                    // All is below: nothing changes.
+                    let block_bytes = block_bytes as usize;
+                    let first = range.start / block_bytes * block_bytes;
+                    let end = range.end.next_multiple_of(block_bytes).min(model.len());
+                    volume.forget(first as u64, (end - first) as u64).expect("a forget succeeds");
+                }
+            }
         }
     }
 }
@@ -79,7 +98,7 @@ fn run(case: &Case) {
             for (index, model) in models.iter_mut().enumerate() {
                 let volume = volume.clone();
                 let seed = seed.wrapping_add((pass * 1000 + index) as u64);
-                scope.spawn(move || work(&volume, index * case.stretch_bytes, model, case.operations, seed));
+                scope.spawn(move || work(&volume, index * case.stretch_bytes, model, case, seed));
             }
         });
         let stats = cache.stats();
@@ -146,6 +165,20 @@ fn many_threads_on_shared_blocks_read_what_they_wrote_with_a_log_on_the_ssd() {
             operations: 300,
         });
     }
+}
+
+#[test]
+fn many_threads_on_shared_blocks_read_what_they_wrote_in_around_mode() {
+    run(&Case {
+        block_bytes: 4096,
+        ram_blocks: 100,
+        ssd_blocks: 800,
+        shards: 2,
+        mode: WriteMode::Around,
+        threads: 5,
+        stretch_bytes: 700_001,
+        operations: 300,
+    });
 }
 
 #[test]

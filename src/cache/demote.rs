@@ -196,6 +196,17 @@ impl SsdTier {
         state.on_the_way.remove(&block);
     }
 
+    /// The same for `count` blocks from `first` on.
+    pub(super) fn void_range(&self, first: BlockId, count: u64, version: Version) {
+        if self.is_off() {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.tier.void_range(first, count, version);
+        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
+        state.on_the_way.retain(|&block, _| !is_in(block));
+    }
+
     pub(super) fn add_stats(&self, stats: &mut Stats) {
         let io = self.lane.stats();
         stats.ssd_read_operations = io.read_operations;
@@ -479,7 +490,7 @@ impl Inner {
         }
     }
 
-    fn start_reclaim(self: &Arc<Self>, ssd: &SsdTier) {
+    pub(super) fn start_reclaim(self: &Arc<Self>, ssd: &SsdTier) {
         let mut state = ssd.state.lock();
         if state.is_reclaiming || ssd.is_off() {
             return;

@@ -53,9 +53,11 @@ impl Inner {
     /// Sees to it that the dirty blocks of `volume` in the log go below.
     pub(super) fn start_destage(self: &Arc<Self>, volume: &Arc<VolumeState>) {
         let Some(ssd) = &self.ssd else { return };
+        let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
         let is_early = destage.failure.is_some_and(|(_, at)| Instant::now() < at);
-        let is_wanted = !destage.drains.is_empty() || self.is_continuous() && !self.is_closed() && !is_early;
+        let is_wanted = !destage.drains.is_empty()
+            || !is_early && (is_needed || self.is_continuous() && !self.is_out(volume));
         if destage.is_running || !is_wanted {
             return;
         }
@@ -89,6 +91,11 @@ impl Inner {
         }
     }
 
+    /// Whether dirty blocks wait for room in the log: a flush that closes the cache may be behind them.
+    fn needs_room(&self, volume: &VolumeState) -> bool {
+        !volume.dirty.lock().put_off.is_empty()
+    }
+
     pub(super) fn is_destaging(&self, volume: &VolumeState) -> bool {
         let destage = volume.destage.lock();
         destage.is_running || destage.failure.is_some()
@@ -105,7 +112,8 @@ impl Inner {
 
     /// One run, and what comes after it.
     fn run_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, mut written: Written) {
-        let may_go_on = !self.is_closed() || !volume.destage.lock().drains.is_empty();
+        let may_go_on =
+            !self.is_out(volume) || self.needs_room(volume) || !volume.destage.lock().drains.is_empty();
         let run = if may_go_on { self.next_run(volume) } else { Vec::new() };
         if run.is_empty() {
             return self.sync_destaged(volume, written);
@@ -230,10 +238,11 @@ impl Inner {
     /// The round found nothing, or failed, or the cache closes.
     fn end_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, result: Result<(), TierError>) {
         let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
         let blocks = ssd.with(|tier| tier.dirty_blocks_of(volume.id));
         let is_runnable = ssd.with(|tier| !tier.dirty_run(volume.id, 0, 1).is_empty());
-        let is_closing = self.is_closed() && destage.drains.is_empty();
+        let is_closing = self.is_out(volume) && !is_needed && destage.drains.is_empty();
         if result.is_ok() && is_runnable && !is_closing {
             destage.cursor = 0;
             drop(destage);

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use terrace_tiers::block::{BlockSize, Version, VolumeId};
@@ -16,9 +16,10 @@ use terrace_tiers::device::Device;
 
 use super::Result;
 use super::destage::Destage;
+use super::fence::Fences;
 use super::flush::FlushDone;
 use crate::config::WriteMode;
-use crate::error::Error;
+use crate::error::{Error, TierError};
 use crate::pool::Lane;
 use crate::sync::{Condvar, Mutex};
 
@@ -36,13 +37,17 @@ pub(super) struct VolumeState {
     pub(super) lane: Lane,
     pub(super) dirty: Mutex<Dirty>,
     pub(super) block_shift: u32,
-    pub(super) mode: WriteMode,
+    mode: AtomicU8,
     pub(super) destage: Mutex<Destage>,
     pub(super) destage_ended: Condvar,
     /// The newest version of any block of the volume.
     pub(super) version: AtomicU64,
     /// The ticker knows the volume.
     pub(super) is_watched: AtomicBool,
+    /// Calls are refused: it is detached, or about to be.
+    pub(super) is_detached: AtomicBool,
+    /// With `dirty`: what a forget waits for may have ended.
+    pub(super) fence_changed: Condvar,
 }
 
 /// What a volume is made of when it is attached.
@@ -67,16 +72,30 @@ impl VolumeState {
             lane,
             dirty: Mutex::new(Dirty::default()),
             block_shift: size.shift(),
-            mode,
+            mode: AtomicU8::new(mode as u8),
             destage: Mutex::new(Destage::default()),
             destage_ended: Condvar::new(),
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
+            is_detached: AtomicBool::new(false),
+            fence_changed: Condvar::new(),
         }
     }
 
+    /// How a write that starts now is acknowledged.
     pub(super) fn mode(&self) -> WriteMode {
-        self.mode
+        let mode = self.mode.load(Ordering::Acquire);
+        let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back, WriteMode::BackSsd];
+        modes.into_iter().find(|&known| known as u8 == mode).expect("only modes are stored")
+    }
+
+    /// Refuses what would have to take newer blocks out of the log on the SSD.
+    pub(super) fn check_no_log(&self, what: &'static str) -> Result<()> {
+        if self.mode() == WriteMode::BackSsd { Err(Error::NotWithLog { what }) } else { Ok(()) }
+    }
+
+    pub(super) fn set_mode(&self, mode: WriteMode) {
+        self.mode.store(mode as u8, Ordering::Release);
     }
 
     pub(super) fn version(&self) -> Version {
@@ -98,9 +117,14 @@ impl VolumeState {
     }
 
     pub(super) fn check_range(&self, offset: u64, bytes: usize) -> Result<()> {
-        match offset.checked_add(bytes as u64) {
+        self.check_stretch(offset, bytes as u64)
+    }
+
+    /// As [`Self::check_range`], of what need not fit the memory.
+    pub(super) fn check_stretch(&self, offset: u64, bytes: u64) -> Result<()> {
+        match offset.checked_add(bytes) {
             Some(end) if end <= self.len_bytes => Ok(()),
-            _ => Err(Error::OutOfRange { offset, bytes: bytes as u64, volume_bytes: self.len_bytes }),
+            _ => Err(Error::OutOfRange { offset, bytes, volume_bytes: self.len_bytes }),
         }
     }
 }
@@ -113,7 +137,8 @@ pub(super) struct Dirty {
     pub(super) waiting: BTreeSet<u64>,
     /// The epoch of writes made now.
     pub(super) epoch: u64,
-    /// Blocks dirty or being written, by the epoch they became dirty in; the last is `epoch`'s.
+    /// Blocks dirty or being written, and discards that are not below, by the epoch they became so in; the last is
+    /// `epoch`'s.
     pub(super) outstanding: VecDeque<u64>,
     pub(super) flushes: Vec<(u64, FlushDone)>,
     /// Runs under way.
@@ -123,6 +148,7 @@ pub(super) struct Dirty {
     /// Blocks were dirty for `writeback_delay`: write-back goes on until none is waiting.
     pub(super) is_due: bool,
     pub(super) syncs: Syncs,
+    pub(super) fences: Fences,
     /// Dirty blocks that could not be written, or not be synced: they wait until the failure may be tried again.
     pub(super) held_back: BTreeSet<u64>,
     /// Dirty blocks that found no room in the log: they wait for destage.
@@ -143,6 +169,11 @@ pub(super) struct Syncs {
     pub(super) covers_blocks: bool,
     /// Written below, no sync since: block and the sync that will cover it.
     pub(super) unsynced: Vec<(u64, u64)>,
+    /// Blocks that `around` writes wrote below, no sync since: they are not in RAM.
+    pub(super) passed: BTreeSet<u64>,
+    /// Those of a sync that failed, and why: they cannot be written again.
+    pub(super) lost: BTreeSet<u64>,
+    pub(super) lost_by: Option<TierError>,
     /// Who waits for which sync.
     pub(super) waiting: Vec<(u64, FlushDone)>,
 }
@@ -161,7 +192,7 @@ impl Syncs {
     /// Whether no block waits for a sync of the backing store, so that one whose writes are in the log has nothing to
     /// wait for.
     pub(super) fn is_log_enough(&self) -> bool {
-        self.unsynced.is_empty() && !self.covers_blocks
+        self.unsynced.is_empty() && self.passed.is_empty() && !self.covers_blocks
     }
 }
 
@@ -178,11 +209,16 @@ impl Dirty {
     }
 
     pub(super) fn unsynced_blocks(&self) -> u64 {
-        self.syncs.unsynced.len() as u64
+        (self.syncs.unsynced.len() + self.syncs.passed.len()) as u64
+    }
+
+    /// Whether something below waits for a sync.
+    pub(super) fn needs_sync(&self) -> bool {
+        self.unsynced_blocks() > 0 || self.fences.needs_sync()
     }
 
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty_blocks() == 0 && self.syncs.unsynced.is_empty()
+        self.dirty_blocks() == 0 && !self.needs_sync()
     }
 
     /// For [`Inner::assert_quiet`].
@@ -193,6 +229,7 @@ impl Dirty {
             self.waiting.len() as u64,
             self.held_back.len() as u64,
             self.put_off.len() as u64,
+            self.fences.count(),
             self.flushes.len() as u64,
             self.writing_runs.into(),
             self.syncs.waiting.len() as u64,
@@ -200,9 +237,23 @@ impl Dirty {
         ];
         counts.iter().any(|&count| count > 0).then(|| {
             format!(
-                "dirty, unsynced, waiting, held back, put off, flushes, runs, who waits for a sync, syncs: {counts:?}"
+                "dirty, unsynced, waiting, held back, put off, fences, flushes, runs, who waits for a sync, syncs: \
+                 {counts:?}"
             )
         })
+    }
+
+    /// A sync failed that should have covered these, which nobody holds.
+    pub(super) fn note_lost(&mut self, mut passed: BTreeSet<u64>, cause: &TierError) {
+        if !passed.is_empty() {
+            self.syncs.lost.append(&mut passed);
+            self.syncs.lost_by = Some(cause.clone());
+        }
+    }
+
+    pub(super) fn lost_error(&self, volume: &str) -> Option<Error> {
+        let cause = self.syncs.lost_by.clone().filter(|_| !self.syncs.lost.is_empty())?;
+        Some(Error::Lost { volume: volume.to_owned(), blocks: self.syncs.lost.len() as u64, cause })
     }
 
     pub(super) fn first_epoch(&self) -> u64 {
@@ -251,6 +302,13 @@ impl Dirty {
         self.held_back.insert(number);
     }
 
+    /// A discard failed: the flushes that waited for it, which are to be told.
+    #[must_use]
+    pub(super) fn refuse_discard(&mut self) -> Vec<FlushDone> {
+        self.note_failure();
+        std::mem::take(&mut self.flushes).into_iter().map(|(_, done)| done).collect()
+    }
+
     /// Blocks were held back: those that fail before they are tried again share the pause.
     pub(super) fn note_failure(&mut self) {
         let now = Instant::now();
@@ -266,6 +324,7 @@ impl Dirty {
     pub(super) fn take_held_back(&mut self) {
         if self.failure.as_ref().is_none_or(|failure| Instant::now() >= failure.retry_at) {
             self.waiting.append(&mut self.held_back);
+            self.fences.take_held_back();
         }
     }
 

@@ -15,11 +15,15 @@ use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
+use super::index::Shard;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::Error;
 use crate::pool::Priority;
 use crate::sync::{Blocker, wake_all};
+
+/// A sync is due when so many blocks that `around` writes wrote wait for one: the books of them stay small.
+const PASSED_MAX: usize = 4096;
 
 /// The end of a flush.
 pub(super) type FlushDone = Box<dyn FnOnce(Result<()>) + Send>;
@@ -50,7 +54,7 @@ impl Inner {
         let is_due = if self.throttle.is_urgent() {
             all_written || is_half
         } else {
-            self.throttle.is_over_low() && is_half
+            dirty.syncs.passed.len() >= PASSED_MAX || self.throttle.is_over_low() && is_half
         };
         drop(dirty);
         if is_due && self.is_continuous() {
@@ -72,27 +76,38 @@ impl Inner {
     }
 
     fn run_sync(self: &Arc<Self>, volume: &Arc<VolumeState>) {
-        let (number, mut covered) = {
+        let (number, mut covered, mut passed) = {
             let mut dirty = volume.dirty.lock();
-            dirty.syncs.started += 1;
-            dirty.syncs.covers_blocks = !dirty.syncs.unsynced.is_empty();
-            (dirty.syncs.started, std::mem::take(&mut dirty.syncs.unsynced))
+            let syncs = &mut dirty.syncs;
+            syncs.started += 1;
+            syncs.covers_blocks = !(syncs.unsynced.is_empty() && syncs.passed.is_empty());
+            (syncs.started, std::mem::take(&mut syncs.unsynced), std::mem::take(&mut syncs.passed))
         };
         let result = volume.device.sync().map_err(Arc::new);
         self.counters.disk_syncs.fetch_add(1, Ordering::Relaxed);
-        if result.is_err() {
+        if let Err(error) = &result {
             // Writes that ended while it ran are no safer than those before it.
             let mut dirty = volume.dirty.lock();
             dirty.syncs.failures += 1;
             covered.append(&mut dirty.syncs.unsynced);
+            passed.append(&mut dirty.syncs.passed);
+            dirty.note_lost(passed.clone(), error);
+            drop(dirty);
+            self.drop_lost(volume, &passed);
         }
         covered.sort_unstable();
         covered.dedup();
         for &(block, _) in &covered {
             self.finish_synced(volume, BlockId::new(volume.id, block), number, result.is_ok());
         }
+        if result.is_err() {
+            self.discard_again(volume);
+        }
         let mut dirty = volume.dirty.lock();
         dirty.syncs.covers_blocks = false;
+        if result.is_ok() {
+            dirty.fences.synced(number);
+        }
         let (mut ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut dirty.syncs.waiting)
             .into_iter()
             .partition(|(wanted, _)| *wanted <= number || result.is_err());
@@ -135,21 +150,11 @@ impl Inner {
         if !entry.unsynced || is_ok && entry.covered_by > number {
             return;
         }
-        entry.unsynced = false;
-        let is_dirty = entry.dirty;
-        let masks = entry.sectors_mut(size);
         if !is_ok {
-            // What the failed sync left undone is unknown: the block is written again before the next one (rule 7).
-            let unsynced: SmallVec<[u64; 4]> = SmallVec::from_slice(masks.unsynced());
-            mask::add(masks.dirty_mut(), &unsynced);
-            masks.unsynced_mut().fill(0);
-            if !is_dirty {
-                let epoch = volume.dirty.lock().mark(block.number());
-                (entry.dirty, entry.dirty_epoch) = (true, epoch);
-            }
-            volume.dirty.lock().hold_back(block.number());
-            return;
+            return self.make_dirty_again(volume, &mut shard, block);
         }
+        entry.unsynced = false;
+        let masks = entry.sectors_mut(size);
         masks.unsynced_mut().fill(0);
         if entry.is_pinned() {
             return;
@@ -159,9 +164,26 @@ impl Inner {
         wake_all(self.throttle.remove());
     }
 
+    /// What a failed sync left undone of `block` is unknown: it is written again before the next one (rule 7).
+    pub(super) fn make_dirty_again(&self, volume: &VolumeState, shard: &mut Shard, block: BlockId) {
+        let size = self.size;
+        let Some((_, entry)) = shard.entry_of(block).filter(|(_, entry)| entry.unsynced) else { return };
+        entry.unsynced = false;
+        let is_dirty = entry.dirty;
+        let masks = entry.sectors_mut(size);
+        let unsynced: SmallVec<[u64; 4]> = SmallVec::from_slice(masks.unsynced());
+        mask::add(masks.dirty_mut(), &unsynced);
+        masks.unsynced_mut().fill(0);
+        if !is_dirty {
+            let epoch = volume.dirty.lock().mark(block.number());
+            (entry.dirty, entry.dirty_epoch) = (true, epoch);
+        }
+        volume.dirty.lock().hold_back(block.number());
+    }
+
     /// Runs `done` when every write acknowledged before this call is durable below.
     pub(super) fn flush(self: &Arc<Self>, volume: &Arc<VolumeState>, done: FlushDone) {
-        if let Err(error) = self.check_open() {
+        if let Err(error) = self.check_volume(volume) {
             return done(Err(error));
         }
         self.flush_open(volume, done);
@@ -169,6 +191,10 @@ impl Inner {
 
     pub(super) fn flush_open(self: &Arc<Self>, volume: &Arc<VolumeState>, done: FlushDone) {
         let mut dirty = volume.dirty.lock();
+        let done = match dirty.lost_error(&volume.name) {
+            Some(error) => Box::new(move |result: Result<()>| done(result.and(Err(error)))),
+            None => done,
+        };
         let epoch = dirty.close_epoch();
         // Someone waits: a pause after a failure ends here.
         if let Some(failure) = &mut dirty.failure {
@@ -177,7 +203,7 @@ impl Inner {
         dirty.take_held_back();
         if dirty.is_written(epoch) {
             let is_logged = volume.mode() == WriteMode::BackSsd && dirty.syncs.is_log_enough();
-            if is_logged || dirty.syncs.is_all_covered() {
+            if is_logged || !dirty.needs_sync() && dirty.syncs.is_all_covered() {
                 drop(dirty);
                 return done(Ok(()));
             }
@@ -194,7 +220,7 @@ impl Inner {
     }
 
     pub(super) fn flush_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
-        self.check_open()?;
+        self.check_volume(volume)?;
         self.flush_while_closing(volume)
     }
 

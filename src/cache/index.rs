@@ -9,6 +9,7 @@
 //! | being filled        | yes  | no       | none                     | yes        | yes: the fill goes on     |
 //! | written             | yes  | yes      | valid, dirty, unsynced   | no         | once written and synced   |
 //! | written, and filled | yes  | yes      | valid, dirty, unsynced   | yes        | not before the fill ended |
+//! | discarded in a write below | yes | no  | none of them             | no         | once the write has ended  |
 //! | left while filled   | no   | no       | none                     | yes        | it has left               |
 //! | elsewhere           | no   | no       | none                     | no         | -                         |
 //!
@@ -28,6 +29,7 @@ use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, NoVictim, Side,
 use terrace_tiers::ram::frames::{FrameMut, FrameRef};
 
 use super::WriteWaiter;
+use super::fence::Fence;
 use super::read::FillWaiter;
 
 pub(super) type FastHash = foldhash::fast::FixedState;
@@ -45,7 +47,7 @@ pub(super) struct Sectors {
 
 impl Sectors {
     /// Of a block whose sectors are all valid, or all not.
-    fn new(size: BlockSize, all_valid: bool) -> Self {
+    pub(super) fn new(size: BlockSize, all_valid: bool) -> Self {
         let words = size.mask_words();
         let mut sectors = Self { words, bits: smallvec![0; words * 3] };
         if all_valid {
@@ -95,6 +97,12 @@ pub(super) struct Entry {
     /// A write below is under way.
     pub(super) writing: bool,
     pub(super) unsynced: bool,
+    /// Written by an `around` write: it leaves RAM as soon as it may, and goes nowhere.
+    pub(super) passes: bool,
+    /// The block was discarded since the write below began that is under way: its end changes nothing.
+    pub(super) is_void_write: bool,
+    /// The block was forgotten: it goes when the fill and the write below end that are under way.
+    pub(super) is_forgotten: bool,
 }
 
 impl Entry {
@@ -129,6 +137,16 @@ pub(super) struct Fill {
     pub(super) version: Version,
     /// Set when the block left RAM before its bytes came: from where.
     pub(super) left_from: Option<Side>,
+    /// The block was discarded meanwhile: whatever comes counts as zeros.
+    pub(super) is_void: bool,
+    /// The block was forgotten meanwhile: what comes is for those who wait, and not kept.
+    pub(super) is_stale: bool,
+}
+
+impl Fill {
+    fn new(waiters: SmallVec<[FillWaiter; 1]>, slot: Option<Slot>, version: Version) -> Self {
+        Self { waiters, slot, version, left_from: None, is_void: false, is_stale: false }
+    }
 }
 
 /// A block that left RAM.
@@ -168,6 +186,8 @@ pub(super) struct FilledBlock {
     pub(super) departed: Option<Departed>,
     /// The block may leave now and could not before.
     pub(super) released: bool,
+    /// See [`Fill::is_stale`]: the caller takes the block out.
+    pub(super) is_stale: bool,
 }
 
 /// One directory.
@@ -178,6 +198,8 @@ pub(super) struct Shard {
     /// Writes that are acknowledged when the backing store has them.
     pub(super) write_waiters: HashMap<BlockId, Vec<WriteWaiter>, FastHash>,
     pub(super) counters: Counters,
+    /// Discards and forgets that are not over.
+    pub(super) fences: Vec<Fence>,
     size: BlockSize,
 }
 
@@ -192,6 +214,7 @@ impl Shard {
             fills: HashMap::default(),
             write_waiters: HashMap::default(),
             counters: Counters::default(),
+            fences: Vec::new(),
             size,
         }
     }
@@ -282,8 +305,7 @@ impl Shard {
         if let Some(slot) = slot {
             self.entries[slot.index()].filling = true;
         }
-        let before =
-            self.fills.insert(block, Fill { waiters: smallvec![waiter], slot, version, left_from: None });
+        let before = self.fills.insert(block, Fill::new(smallvec![waiter], slot, version));
         assert!(before.is_none(), "two fills of {block} at once");
     }
 
@@ -291,6 +313,8 @@ impl Shard {
     pub(super) fn give_up(&mut self, block: BlockId) {
         if let Some((_, entry)) = self.entry_of(block)
             && entry.frame.is_none()
+            && !entry.writing
+            && !entry.filling
         {
             *entry = Entry::default();
             self.policy.remove(block);
@@ -308,6 +332,18 @@ impl Shard {
         frame
     }
 
+    /// Puts a block that was discarded into RAM: zeros, around what was written since. `bytes` is where they go.
+    pub(super) fn take_zeros(&mut self, block: BlockId, bytes: FrameMut, version: Version) -> FrameRef {
+        self.counters.read_ram_hits += 1;
+        let slot = self.policy.lookup(block);
+        if let Some(slot) = slot {
+            self.entries[slot.index()].filling = true;
+        }
+        self.fills.insert(block, Fill { is_void: true, ..Fill::new(SmallVec::new(), slot, version) });
+        let done = self.finish_fill(block, Some(bytes), true);
+        done.frame.expect("a fill that has bytes has a frame")
+    }
+
     /// Puts the bytes of a fill in place, around what was written meanwhile; none when they could not be read.
     ///
     /// `is_on_ssd` says that they came from there, so that they need not go there again.
@@ -318,10 +354,19 @@ impl Shard {
         is_on_ssd: bool,
     ) -> FilledBlock {
         let fill = self.fills.remove(&block).expect("only its own fill finishes a fill");
-        let mut done = FilledBlock { waiters: fill.waiters, frame: None, departed: None, released: false };
+        let is_stale = fill.is_stale;
+        let mut done =
+            FilledBlock { waiters: fill.waiters, frame: None, departed: None, released: false, is_stale };
+        let bytes = bytes.map(|mut bytes| {
+            if fill.is_void {
+                bytes.fill(0);
+            }
+            bytes
+        });
         let Some(slot) = fill.slot else {
             done.frame = bytes.map(FrameMut::freeze);
-            if let (Some(frame), Some(from), false) = (&done.frame, fill.left_from, is_on_ssd) {
+            let is_offered = !is_on_ssd && !fill.is_void && !is_stale;
+            if let (Some(frame), Some(from), true) = (&done.frame, fill.left_from, is_offered) {
                 let (frame, earned) = (frame.clone(), from == Side::Frequent);
                 done.departed = Some(Departed { block, frame, version: fill.version, earned });
             }
@@ -329,8 +374,10 @@ impl Shard {
         };
         let entry = &mut self.entries[slot.index()];
         entry.filling = false;
+        done.is_stale |= entry.is_forgotten;
         let is_read = bytes.is_some();
         match (&entry.frame, bytes) {
+            (None, None) if entry.writing => {}
             (None, None) => {
                 *entry = Entry::default();
                 self.policy.remove(block);
@@ -339,6 +386,9 @@ impl Shard {
             (None, Some(bytes)) => {
                 entry.version = fill.version;
                 entry.frame = Some(bytes.freeze());
+                if let Some(sectors) = &mut entry.sectors {
+                    mask::set(sectors.valid_mut(), 0..self.size.sectors());
+                }
             }
             (Some(_), None) => {}
             (Some(written), Some(mut bytes)) => {
@@ -400,12 +450,17 @@ impl Shard {
             .all(|edge| entry.has(edge / SECTOR_BYTES..edge / SECTOR_BYTES + 1))
     }
 
-    /// Brings an entry whose state changed back to the invariants: a clean, whole block has no sectors, and one that
-    /// may leave again is given back to the policy.
+    /// Brings an entry whose state changed back to the invariants: a clean, whole block has no sectors, one that may
+    /// leave again is given back to the policy, and one that only passes through leaves at once.
     pub(super) fn settle_entry(&mut self, slot: Slot) {
         let size = self.size;
         let entry = &mut self.entries[slot.index()];
         if entry.is_pinned() {
+            return;
+        }
+        if (entry.passes || entry.frame.is_none()) && !entry.filling {
+            *entry = Entry::default();
+            self.policy.remove(self.policy.block_at(slot));
             return;
         }
         let is_whole = entry.sectors.as_ref().is_none_or(|s| mask::contains(s.valid(), 0..size.sectors()));

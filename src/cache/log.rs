@@ -130,6 +130,9 @@ impl Inner {
         self.start_reclaim_early(ssd);
         match result {
             Ok(count) => {
+                if count < copies.len() {
+                    self.start_reclaim(ssd);
+                }
                 let (logged, left) = group.blocks.split_at(count);
                 self.finish_logged(volume, logged);
                 self.put_off(volume, left);
@@ -194,10 +197,10 @@ impl Inner {
     }
 
     /// Reads what the log has of a block, around that what the backing store has, and finishes the fill.
-    fn run_log_fill(self: &Arc<Self>, volume: &VolumeState, fill: PlannedFill) {
+    fn run_log_fill(self: &Arc<Self>, volume: &Arc<VolumeState>, fill: PlannedFill) {
         let PlannedFill { block, source, mut frame } = fill;
         let read = self.read_logged(volume, block, &source, &mut frame);
-        self.finish_fill(block, read.map(|()| frame), &source);
+        self.finish_fill(volume, block, read.map(|()| frame), &source);
     }
 
     fn read_logged(

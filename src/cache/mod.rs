@@ -12,6 +12,10 @@
 //! | `dirty`     | what of a volume is not durable below                                         |
 //! | `writeback` | writes dirty blocks below                                                     |
 //! | `flush`     | syncs and flushes                                                             |
+//! | `fence`     | keeps write-back off a range while it is discarded or forgotten               |
+//! | `discard`   | zeros from now on, given back below                                           |
+//! | `forget`    | drops what is cached of a range                                               |
+//! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `demote`    | the SSD: appends, seals, reclaim, journal, checkpoint                         |
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
@@ -24,13 +28,18 @@
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
 //! `lanes` or the SSD's state. Under any lock else none is taken but the pool's.
 //!
-//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close.
+//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
+//! while the record of a detached volume is written.
 
 mod answer;
 mod demote;
 mod destage;
+mod detach;
 mod dirty;
+mod discard;
+mod fence;
 mod flush;
+mod forget;
 mod index;
 mod log;
 mod quiet;
@@ -59,7 +68,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
-pub use volume::{FlushFuture, ReadFuture, Volume, WriteFuture};
+pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
 use index::{FastHash, Shard};
@@ -221,6 +230,17 @@ impl Inner {
 
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether calls on the volume may start.
+    fn check_volume(&self, volume: &VolumeState) -> Result<()> {
+        self.check_open()?;
+        if volume.is_detached() { Err(volume.detached_error()) } else { Ok(()) }
+    }
+
+    /// As [`Self::check_volume`], for those who only want to know whether.
+    fn is_out(&self, volume: &VolumeState) -> bool {
+        self.is_closed() || volume.is_detached()
     }
 
     fn check_open(&self) -> Result<()> {

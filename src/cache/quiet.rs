@@ -26,6 +26,9 @@ impl Inner {
         for shard in &self.shards {
             let shard = shard.lock();
             shard.policy.assert_invariants();
+            if !shard.fences.is_empty() {
+                return Some(format!("{} fences in a shard", shard.fences.len()));
+            }
             if !shard.fills.is_empty() || !shard.write_waiters.is_empty() {
                 return Some(format!(
                     "{} fills and {} blocks that writes wait for",

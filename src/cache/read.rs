@@ -18,6 +18,7 @@ use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict};
 use super::answer::{Answer, BlockRef, Blocks};
 use super::demote::OnSsd;
 use super::dirty::VolumeState;
+use super::fence::Swept;
 use super::index::{Found, Shard};
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
@@ -206,7 +207,7 @@ impl Inner {
         let number = volume.block_number(offset);
         let start = (offset - (number << self.size.shift())) as usize;
         let end = start.checked_add(bytes).filter(|&end| bytes > 0 && end <= self.size.bytes())?;
-        if self.is_closed() || volume.check_range(offset, bytes).is_err() {
+        if self.is_out(volume) || volume.check_range(offset, bytes).is_err() {
             return None;
         }
         let block = BlockId::new(volume.id, number);
@@ -226,7 +227,7 @@ impl Inner {
         runner: Runner,
         new_done: &mut dyn FnMut() -> ReadDone,
     ) -> Option<Result<Blocks>> {
-        if let Err(error) = self.check_open().and_then(|()| volume.check_range(offset, bytes)) {
+        if let Err(error) = self.check_volume(volume).and_then(|()| volume.check_range(offset, bytes)) {
             return Some(Err(error));
         }
         let piece_count = (volume.block_number(offset + bytes.max(1) as u64 - 1)
@@ -305,7 +306,24 @@ impl Inner {
         planning: &mut Planning<'_>,
     ) {
         let block = piece.block;
-        let source = match self.ssd.as_ref().and_then(|ssd| ssd.find(block)) {
+        // Under the lock of the shard, which whoever detaches takes after it said so.
+        if volume.is_detached() {
+            shard.give_up(block);
+            planning.error = Some(volume.detached_error());
+            return;
+        }
+        if shard.is_discarded(block) {
+            let Some(frame) = self.frames.alloc() else {
+                shard.give_up(block);
+                planning.error = Some(Error::WouldBlock);
+                return;
+            };
+            planning.answer.ram_blocks += 1;
+            let frame = shard.take_zeros(block, frame, volume.version());
+            return planning.take(part, frame, &piece.bytes);
+        }
+        let ssd = self.ssd.as_ref().filter(|_| !shard.is_fenced(block));
+        let source = match ssd.and_then(|ssd| ssd.find(block)) {
             Some(OnSsd::OnTheWay(frame)) => {
                 planning.answer.ssd_blocks += 1;
                 let frame = shard.take_back(block, frame, volume.version());
@@ -417,14 +435,14 @@ impl Inner {
                     let verified = result.is_ok() && plan.verify(&frame);
                     let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
                     if ssd.finish_read(&plan, verified, result.as_ref().err()) == ReadVerdict::Valid {
-                        self.finish_fill(block, Ok(frame), &Source::Ssd(plan));
+                        self.finish_fill(volume, block, Ok(frame), &Source::Ssd(plan));
                     } else {
                         again.push(PlannedFill { block, source: Source::Disk, frame });
                     }
                 }
-                (Source::Disk, Ok(())) => self.finish_fill(block, Ok(frame), &Source::Disk),
+                (Source::Disk, Ok(())) => self.finish_fill(volume, block, Ok(frame), &Source::Disk),
                 (Source::Disk, Err(error)) if is_alone => {
-                    self.finish_fill(block, Err(error.clone()), &Source::Disk);
+                    self.finish_fill(volume, block, Err(error.clone()), &Source::Disk);
                 }
                 // One bad block must not fail its neighbours.
                 (Source::Disk, Err(_)) => again.push(PlannedFill { block, source: Source::Disk, frame }),
@@ -444,6 +462,7 @@ impl Inner {
 
     pub(super) fn finish_fill(
         self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
         block: BlockId,
         frame: Result<FrameMut, TierError>,
         source: &Source,
@@ -465,7 +484,15 @@ impl Inner {
         if let Some(departed) = filled.departed {
             self.demote(departed);
         }
+        let mut swept = Swept::default();
+        if filled.is_stale {
+            self.finish_stale_fill(volume, &mut shard, block, &mut swept);
+        }
         drop(shard);
+        if filled.is_stale {
+            swept.finish(self);
+            self.go_on_behind_fences(volume);
+        }
         self.start_wanted_appends();
         if filled.released {
             self.announce_release();

@@ -291,7 +291,7 @@ impl Inner {
 
     /// What was let in before the cache was closed, and looks at that under the lock of a shard, has done what it does
     /// there: stores are below after the next flush, and no demotion starts any more.
-    fn wait_for_stores(&self) {
+    pub(super) fn wait_for_stores(&self) {
         for shard in &self.shards {
             drop(shard.lock());
         }

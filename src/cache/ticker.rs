@@ -114,7 +114,7 @@ impl Inner {
             dirty.is_due = !dirty.waiting.is_empty();
             // What is held back must not keep the others from being durable, and in RAM.
             let is_written = dirty.waiting.is_empty() && dirty.writing_runs == 0;
-            let wants_sync = is_written && !dirty.syncs.unsynced.is_empty() && !dirty.syncs.is_running;
+            let wants_sync = is_written && dirty.needs_sync() && !dirty.syncs.is_running;
             (dirty.is_clean() && !dirty.syncs.is_running, wants_sync)
         };
         if wants_sync {

@@ -57,6 +57,30 @@ impl Volume {
         self.state.len_bytes
     }
 
+    /// How writes are acknowledged that start now.
+    pub fn mode(&self) -> WriteMode {
+        self.state.mode()
+    }
+
+    /// Has the writes that start from now on acknowledged as `mode` says. Those that are under way keep their mode, what
+    /// is dirty stays on its way, and the next [`Self::flush`] covers the writes of either mode.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] and [`Error::Detached`]: what was left in order takes no writes of any mode. [`Error::NotWithLog`]
+    /// from and to `back-ssd`: that takes a detach.
+    pub fn set_mode(&self, mode: WriteMode) -> Result<()> {
+        self.handle.inner.check_volume(&self.state)?;
+        if mode == self.mode() {
+            return Ok(());
+        }
+        if mode == WriteMode::BackSsd {
+            return Err(Error::NotWithLog { what: "begin while the volume is in use" });
+        }
+        self.state.check_no_log("change its mode while it is in use")?;
+        self.state.set_mode(mode);
+        Ok(())
+    }
+
     /// Fills `buffer` with the bytes from `offset` on.
     ///
     /// # Errors
@@ -153,6 +177,59 @@ impl Volume {
         self.handle.inner.flush(&self.state, Box::new(done));
     }
 
+    /// Makes `bytes` bytes from `offset` on read as zeros, from when this returns. It is durable at the next flush, and
+    /// the backing store discards the range, or has zeros written where it cannot. Parts of blocks at both ends are
+    /// written with zeros, as [`Self::write`] does. It takes no longer for a huge range than for as many blocks as are
+    /// in RAM.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; of the edges as [`Self::write`]; [`Error::StillDirty`] when many discards wait for a
+    /// backing store that refuses them. Those are kept and tried again, and every flush says so.
+    pub fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
+        let blocker = Arc::new(Blocker::default());
+        let set = blocker.clone();
+        self.discard_with(offset, bytes, move |result| set.set(result));
+        blocker.wait()
+    }
+
+    /// As [`Self::discard`]; `done` runs exactly once, before this call returns or on a thread of the cache or of another
+    /// caller, which it must not block.
+    pub fn discard_with(&self, offset: u64, bytes: u64, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.handle.inner.discard(&self.state, offset, bytes, Box::new(done));
+    }
+
+    /// As [`Self::discard`], for a task of any executor. It starts at the first poll.
+    pub fn discard_async(&self, offset: u64, bytes: u64) -> DiscardFuture {
+        let volume = self.clone();
+        Started::future(move |set| volume.handle.inner.discard(&volume.state, offset, bytes, set))
+    }
+
+    /// Drops what is cached of `bytes` bytes from `offset` on, dirty blocks and discards too: reads that come after this
+    /// returned come from the backing store, which stays as it is but for a write or discard that was under way there;
+    /// that is waited for. Both ends lie between blocks, or at the end of the volume.
+    ///
+    /// What was acknowledged and not flushed is lost: this is for a backing store that was changed behind the cache, or
+    /// one that takes no writes any more. A flush does not wait for blocks that were forgotten. Not for callbacks to
+    /// call.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::NotWholeBlocks`].
+    pub fn forget(&self, offset: u64, bytes: u64) -> Result<()> {
+        self.handle.inner.forget(&self.state, offset, bytes)
+    }
+
+    /// Flushes the volume and takes it out of the cache, while others go on. Calls on any handle of it are refused from
+    /// now on, and those under way are waited for. A backing store that is attached again under this name and was not
+    /// changed meanwhile finds its copies on the SSD. Not for callbacks to call.
+    ///
+    /// # Errors
+    /// [`Error::StillDirty`] or [`Error::Lost`] when not all could be made durable below: the volume stays attached, and
+    /// its handles work as before. [`Self::forget`] is the way out when that never will be. [`Error::Detached`] when it is
+    /// already.
+    pub fn detach(&self) -> Result<()> {
+        self.handle.inner.detach(&self.state)
+    }
+
     /// As [`Self::flush`], for a task of any executor. It covers the writes acknowledged before the first poll.
     pub fn flush_async(&self) -> FlushFuture {
         let volume = self.clone();
@@ -238,6 +315,8 @@ pub type ReadFuture = Started<Blocks>;
 pub type WriteFuture = Started<Answer>;
 /// The answer of [`Volume::flush_async`].
 pub type FlushFuture = Started<()>;
+/// The answer of [`Volume::discard_async`].
+pub type DiscardFuture = Started<()>;
 
 impl<T: Send + 'static> Started<T> {
     fn future(start: impl FnOnce(SetAnswer<T>) + Send + 'static) -> Self {

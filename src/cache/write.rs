@@ -2,6 +2,13 @@
 //!
 //! `back` is acknowledged there. `through` is the same, and then writes the blocks below and waits for that; so in
 //! both modes a block is written below by one write-back at a time, and the last write to RAM is the last one below.
+//! `around` is `through` whose blocks leave RAM when they are below, and go nowhere:
+//!
+//! 1. While it is under way its sectors are valid in RAM, so a fill that was planned before puts its bytes around them,
+//!    and a block that is being filled stays until that fill has ended: no fill keeps what an `around` write replaced.
+//! 2. A block with sectors that nobody wrote below yet, or that no sync covers and an earlier write left in RAM, stays
+//!    until it is clean. What only `around` writes wrote is not held until the sync; if that fails, it is named lost.
+//! 3. A later write of another mode keeps the block.
 //!
 //! A write waits only when it must:
 //!
@@ -118,7 +125,7 @@ impl Throttle {
     }
 }
 
-/// A `through` write whose blocks are not all below yet.
+/// A `through` or `around` write whose blocks are not all below yet.
 pub(super) struct WriteOperation {
     /// Blocks not yet below, and one for whoever plans the write.
     pending: AtomicU32,
@@ -172,7 +179,7 @@ enum Wait {
     Victim(Observed),
     Frame(Observed),
     Fill(BlockId),
-    /// Nothing: the cache closes.
+    /// Nothing: the cache closes, or the volume is detached.
     Closed,
 }
 
@@ -214,10 +221,10 @@ impl Inner {
         offset: u64,
         data: &[u8],
     ) -> Result<Answer> {
-        self.check_open()?;
+        self.check_volume(volume)?;
         volume.check_range(offset, data.len())?;
         let mode = volume.mode();
-        let blocker = (mode == WriteMode::Through).then(|| Arc::new(Blocker::default()));
+        let blocker = mode.waits_for_backing().then(|| Arc::new(Blocker::default()));
         let done =
             blocker.clone().map(|blocker| -> WriteDone { Box::new(move |result| blocker.set(result)) });
         let mut progress = WriteProgress::new(mode, offset, done);
@@ -239,7 +246,9 @@ impl Inner {
         data: D,
         done: WriteDone,
     ) {
-        if let Err(error) = self.check_open().and_then(|()| volume.check_range(offset, data.as_ref().len())) {
+        if let Err(error) =
+            self.check_volume(volume).and_then(|()| volume.check_range(offset, data.as_ref().len()))
+        {
             return done(Err(error));
         }
         self.advance(volume, data, WriteProgress::new(volume.mode(), offset, Some(done)));
@@ -296,7 +305,7 @@ impl Inner {
         data: &[u8],
         progress: &mut WriteProgress,
     ) -> Result<bool, Wait> {
-        if self.is_closed() {
+        if self.is_out(volume) {
             return Err(Wait::Closed);
         }
         if self.throttle.must_wait() {
@@ -306,8 +315,8 @@ impl Inner {
         let spare = self.alloc_frame().ok_or(Wait::Frame(observed))?;
         let block = piece.block;
         let mut shard = self.shard(block);
-        // Again, under the lock that a closing cache takes once before it flushes: nothing is stored after that.
-        if self.is_closed() {
+        // Again, under the lock that whoever closes or detaches takes once before the flush: nothing is stored after that.
+        if self.is_out(volume) {
             return Err(Wait::Closed);
         }
         let is_whole =
@@ -337,7 +346,7 @@ impl Inner {
         };
         if !was_dirty && let Some(ssd) = &self.ssd {
             match progress.mode {
-                WriteMode::Through => ssd.void(block, version, VoidMark::Region),
+                WriteMode::Through | WriteMode::Around => ssd.void(block, version, VoidMark::Region),
                 WriteMode::Back => ssd.void(block, version, VoidMark::Exact),
                 WriteMode::BackSsd => ssd.void_clean(block, version),
             }
@@ -351,7 +360,8 @@ impl Inner {
         if !was_pinned {
             self.throttle.add();
         }
-        if progress.mode == WriteMode::Through {
+        shard.entries[slot.index()].passes = progress.mode == WriteMode::Around;
+        if progress.mode.waits_for_backing() {
             let operation = progress.operation();
             operation.pending.fetch_add(1, Ordering::Relaxed);
             let waiter = WriteWaiter { version, operation };
@@ -417,7 +427,7 @@ impl Inner {
     /// Runs `resume` when what `wait` names has come; sees to it that it comes.
     fn park(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait, resume: Resume) {
         match wait {
-            Wait::Closed => resume(Err(Error::Closed)),
+            Wait::Closed => resume(self.check_volume(volume)),
             Wait::Room | Wait::Victim(_) if !self.is_continuous() => self.flush_watched(resume),
             Wait::Room => {
                 self.throttle.park(Box::new(|| resume(Ok(()))));
@@ -439,8 +449,8 @@ impl Inner {
                 self.read_with(volume, offset, bytes, runner, Box::new(move |read| resume(read.map(drop))));
             }
         }
-        if self.is_closed() {
-            // Whoever closed may have woken all that waited before this one did.
+        if self.is_out(volume) {
+            // Whoever closed or detached may have woken all that waited before this one did.
             self.wake_writers();
         }
     }

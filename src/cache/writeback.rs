@@ -19,6 +19,7 @@ use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version, mask};
 use terrace_tiers::ram::frames::FrameRef;
 
 use super::dirty::{Dirty, VolumeState};
+use super::fence::Swept;
 use super::read::Runner;
 use super::{Inner, Result};
 use crate::config::WriteMode;
@@ -52,8 +53,13 @@ impl Inner {
         for &number in numbers {
             let block = BlockId::new(volume.id, number);
             let mut shard = self.shard(block);
+            let is_fenced = shard.is_fenced(block);
             let Some((_, entry)) = shard.entry_of(block) else { continue };
             if !entry.dirty || entry.writing {
+                continue;
+            }
+            if is_fenced {
+                volume.dirty.lock().put_behind_fence(number);
                 continue;
             }
             let frame = entry.frame.clone().expect("a dirty block has a frame");
@@ -120,15 +126,28 @@ impl Inner {
     ) {
         let mut acknowledged = Vec::new();
         let mut again = Vec::new();
+        let (mut any_passed, mut unwanted, mut swept) = (false, 0, Swept::default());
         for taken in blocks {
             let mut shard = self.shard(taken.block);
             let size = self.size;
-            let (_, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
+            let (slot, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
             entry.writing = false;
+            if entry.is_void_write || entry.is_forgotten {
+                unwanted += 1;
+                self.finish_unwanted_write(volume, &mut shard, taken.block, taken.epoch, &mut swept);
+                continue;
+            }
+            let passes = entry.passes && !entry.is_pinned() && !entry.filling;
             let masks = entry.sectors_mut(size);
             let mut dirty = volume.dirty.lock();
             // A sync that failed meanwhile may have dropped what this write gave to the device.
-            if result.is_ok() && dirty.syncs.failures == failures_before {
+            let is_below = result.is_ok() && dirty.syncs.failures == failures_before;
+            // What a discard that is run again would take with it stays until that is synced.
+            let has_passed = is_below && passes && dirty.fences.discards.is_empty();
+            if has_passed {
+                dirty.syncs.passed.insert(taken.block.number());
+                dirty.count_in(taken.epoch, -1);
+            } else if is_below {
                 mask::add(masks.unsynced_mut(), &taken.sectors);
                 let covered_by = dirty.syncs.started + 1;
                 if !entry.unsynced || entry.covered_by != covered_by {
@@ -150,7 +169,13 @@ impl Inner {
                 dirty.waiting.insert(taken.block.number());
             }
             let is_dirty = entry.dirty;
+            dirty.fences.write_ended(taken.block.number());
             drop(dirty);
+            any_passed |= has_passed;
+            if has_passed {
+                shard.settle_entry(slot);
+                swept.wakes.append(&mut self.throttle.remove());
+            }
             if let Some(waiters) = shard.write_waiters.remove(&taken.block) {
                 let (ready, later): (Vec<_>, Vec<_>) = waiters
                     .into_iter()
@@ -163,9 +188,15 @@ impl Inner {
                 }
             }
         }
+        swept.finish(self);
+        if any_passed {
+            self.announce_release();
+        }
+        self.go_on_behind_fences(volume);
         for waiter in acknowledged {
             waiter.deliver(result.clone());
         }
+        let result = if unwanted == blocks.len() { Ok(()) } else { result };
         self.after_group(volume, blocks.len() as u64, result);
         if !again.is_empty() {
             self.write_back_blocks(volume, &again, Runner::Pool(Priority::Awaited));
@@ -232,6 +263,7 @@ impl Inner {
             for taken in &group.blocks {
                 dirty.waiting.remove(&taken.block.number());
                 dirty.held_back.remove(&taken.block.number());
+                dirty.fences.fenced.remove(&taken.block.number());
             }
         }
         match runner {
@@ -249,6 +281,7 @@ impl Inner {
 
     /// Keeps as many runs of the volume under way as its pace asks for.
     pub(super) fn pump(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        self.start_discards(volume);
         loop {
             let (numbers, priority) = {
                 let mut dirty = volume.dirty.lock();

@@ -209,6 +209,11 @@ impl<'a> Actor<'a> {
                 let (volume, sector, count) = self.last;
                 self.write(volume, sector, self.random.clone().u64(1..=count))?;
             }
+            Step::Discard => {
+                let start = self.random.u64(..BLOCK_SECTORS);
+                let count = self.random.u64(1..=left.min(4) * BLOCK_SECTORS - start);
+                self.discard(volume, block * BLOCK_SECTORS + start, count)?;
+            }
             Step::Read => {
                 let count = self.random.u64(1..=left.min(4));
                 return self.read(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS);
@@ -250,6 +255,11 @@ impl<'a> Actor<'a> {
         self.opened.volumes[volume].write(sector * SECTOR as u64, &data).map(drop)
     }
 
+    fn discard(&mut self, volume: usize, sector: u64, count: u64) -> Result<(), Error> {
+        self.note_begun(volume, sector, count, true);
+        self.opened.volumes[volume].discard(sector * SECTOR as u64, count * SECTOR as u64)
+    }
+
     fn write_beside(&mut self, volume: usize, block: u64, count: u64) -> Result<(), Error> {
         let (sender, receiver) = mpsc::channel();
         for half in 2 * block..2 * (block + count) {
@@ -264,11 +274,15 @@ impl<'a> Actor<'a> {
 
     /// The bytes of a new write, which is known to have begun.
     fn begin(&mut self, volume: usize, sector: u64, count: u64) -> Vec<u8> {
-        self.number += 1;
         self.last = (volume, sector, count);
-        self.life.histories[volume].note(sector..sector + count, self.number, false);
-        self.life.marks.push(Mark::Begun { volume, number: self.number });
+        self.note_begun(volume, sector, count, false);
         content::written(sector, count, self.number)
+    }
+
+    fn note_begun(&mut self, volume: usize, sector: u64, count: u64, is_zeros: bool) {
+        self.number += 1;
+        self.life.histories[volume].note(sector..sector + count, self.number, is_zeros);
+        self.life.marks.push(Mark::Begun { volume, number: self.number });
     }
 
     fn read(&mut self, volume: usize, sector: u64, count: u64) -> Result<Result<(), String>, Error> {

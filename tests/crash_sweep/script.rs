@@ -5,9 +5,10 @@
 //! says what it promises in [`is_whole_below`] and [`outlives_process`].
 
 use Step::{
-    Die, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
+    Die, Discard, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks,
+    WritePart,
 };
-use WriteMode::{Back, BackSsd, Through};
+use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
 
 /// One thing that a cache is made to do; volume, place and length are drawn.
@@ -21,6 +22,8 @@ pub(crate) enum Step {
     WriteBeside,
     /// Writes the place of the last write again, which may be on its way below.
     WriteAgain,
+    /// Discards some sectors; not of a volume that dies with its process, which may lose it.
+    Discard,
     /// Reads some blocks, mostly the same few.
     Read,
     /// Reads the whole volume: all leaves RAM.
@@ -69,7 +72,7 @@ impl Script {
 /// Whether the backing store alone keeps the promise of a flush, and all copies above it are clean after a crash.
 pub(crate) fn is_whole_below(mode: WriteMode) -> bool {
     match mode {
-        WriteMode::Through | WriteMode::Back => true,
+        WriteMode::Through | WriteMode::Around | WriteMode::Back => true,
         // The log on the SSD has what the backing store lacks.
         WriteMode::BackSsd => false,
     }
@@ -78,7 +81,7 @@ pub(crate) fn is_whole_below(mode: WriteMode) -> bool {
 /// Whether a write that is acknowledged outlives the process.
 pub(crate) fn outlives_process(mode: WriteMode) -> bool {
     match mode {
-        WriteMode::Through => true,
+        WriteMode::Through | WriteMode::Around => true,
         WriteMode::Back | WriteMode::BackSsd => false,
     }
 }
@@ -156,6 +159,23 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (1, Settle),
             (1, Reopen),
             (1, Die),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "around and discard",
+        modes: &[Around, Back],
+        blocks: 24,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (2, WriteAgain),
+            (4, Discard),
+            (5, Read),
+            (2, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (1, Reopen),
         ],
         ..DEFAULT
     },

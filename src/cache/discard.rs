@@ -1,0 +1,287 @@
+//! Discards: ranges that read as zeros from now on, and are given back below.
+//!
+//! 1. **Edges**: what covers a block in part is a write of zeros like any other.
+//! 2. **Place**: whole blocks get a fence (see [`super::fence`]); what the tiers have of them is void. That is all a
+//!    caller waits for, and it takes as long as there are blocks in RAM, however large the range is.
+//! 3. **Run**: when no older write to the range is under way below, and the voids are durable on the SSD (rule 1), the
+//!    device discards it. Only then the fence is lifted and newer writes go below.
+//! 4. **Sync**: a discard that a failed sync should have covered is placed and run again, and so is every write below
+//!    after it (rule 7).
+//!
+//! A flush waits for the discards before it like for dirty blocks. There are at most [`DISCARDS_MAX`] that are not durable;
+//! with more, a discard flushes first.
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use terrace_tiers::block::BlockId;
+use terrace_tiers::device::{Device, PageBuf};
+
+use super::dirty::VolumeState;
+use super::fence::{Discard, Fence, Step, Stretch, Swept};
+use super::flush::FlushDone;
+use super::index::Shard;
+use super::{Inner, Result};
+use crate::error::{Error, TierError};
+use crate::pool::Priority;
+
+/// Each stands in every shard and is looked at by every miss, so there are few.
+const DISCARDS_MAX: usize = 64;
+
+/// Zeros are written in pieces of so many bytes where a device cannot discard.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// Parts of blocks at the two ends of a range: offset and length in bytes.
+type Edges = SmallVec<[(u64, usize); 2]>;
+
+impl Inner {
+    /// Runs `done` once `bytes` bytes from `offset` on read as zeros.
+    pub(super) fn discard(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        bytes: u64,
+        done: FlushDone,
+    ) {
+        let checked = self.check_volume(volume).and_then(|()| volume.check_stretch(offset, bytes));
+        if let Err(error) = checked.and_then(|()| volume.check_no_log("discard")) {
+            return done(Err(error));
+        }
+        let (edges, blocks) = volume.split_range(offset, bytes);
+        self.discard_parts(volume, edges, blocks, done);
+    }
+
+    /// The edges, one after the other, and then the blocks between.
+    fn discard_parts(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        mut edges: Edges,
+        blocks: Range<u64>,
+        done: FlushDone,
+    ) {
+        let Some((offset, bytes)) = edges.pop() else { return self.discard_blocks(volume, blocks, done) };
+        let (inner, volume_again) = (self.clone(), volume.clone());
+        let next = move |written: Result<_>| match written {
+            Ok(_) => inner.discard_parts(&volume_again, edges, blocks, done),
+            Err(error) => done(Err(error)),
+        };
+        self.write_with(volume, offset, vec![0; bytes], Box::new(next));
+    }
+
+    fn discard_blocks(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: Range<u64>, done: FlushDone) {
+        if blocks.is_empty() {
+            return done(Ok(()));
+        }
+        let id = match self.count_discard(volume, &blocks) {
+            Ok(Some(id)) => id,
+            Ok(None) => {
+                let (inner, volume_again) = (self.clone(), volume.clone());
+                let again = move |flushed: Result<()>| match flushed {
+                    Ok(()) => inner.discard_blocks(&volume_again, blocks, done),
+                    Err(error) => done(Err(error)),
+                };
+                return self.flush(volume, Box::new(again));
+            }
+            Err(error) => return done(Err(error)),
+        };
+        let stretch = Stretch::new(volume, blocks);
+        self.place_discard(volume, id, &stretch, |inner, shard, block, swept| {
+            inner.empty_entry(volume, shard, block, swept);
+        });
+        // Later than what was demoted before the fence stood; what is written behind it gets a later version or is void
+        // by itself, and cannot be on the SSD before the fence is lifted.
+        let version = self.next_version();
+        volume.raise_version(version);
+        if let Some(ssd) = &self.ssd {
+            ssd.void_range(stretch.first(), stretch.count(), version);
+        }
+        volume.dirty.lock().fences.discard(id).step = Step::Waiting;
+        self.ticker.watch(volume);
+        self.go_on_behind_fences(volume);
+        done(Ok(()));
+    }
+
+    /// Enters a discard in the books, so that a flush waits for it; none when there are too many.
+    fn count_discard(&self, volume: &VolumeState, blocks: &Range<u64>) -> Result<Option<u64>> {
+        let mut dirty = volume.dirty.lock();
+        // Under the lock that a flush takes: what closes looks at the books after it said so.
+        self.check_volume(volume)?;
+        if dirty.fences.discards.len() >= DISCARDS_MAX {
+            return Ok(None);
+        }
+        let (id, epoch) = (dirty.fences.next_id(), dirty.epoch);
+        dirty.count_in(epoch, 1);
+        let (blocks, waits_for) = (blocks.clone(), BTreeSet::new());
+        dirty.fences.discards.push(Discard { id, blocks, epoch, step: Step::Placing, waits_for });
+        Ok(Some(id))
+    }
+
+    /// Puts the fence of a discard into every shard, and has `sweep` see to each block that is there.
+    fn place_discard(
+        &self,
+        volume: &VolumeState,
+        id: u64,
+        stretch: &Stretch,
+        sweep: impl Fn(&Self, &mut Shard, BlockId, &mut Swept),
+    ) {
+        for shard in &self.shards {
+            let mut swept = Swept::default();
+            let mut shard = shard.lock();
+            shard.fences.push(Fence { id, stretch: stretch.clone(), is_discard: true });
+            for block in shard.blocks_in(stretch) {
+                if let Some(fill) = shard.fills.get_mut(&block) {
+                    fill.is_void = true;
+                }
+                sweep(self, &mut shard, block, &mut swept);
+                if shard.entry_of(block).is_some_and(|(_, entry)| entry.writing) {
+                    volume.dirty.lock().fences.discard(id).waits_for.insert(block.number());
+                }
+            }
+            drop(shard);
+            swept.finish(self);
+        }
+    }
+
+    /// Starts the discards that wait for nothing more.
+    pub(super) fn start_discards(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        loop {
+            let (id, failures_before) = {
+                let mut dirty = volume.dirty.lock();
+                let failures = dirty.syncs.failures;
+                let mut waiting = dirty.fences.discards.iter_mut();
+                let ready = waiting.find(|d| d.step == Step::Waiting && d.waits_for.is_empty());
+                let Some(discard) = ready else { return };
+                discard.step = Step::Running;
+                (discard.id, failures)
+            };
+            let (inner, volume_again) = (self.clone(), volume.clone());
+            let job = move || inner.run_discard(&volume_again, id, failures_before);
+            volume.lane.task(Priority::Awaited, Box::new(job));
+        }
+    }
+
+    fn run_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, failures_before: u64) {
+        self.make_voids_durable();
+        let (blocks, epoch) = {
+            let mut dirty = volume.dirty.lock();
+            let discard = dirty.fences.discard(id);
+            (discard.blocks.clone(), discard.epoch)
+        };
+        let start = blocks.start << volume.block_shift;
+        let end = volume.len_bytes.min(blocks.end << volume.block_shift);
+        let result = discard_below(&*volume.device, start, end - start).map_err(Arc::new);
+        let mut dirty = volume.dirty.lock();
+        let covered_by = dirty.syncs.started + 1;
+        // A sync that failed meanwhile may have dropped what this gave to the device.
+        let is_again = dirty.syncs.failures != failures_before;
+        dirty.fences.discard(id).step = match &result {
+            Ok(()) if is_again => Step::Waiting,
+            Ok(()) => Step::Written { covered_by },
+            Err(_) => Step::HeldBack,
+        };
+        if let Err(cause) = result {
+            let flushes = dirty.refuse_discard();
+            let blocks = dirty.dirty_blocks();
+            drop(dirty);
+            return self.discard_failed(volume, flushes, blocks, &cause);
+        }
+        drop(dirty);
+        if is_again {
+            return self.go_on_behind_fences(volume);
+        }
+        self.lift_fence(volume, id, blocks, Some(epoch));
+    }
+
+    fn discard_failed(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        flushes: Vec<FlushDone>,
+        blocks: u64,
+        cause: &TierError,
+    ) {
+        volume.fence_changed.notify_all();
+        for done in flushes {
+            let (volume, cause) = (volume.name.clone(), cause.clone());
+            done(Err(Error::StillDirty { volume, blocks, cause }));
+        }
+        self.ticker.watch(volume);
+    }
+
+    /// A sync failed: discards that it should have covered are to be run again, and then all that was written below
+    /// after them. Nobody wrote to those ranges and was synced since: a sync covers the discard with the write.
+    pub(super) fn discard_again(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        let mut again = Vec::new();
+        {
+            let mut guard = volume.dirty.lock();
+            let dirty = &mut *guard;
+            for index in 0..dirty.fences.discards.len() {
+                if !matches!(dirty.fences.discards[index].step, Step::Written { .. }) {
+                    continue;
+                }
+                let (id, epoch) = (dirty.fences.next_id(), dirty.epoch);
+                let discard = &mut dirty.fences.discards[index];
+                (discard.id, discard.epoch, discard.step) = (id, epoch, Step::Placing);
+                again.push((id, discard.blocks.clone()));
+                dirty.count_in(epoch, 1);
+            }
+        }
+        for (id, blocks) in &again {
+            let stretch = Stretch::new(volume, blocks.clone());
+            self.place_discard(volume, *id, &stretch, |inner, shard, block, _| {
+                inner.make_dirty_again(volume, shard, block);
+                if shard.entry_of(block).is_some_and(|(_, entry)| entry.writing) {
+                    // What it writes may be zeroed: its end finds that a sync failed meanwhile.
+                    volume.dirty.lock().syncs.failures += 1;
+                }
+            });
+        }
+        let mut dirty = volume.dirty.lock();
+        for (id, _) in again {
+            dirty.fences.discard(id).step = Step::Waiting;
+        }
+        drop(dirty);
+        self.go_on_behind_fences(volume);
+    }
+}
+
+impl VolumeState {
+    /// `bytes` bytes from `offset` on: the parts of blocks at both ends, and the whole blocks between. The last block of
+    /// the volume is whole when all of it that lies in the volume is.
+    fn split_range(&self, offset: u64, bytes: u64) -> (Edges, Range<u64>) {
+        let (end, shift) = (offset + bytes, self.block_shift);
+        let first = offset.div_ceil(1 << shift);
+        let last = if end == self.len_bytes { end.div_ceil(1 << shift) } else { end >> shift };
+        if last <= first {
+            // Both ends in one block, or in two neighbours.
+            let middle = (first << shift).clamp(offset, end);
+            let parts = [(offset, (middle - offset) as usize), (middle, (end - middle) as usize)];
+            return (parts.into_iter().filter(|(_, bytes)| *bytes > 0).collect(), 0..0);
+        }
+        let (start, stop) = (first << shift, (last << shift).min(end));
+        let parts = [(offset, (start - offset) as usize), (stop, (end - stop) as usize)];
+        (parts.into_iter().filter(|(_, bytes)| *bytes > 0).collect(), first..last)
+    }
+}
+
+/// Discards, or writes zeros where the device says that it cannot.
+fn discard_below(device: &dyn Device, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
+    let is_unsupported = |error: &terrace_tiers::Error| match error {
+        terrace_tiers::Error::Device { source, .. } => source.kind() == io::ErrorKind::Unsupported,
+        _ => false,
+    };
+    match device.discard(offset, bytes) {
+        Err(error) if is_unsupported(&error) => {}
+        result => return result,
+    }
+    let zeros = PageBuf::zeroed(ZEROS_BYTES.min(bytes as usize));
+    let mut at = 0;
+    while at < bytes {
+        let length = (bytes - at).min(zeros.len() as u64);
+        device.write(offset + at, &[IoSlice::new(&zeros[..length as usize])])?;
+        at += length;
+    }
+    Ok(())
+}
