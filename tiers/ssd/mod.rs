@@ -16,6 +16,7 @@
 //! | checkpoint | writing and reading one                                                            |
 //! | recover    | which copies of a file at rest are believed                                        |
 //! | stats      | the counters                                                                       |
+//! | fuzz       | any bytes in place of a file's, for tests                                          |
 //! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
 //!
 //! ```text
@@ -37,6 +38,9 @@ mod admission;
 mod checkpoint;
 mod encoding;
 mod format;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod geometry;
 mod index;
 mod journal;
