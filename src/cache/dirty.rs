@@ -8,8 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrace_tiers::block::{BlockSize, Version, VolumeId};
 use terrace_tiers::device::Device;
@@ -19,7 +18,8 @@ use super::flush::FlushDone;
 use crate::config::WriteMode;
 use crate::error::Error;
 use crate::pool::Lane;
-use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Instant, Mutex};
 
 /// The pause after a first failed write; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);

@@ -6,8 +6,6 @@
 //!   fails, whichever sync it waits for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, mask};
@@ -16,7 +14,8 @@ use super::dirty::VolumeState;
 use super::{Inner, Result};
 use crate::error::Error;
 use crate::pool::Priority;
-use crate::sync::{Blocker, wake_all};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Blocker, Instant, wake_all};
 
 /// The end of a flush.
 pub(super) type FlushDone = Box<dyn FnOnce(Result<()>) + Send>;
