@@ -115,9 +115,19 @@ const EDGES: [u64; 16] = [
     u64::MAX,
 ];
 
+/// Anywhere in `bytes`, but every other time in the first bytes of a structure, where sizes and counts are.
+fn place(random: &mut fastrand::Rng, bytes: &[u8]) -> usize {
+    let anywhere = random.usize(..=bytes.len());
+    let structure = bytes.windows(4).skip(anywhere).position(|magic| magic == b"TERR");
+    match structure {
+        Some(skipped) if random.bool() => (anywhere + skipped + random.usize(..128)).min(bytes.len()),
+        _ => anywhere,
+    }
+}
+
 /// One change of `bytes`, of which `others` may lend some.
 fn mutate(random: &mut fastrand::Rng, bytes: &mut Vec<u8>, others: &[Valid]) {
-    let at = random.usize(..bytes.len().max(1)).min(bytes.len());
+    let at = place(random, bytes);
     let left = bytes.len() - at;
     match random.u8(..8) {
         0 if left > 0 => bytes[at] ^= 1 << random.u8(..8),
@@ -142,7 +152,7 @@ fn mutate(random: &mut fastrand::Rng, bytes: &mut Vec<u8>, others: &[Valid]) {
 
 fn mutated(random: &mut fastrand::Rng, input: &Valid, others: &[Valid]) -> Vec<u8> {
     let mut bytes = input.bytes.clone();
-    (0..random.u32(1..=4)).for_each(|_| mutate(random, &mut bytes, others));
+    (0..random.u32(1..=6)).for_each(|_| mutate(random, &mut bytes, others));
     bytes
 }
 

@@ -27,7 +27,7 @@ const BATCH: usize = 100;
 /// Steps at which a batch of priorities changes them.
 const CHANGES: usize = 3;
 /// All scenarios together run 100,000 schedules in the slow part.
-const SLOW_SCHEDULES: usize = 8400;
+const SLOW_SCHEDULES: usize = 5300;
 const SCHEDULES: usize = 200;
 
 fn number_from(variable: &str) -> Option<u64> {
@@ -68,8 +68,11 @@ fn explore(name: &str, scenario: fn()) {
 
 const BLOCK: usize = 4096;
 const RAM_BLOCKS: u64 = 8;
+/// Frames beyond those.
+const SLACK_BLOCKS: u64 = 4;
 const SSD_BLOCKS: u64 = 16;
-const DISK_BLOCKS: u64 = 32;
+/// The last ones are for [`World::drive_out`].
+const DISK_BLOCKS: u64 = 48;
 
 /// Block `block` as of its value `value`; all start with 1.
 fn content(block: u64, value: u64) -> Vec<u8> {
@@ -112,7 +115,7 @@ impl World {
         let ssd = Arc::new(MemoryDevice::new(geometry.file_bytes()));
         let mut config = Config::new(RamSize::Blocks(RAM_BLOCKS));
         config.block_size = block_size;
-        config.slack_blocks = Some(4);
+        config.slack_blocks = Some(SLACK_BLOCKS as u32);
         config.shards = Some(1);
         config.ssd = Some(SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(SSD_BLOCKS)));
         config.writeback_delay_ms = 1;
@@ -138,6 +141,15 @@ impl World {
     /// Reads `blocks`, which nobody writes, so that others leave RAM.
     fn churn(&self, blocks: std::ops::Range<u64>) {
         blocks.for_each(|block| assert_eq!(self.read(block), 1));
+    }
+
+    /// Has every other block leave RAM, whatever the policy thought of it: what is read next comes from the SSD, if that
+    /// has a copy, or from the disk.
+    fn drive_out(&self) {
+        for block in DISK_BLOCKS - 2 * RAM_BLOCKS..DISK_BLOCKS {
+            self.churn(block..block + 1);
+            self.churn(block..block + 1);
+        }
     }
 
     /// Reads `block` again and again: a newer value is never followed by an older one.
@@ -172,8 +184,7 @@ impl World {
         for &(block, value) in values {
             assert_eq!(self.on_disk(block), value, "block {block} on the disk");
         }
-        // What is read again now comes from the SSD, if it has a copy.
-        self.churn(DISK_BLOCKS - RAM_BLOCKS..DISK_BLOCKS);
+        self.drive_out();
         for &(block, value) in values {
             assert_eq!(self.read(block), value, "block {block} after it left RAM");
         }
@@ -228,6 +239,122 @@ fn demotion_and_overwriting(mode: WriteMode) {
     world.rests_with(&[(0, 2), (1, 1)]);
 }
 
+/// Of a block that is on the SSD alone a copy is read while it is overwritten.
+fn copy_and_overwriting(mode: WriteMode) {
+    let world = World::new(mode);
+    world.churn(0..2);
+    world.drive_out();
+    world.cache.settle().expect("the cache settles");
+    join([
+        world.spawn(|world| world.watch(0, 2)),
+        world.spawn(|world| {
+            world.write(0, 2);
+            assert_eq!(world.read(0), 2);
+        }),
+        world.spawn(|world| {
+            world.churn(2..6);
+            world.watch(0, 1);
+        }),
+    ]);
+    world.rests_with(&[(0, 2), (1, 1)]);
+}
+
+#[test]
+fn a_read_from_the_ssd_meets_a_write() {
+    explore("a_read_from_the_ssd_meets_a_write", || copy_and_overwriting(WriteMode::Back));
+}
+
+#[test]
+fn a_read_from_the_ssd_meets_a_write_through() {
+    explore("a_read_from_the_ssd_meets_a_write_through", || copy_and_overwriting(WriteMode::Through));
+}
+
+#[test]
+fn reads_from_segments_that_are_emptied_meanwhile() {
+    explore("reads_from_segments_that_are_emptied_meanwhile", || {
+        let world = World::new(WriteMode::Back);
+        // The log goes round: blocks of 0 to 32 are in segments that go next.
+        world.churn(0..32);
+        world.cache.settle().expect("the cache settles");
+        join([
+            world.spawn(|world| world.churn(0..6)),
+            world.spawn(|world| (20..26).rev().for_each(|block| assert!(world.read(block) < 3))),
+            world.spawn(|world| (22..25).for_each(|block| world.write(block, 2))),
+        ]);
+        world.rests_with(&[(22, 2), (23, 2), (24, 2), (5, 1)]);
+    });
+}
+
+#[test]
+fn readers_of_several_blocks_run_short_of_frames() {
+    explore("readers_of_several_blocks_run_short_of_frames", || {
+        let world = World::new(WriteMode::Back);
+        world.churn(40..48);
+        let reader = |first: u64| {
+            move |world: &World| {
+                for block in (first..first + 6).step_by(2) {
+                    let read = world.volume.read_ref(block * BLOCK as u64, 2 * BLOCK);
+                    let read = read.expect("frames come back");
+                    read.parts().iter().zip(block..).for_each(|(part, block)| {
+                        assert_eq!(value_of(block, part), 1);
+                    });
+                }
+            }
+        };
+        join([world.spawn(reader(0)), world.spawn(reader(8)), world.spawn(|world| world.write(20, 2))]);
+        world.cache.assert_nobody_waits();
+        world.rests_with(&[(20, 2)]);
+    });
+}
+
+#[test]
+fn a_frame_that_a_reader_lets_go_wakes_who_waits_for_one() {
+    explore("a_frame_that_a_reader_lets_go_wakes_who_waits_for_one", || {
+        let world = World::tuned(WriteMode::Back, |config| config.ssd = None);
+        // Every frame there is; the first ones have left RAM, and are free when they are let go.
+        let held = (0..RAM_BLOCKS + SLACK_BLOCKS)
+            .map(|block| world.volume.read_ref(block * BLOCK as u64, BLOCK).expect("a frame is left"));
+        let mut held: Vec<_> = held.collect();
+        let rest = held.split_off(2);
+        join([
+            world.spawn(|world| assert_eq!(world.read(20), 1)),
+            world.spawn(|world| world.write(21, 2)),
+            world.spawn(move |_| held.into_iter().for_each(drop)),
+        ]);
+        drop(rest);
+        world.rests_with(&[(20, 1), (21, 2)]);
+    });
+}
+
+#[test]
+fn callbacks_of_reads_writes_and_flushes_come_once_each() {
+    explore("callbacks_of_reads_writes_and_flushes_come_once_each", || {
+        let world = World::new(WriteMode::Through);
+        let (sender, ended) = mpsc::channel();
+        let end = move |what: &'static str| {
+            let sender = sender.clone();
+            move |is_ok: bool| sender.send((what, is_ok)).expect("someone listens")
+        };
+        let (read, write, flush) = (end("read"), end("write"), end("flush"));
+        drop(end);
+        join([
+            world.spawn(move |world| {
+                world.volume.read_with(0, BLOCK, move |blocks| {
+                    read(blocks.is_ok_and(|blocks| value_of(0, &blocks.parts()[0]) < 3));
+                });
+            }),
+            world.spawn(move |world| {
+                world.volume.write_with(0, content(0, 2), move |answer| write(answer.is_ok()));
+            }),
+            world.spawn(move |world| world.volume.flush_with(move |result| flush(result.is_ok()))),
+        ]);
+        let mut all: Vec<_> = ended.iter().collect();
+        all.sort_unstable();
+        assert_eq!(all, [("flush", true), ("read", true), ("write", true)]);
+        world.rests_with(&[(0, 2)]);
+    });
+}
+
 #[test]
 fn a_demoted_copy_meets_what_overwrites_it() {
     explore("a_demoted_copy_meets_what_overwrites_it", || demotion_and_overwriting(WriteMode::Back));
@@ -244,13 +371,21 @@ fn check_durable_from(world: &World, mark: u64, is_right: impl Fn(&World) -> boo
     let mut cut = world.journal.first_cut();
     loop {
         if cut.marks().contains(&mark) {
-            let disk = Arc::new(cut.images(Loss::ALL[0], 0).remove(0));
+            let disk = Arc::new(cut.images(Loss::All, 0).remove(0));
             assert!(is_right(&World { disk, ..world.clone() }), "flush {mark} was told too early");
         }
         if !cut.advance() {
             return;
         }
     }
+}
+
+/// The same of the last moment.
+fn check_durable_at_the_end(world: &World, is_right: impl Fn(&World) -> bool) {
+    let mut cut = world.journal.first_cut();
+    while cut.advance() {}
+    let disk = Arc::new(cut.images(Loss::All, 0).remove(0));
+    assert!(is_right(&World { disk, ..world.clone() }), "the last write is not durable");
 }
 
 #[test]
@@ -402,5 +537,27 @@ fn a_write_below_and_a_sync_fail_beside_flushes() {
             check_durable_from(&world, block, |world| world.on_disk(block) == 2);
         }
         world.rests_with(&[(0, 2), (1, 2)]);
+    });
+}
+
+#[test]
+fn a_sync_fails_beside_writes_to_what_an_earlier_one_covered() {
+    explore("a_sync_fails_beside_writes_to_what_an_earlier_one_covered", || {
+        let world = World::new(WriteMode::Back);
+        world.disk.fail(Fault::nth(Operation::Sync, 1));
+        let writer = |value: u64| {
+            move |world: &World| {
+                world.write(0, value);
+                while world.volume.flush().is_err() {}
+                world.journal.mark(value);
+            }
+        };
+        join([world.spawn(writer(2)), world.spawn(writer(3)), world.spawn(writer(4))]);
+        let last = world.read(0);
+        for value in 2..5 {
+            check_durable_from(&world, value, |world| world.on_disk(0) > 1);
+        }
+        check_durable_at_the_end(&world, |world| world.on_disk(0) == last);
+        world.rests_with(&[(0, last)]);
     });
 }
