@@ -1,9 +1,20 @@
-//! The locks and waits of this package, in one place, so that a model checker can take theirs.
+//! The locks, waits, atomics, threads and moments of this package, in one place, so that a model checker can take
+//! theirs: with `--cfg terrace_shuttle` they come from `model`, and `tests/schedules.rs` runs whole caches on them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use atomic::{AtomicBool, AtomicU64, Ordering};
+
+#[cfg(terrace_shuttle)]
+mod model;
+
+#[cfg(terrace_shuttle)]
+pub(crate) use model::{Condvar, Instant, Mutex, MutexGuard, RwLock, atomic, thread, thread_local};
+
+#[cfg(not(terrace_shuttle))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+#[cfg(not(terrace_shuttle))]
+pub(crate) use std::{sync::atomic, thread, thread_local, time::Instant};
 
 /// What runs when something that was waited for may have come.
 pub(crate) type Wake = Box<dyn FnOnce() + Send>;

@@ -46,7 +46,8 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64)
         };
         let range = at..(at + length).min(model.len());
         let offset = (start + at) as u64;
-        if random.u8(..50) == 0 {
+        let has_log = case.mode == WriteMode::BackSsd;
+        if random.u8(..50) == 0 && !has_log {
             let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
             volume.set_mode(modes[random.usize(..3)]).expect("the mode is switched");
         }
@@ -58,11 +59,11 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64)
                 }
                 volume.write(offset, &model[range]).expect("a write succeeds");
             }
-            8 => {
+            8 if !has_log => {
                 model[range.clone()].fill(0);
                 volume.discard(offset, range.len() as u64).expect("a discard succeeds");
             }
-            9..19 => {
+            8..19 => {
                 let mut found = vec![0; range.len()];
                 volume.read(offset, &mut found).expect("a read succeeds");
                 if let Some(wrong) =

@@ -12,7 +12,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use terrace_tiers::block::{BlockId, BlockSize, Version};
@@ -28,6 +27,7 @@ use super::{Inner, Result};
 use crate::error::TierError;
 use crate::pool::{Lane, Priority};
 use crate::stats::Stats;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 /// An append takes at most so many bytes: what was just summed is still at hand for the write (bench ssd/append).

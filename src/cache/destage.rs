@@ -8,24 +8,20 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use terrace_tiers::block::{BlockId, SECTOR_BYTES, mask};
 use terrace_tiers::device::PageBuf;
 use terrace_tiers::ssd::{LogRead, ReadVerdict};
 
-use super::dirty::VolumeState;
+use super::dirty::{Failure, RETRY_MAX, RETRY_MIN, VolumeState};
 use super::flush::FlushDone;
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::Priority;
-use crate::sync::Blocker;
+use crate::sync::{Blocker, Instant};
 
 /// Runs are synced together up to so many bytes.
 const SYNC_BYTES: u64 = 64 << 20;
-/// The pause after a failure; it doubles up to the longest.
-const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(5);
 /// From this share of the log on, destage goes before other work in the background.
 const HURRY_LOAD: f64 = 0.5;
 
@@ -37,7 +33,7 @@ pub(super) struct Destage {
     cursor: u64,
     /// Who waits until the log has nothing of the volume.
     drains: Vec<FlushDone>,
-    failure: Option<(Duration, Instant)>,
+    failure: Option<Failure>,
 }
 
 /// Runs that are written below and not synced.
@@ -55,7 +51,7 @@ impl Inner {
         let Some(ssd) = &self.ssd else { return };
         let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
-        let is_early = destage.failure.is_some_and(|(_, at)| Instant::now() < at);
+        let is_early = destage.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
         let is_wanted = !destage.drains.is_empty()
             || !is_early && (is_needed || self.is_continuous() && !self.is_out(volume));
         if destage.is_running || !is_wanted {
@@ -250,8 +246,9 @@ impl Inner {
         }
         destage.is_running = false;
         if result.is_err() {
-            let pause = destage.failure.map_or(RETRY_MIN, |(pause, _)| (pause * 2).min(RETRY_MAX));
-            destage.failure = Some((pause, Instant::now() + pause));
+            let pause =
+                destage.failure.as_ref().map_or(RETRY_MIN, |before| (before.pause * 2).min(RETRY_MAX));
+            destage.failure = Some(Failure { pause, retry_at: Instant::now() + pause });
         }
         let drains = std::mem::take(&mut destage.drains);
         volume.destage_ended.notify_all();

@@ -7,8 +7,8 @@
 //! 4. How the backing store looks is noted, durably, so that a volume which comes back unchanged finds its copies on
 //!    the SSD: also after a crash, since nothing is written to it meanwhile.
 
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::dirty::VolumeState;
 use super::{Inner, Result};

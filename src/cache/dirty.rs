@@ -8,8 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrace_tiers::block::{BlockSize, Version, VolumeId};
 use terrace_tiers::device::Device;
@@ -21,11 +20,12 @@ use super::flush::FlushDone;
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Lane;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Condvar, Instant, Mutex};
 
 /// The pause after a first failed write; it doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+pub(super) const RETRY_MIN: Duration = Duration::from_millis(50);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// A volume that is attached.
 pub(super) struct VolumeState {
@@ -165,6 +165,8 @@ pub(super) struct Syncs {
     /// How many of them failed.
     pub(super) failures: u64,
     pub(super) is_running: bool,
+    /// A sync failed, flushes said so, and then the caller forgot what it should have covered.
+    pub(super) is_given_up: bool,
     /// The one that runs is to cover blocks in RAM.
     pub(super) covers_blocks: bool,
     /// Written below, no sync since: block and the sync that will cover it.
@@ -186,7 +188,8 @@ pub(super) struct Failure {
 impl Syncs {
     /// Whether a sync that went well has covered all that was ever written below, by whomever.
     pub(super) fn is_all_covered(&self) -> bool {
-        self.unsynced.is_empty() && !self.is_running && self.started > self.failures
+        let is_settled = self.started > self.failures || self.is_given_up;
+        self.unsynced.is_empty() && !self.is_running && is_settled
     }
 
     /// Whether no block waits for a sync of the backing store, so that one whose writes are in the log has nothing to

@@ -8,8 +8,6 @@
 //!   fails, whichever sync it waits for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, mask};
@@ -20,7 +18,8 @@ use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::Error;
 use crate::pool::Priority;
-use crate::sync::{Blocker, wake_all};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Blocker, Instant, wake_all};
 
 /// A sync is due when so many blocks that `around` writes wrote wait for one: the books of them stay small.
 const PASSED_MAX: usize = 4096;

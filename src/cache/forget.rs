@@ -51,6 +51,10 @@ impl Inner {
         let taken = self.begin_forget(volume, &blocks, |inner| inner.check_volume(volume))?;
         let id = taken.id;
         self.take_out(volume, &blocks, taken);
+        {
+            let syncs = &mut volume.dirty.lock().syncs;
+            syncs.is_given_up |= syncs.failures > 0;
+        }
         if let Some(ssd) = &self.ssd {
             let stretch = Stretch::new(volume, blocks.clone());
             let version = self.next_version();

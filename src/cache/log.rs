@@ -11,9 +11,9 @@
 //!   on after a checkpoint that says where it ended (rule 7).
 //! - When the log is full the blocks stay dirty in RAM until destage has made room, and writers wait at the high mark.
 
+use crate::sync::atomic::Ordering;
 use std::io::IoSliceMut;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES, Version, mask};

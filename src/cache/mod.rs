@@ -52,8 +52,6 @@ mod writeback;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::{HashMap, HashSet};
@@ -64,7 +62,9 @@ use crate::config::{Background, Clock, Config};
 use crate::error::{Error, Result};
 use crate::pool::{Lane, Pool};
 use crate::stats::Stats;
-use crate::sync::{Event, Mutex, MutexGuard, RwLock};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
@@ -100,7 +100,7 @@ impl Drop for Handle {
         };
         if self.inner.pool.is_own_thread() {
             // The handle went with a callback: a thread of the pool would wait for what it has to do itself.
-            std::thread::spawn(close);
+            thread::spawn(close);
         } else {
             close();
         }

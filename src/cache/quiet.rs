@@ -1,16 +1,20 @@
 //! What must hold when nothing is under way: nobody waits, nothing is counted that is not there, no frame is lost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Inner;
+use crate::sync::{Instant, thread};
 
 impl Inner {
     /// See [`super::Cache::assert_quiet`].
     pub(super) fn assert_quiet(&self) {
+        for lane in self.lanes.lock().values().chain(self.ssd.as_ref().map(|ssd| &ssd.lane)) {
+            assert_eq!(lane.stats().panics, 0, "what runs on the pool does not panic");
+        }
         let until = Instant::now() + Duration::from_secs(20);
         while let Some(what) = self.what_is_left() {
             assert!(Instant::now() < until, "not quiet: {what}");
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

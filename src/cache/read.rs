@@ -8,7 +8,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::{SmallVec, smallvec};
 use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES};
@@ -23,6 +22,7 @@ use super::index::{Found, Shard};
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::{Lane, Priority, ReadRequest};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The end of a read that could not be answered at once.

@@ -5,7 +5,6 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
@@ -25,7 +24,8 @@ use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
-use crate::sync::{Event, Mutex, RwLock};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Event, Mutex, RwLock, thread};
 
 /// Merged requests grow to this at the most, in bytes.
 const MERGE_BYTES_MAX: usize = 4 << 20;
@@ -172,7 +172,7 @@ fn start(inner: &Arc<Inner>, config: &Config) {
     }));
     let (weak, ticker) = (Arc::downgrade(inner), inner.ticker.clone());
     let delay = inner.is_continuous().then(|| inner.limits.writeback_delay.max(Duration::from_millis(1)));
-    let thread = std::thread::Builder::new().name("terrace-ticker".into());
+    let thread = thread::Builder::new().name("terrace-ticker".into());
     let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
     *inner.ticker_thread.lock() = Some(thread);
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
@@ -303,7 +303,7 @@ impl Inner {
         self.wait_for_stores();
         self.ticker.stop();
         let thread = self.ticker_thread.lock().take();
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
             // A ticker that panicked has said so itself.
             let _ = thread.join();
         }

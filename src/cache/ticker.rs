@@ -1,12 +1,12 @@
 //! The cache's one thread of its own: it looks at what is dirty from time to time, and wakes who waits.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Inner;
 use super::dirty::VolumeState;
-use crate::sync::{Condvar, Mutex, wake_all};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Condvar, Instant, Mutex, wake_all};
 
 /// A thread that looks at volumes with dirty blocks from time to time, so that none stays dirty longer than it must,
 /// and wakes callers that wait for a release. It sleeps while there is neither.

@@ -13,7 +13,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use terrace_tiers::block::VolumeId;
 use terrace_tiers::device::Device;
@@ -25,7 +24,7 @@ use super::{Cache, Handle, Inner, Result};
 use crate::config::WriteMode;
 use crate::error::Error;
 use crate::pool::Priority;
-use crate::sync::{Blocker, Mutex};
+use crate::sync::{Blocker, Instant, Mutex};
 
 impl Cache {
     /// Puts the cache in front of `device`, whose size must not change while it is attached.

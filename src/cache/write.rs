@@ -21,8 +21,6 @@
 //! The version of a write is taken, the copy on the SSD voided and the bytes stored under one hold of the shard's lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
 
 use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version, mask};
 use terrace_tiers::ram::arc_policy::Slot;
@@ -37,7 +35,8 @@ use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Priority;
-use crate::sync::{Blocker, Mutex, Observed, Wake, wake_all};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Blocker, Instant, Mutex, Observed, Wake, wake_all};
 
 /// The end of a write.
 pub(super) type WriteDone = Box<dyn FnOnce(Result<Answer>) + Send>;

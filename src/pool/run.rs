@@ -3,13 +3,13 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 use terrace_tiers::device::Device;
 use terrace_tiers::{Error, Result};
 
 use super::{Batch, Job, LaneStats, Priority, ReadRequest, Request, WriteRequest};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Buffers of a call that need no allocation.
 const BUFFERS_INLINE: usize = 16;

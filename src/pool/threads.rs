@@ -8,15 +8,15 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 
 use smallvec::smallvec;
 
 use super::queue::{CallBounds, Queue};
 use super::run::{Counters, refuse, run};
 use super::{Batch, Engine, Lane, LaneConfig, LaneStats, Request};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Condvar, Mutex, thread, thread_local};
 
 /// Buffers that one call on a file takes (`IOV_MAX`).
 const PIECES_MAX: usize = 1024;
@@ -114,7 +114,7 @@ impl Pool {
         for number in 0..wanted {
             let worker = lane.clone();
             let started =
-                std::thread::Builder::new().name(format!("{name} {number}")).spawn(move || worker.work());
+                thread::Builder::new().name(format!("{name} {number}")).spawn(move || worker.work());
             match started {
                 Ok(thread) => state.threads.push(thread),
                 Err(error) => assert!(number > 0, "no thread can be started for lane {name}: {error}"),
@@ -178,7 +178,7 @@ impl PoolState {
 
 impl Shared {
     fn is_own_thread(&self) -> bool {
-        RUNNING_FOR.get() == std::ptr::from_ref(self).addr()
+        RUNNING_FOR.with(Cell::get) == std::ptr::from_ref(self).addr()
     }
 
     /// Counts `count` requests in; false when the pool takes none from this thread any more.
@@ -211,13 +211,14 @@ struct OwnThread {
 
 impl OwnThread {
     fn new(shared: &Shared) -> Self {
-        Self { before: RUNNING_FOR.replace(std::ptr::from_ref(shared).addr()) }
+        let own = std::ptr::from_ref(shared).addr();
+        Self { before: RUNNING_FOR.with(|running_for| running_for.replace(own)) }
     }
 }
 
 impl Drop for OwnThread {
     fn drop(&mut self) {
-        RUNNING_FOR.set(self.before);
+        RUNNING_FOR.with(|running_for| running_for.set(self.before));
     }
 }
 

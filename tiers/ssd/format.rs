@@ -372,6 +372,22 @@ pub(super) fn crc_around(bytes: &[u8], at: usize) -> u32 {
     crc32c(&[&bytes[..at], &[0; 4], &bytes[at + 4..]])
 }
 
+/// Makes the checksum right of whatever structure `bytes` begin with, if they are long enough for what it claims.
+#[cfg(feature = "fuzz")]
+pub(super) fn repair_crc(bytes: &mut [u8]) {
+    let Some(magic) = bytes.first_chunk::<8>() else { return };
+    let (end, at) = match *magic {
+        SUPERBLOCK_MAGIC => (PAGE_BYTES - 4, PAGE_BYTES - 4),
+        JOURNAL_MAGIC | CHECKPOINT_MAGIC => (FRAME_HEADER_BYTES + get_u32(bytes, 36) as usize, 40),
+        SUMMARY_MAGIC => (SUMMARY_HEADER_BYTES + get_u32(bytes, 40) as usize * SUMMARY_ENTRY_BYTES, 44),
+        _ => return,
+    };
+    if end <= bytes.len() {
+        let crc = if at < end { crc_around(&bytes[..end], at) } else { crc32c(&[&bytes[..end]]) };
+        put(bytes, at, &crc.to_le_bytes());
+    }
+}
+
 pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }

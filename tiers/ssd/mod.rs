@@ -16,6 +16,7 @@
 //! | checkpoint | writing and reading one                                                            |
 //! | recover    | which copies of a file at rest are believed                                        |
 //! | stats      | the counters                                                                       |
+//! | fuzz       | any bytes in place of a file's, for tests                                          |
 //! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
 //!
 //! ```text
@@ -39,6 +40,9 @@ mod dirty;
 mod dirty_log;
 mod encoding;
 mod format;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod geometry;
 mod index;
 mod journal;

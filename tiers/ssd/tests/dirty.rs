@@ -325,7 +325,7 @@ fn what_was_synced_to_the_log_is_there_and_nothing_older_wherever_the_power_fail
         writer.step(&mut random);
     }
     let stats = writer.ssd.stats();
-    assert!(stats.blocks_destaged > 50 && stats.segments_in_use > 0, "seed {seed}: {stats:?}");
+    assert!(stats.blocks_destaged > 5 && stats.segments_in_use > 0, "seed {seed}: {stats:?}");
     let mut dirty_found = 0;
     for kept in 0..=writer.device.step_count() {
         let odds = random.u32(..4);

@@ -1,0 +1,233 @@
+//! Whatever the bytes of a cache file are: no panic, no hang, and no more memory than the file's sizes allow.
+//!
+//! The entries are those of the fuzz targets in `tests/fuzz`, and so is the corpus. With `TERRACE_STORE_CORPUS` set the
+//! corpus is made anew: valid inputs, and a mutation of each.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use common::{seed, without_hanging};
+use terrace::tiers::ssd::fuzz::{TARGETS, Target, Valid, geometry, valid};
+
+/// What one run may have allocated at a time, in lengths of the file: one is the device itself, two are copies of the
+/// input, and the rest is what recovery makes of the metadata.
+const FILES_AT_ONCE_MAX: u64 = 8;
+
+thread_local! {
+    /// Bytes that this thread holds, may be negative where another thread's were freed; their highest; and the largest
+    /// single one.
+    static HELD: Cell<i64> = const { Cell::new(0) };
+    static HELD_MAX: Cell<i64> = const { Cell::new(0) };
+    static LARGEST: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, measuring.
+struct Measuring;
+
+fn took(bytes: usize) {
+    // A thread that ends has no counters any more, and is none that is looked at.
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + bytes as i64);
+        HELD_MAX.set(HELD_MAX.get().max(held.get()));
+        LARGEST.set(LARGEST.get().max(bytes as u64));
+    });
+}
+
+fn gave_back(bytes: usize) {
+    let _ = HELD.try_with(|held| held.set(held.get() - bytes as i64));
+}
+
+// SAFETY: bounds   - every call goes to `System` with the caller's own arguments, and its answer comes back unchanged.
+//         no alias - nothing here touches the memory; the counters are the thread's own and were not allocated.
+//         lifetime - as `System` has it: what it gave out is given back to it.
+unsafe impl GlobalAlloc for Measuring {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        took(layout.size());
+        // SAFETY: the caller's promises are those of `System`; see above.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        took(layout.size());
+        // SAFETY: as in `alloc`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        took(bytes);
+        gave_back(layout.size());
+        // SAFETY: as in `alloc`; `memory` came from `System`.
+        unsafe { System.realloc(memory, layout, bytes) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        gave_back(layout.size());
+        // SAFETY: as in `alloc`; `memory` came from `System`.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Measuring = Measuring;
+
+/// The most that was held at a time, and the largest single allocation.
+#[derive(Clone, Copy, Default, Debug)]
+struct Memory {
+    held_max: u64,
+    largest: u64,
+}
+
+/// Runs `target` on `bytes`, and fails when that takes too much memory; whether they were believed.
+fn run(target: Target, bytes: &[u8]) -> (bool, Memory) {
+    let before = HELD.get();
+    HELD_MAX.set(before);
+    LARGEST.set(0);
+    let is_believed = target(bytes);
+    let held_max = u64::try_from(HELD_MAX.get() - before).expect("it rises only");
+    let memory = Memory { held_max, largest: LARGEST.get() };
+    // A target copies its input, which may be longer than the file.
+    let file_bytes = geometry().file_bytes().max(bytes.len() as u64);
+    assert!(memory.largest <= 2 * file_bytes, "{memory:?} for {file_bytes} bytes");
+    assert!(memory.held_max <= FILES_AT_ONCE_MAX * file_bytes, "{memory:?} for {file_bytes} bytes");
+    (is_believed, memory)
+}
+
+/// Numbers at which sizes and counters end.
+const EDGES: [u64; 16] = [
+    0,
+    1,
+    2,
+    8,
+    63,
+    64,
+    255,
+    4095,
+    4096,
+    65536,
+    1 << 31,
+    u32::MAX as u64,
+    1 << 40,
+    1 << 62,
+    u64::MAX - 1,
+    u64::MAX,
+];
+
+/// Anywhere in `bytes`, but every other time in the first bytes of a structure, where sizes and counts are.
+fn place(random: &mut fastrand::Rng, bytes: &[u8]) -> usize {
+    let anywhere = random.usize(..=bytes.len());
+    let structure = bytes.windows(4).skip(anywhere).position(|magic| magic == b"TERR");
+    match structure {
+        Some(skipped) if random.bool() => (anywhere + skipped + random.usize(..128)).min(bytes.len()),
+        _ => anywhere,
+    }
+}
+
+/// One change of `bytes`, of which `others` may lend some; of the first `kinds`, five of which keep all in its place.
+fn mutate(random: &mut fastrand::Rng, bytes: &mut Vec<u8>, others: &[Valid], kinds: u8) {
+    let at = place(random, bytes);
+    let left = bytes.len() - at;
+    match random.u8(..kinds) {
+        0 if left > 0 => bytes[at] ^= 1 << random.u8(..8),
+        1 if left > 0 => bytes[at] = random.u8(..),
+        2..5 => {
+            let edge = EDGES[random.usize(..EDGES.len())].to_le_bytes();
+            let length = [1, 2, 4, 8][random.usize(..4)].min(left);
+            bytes[at..at + length].copy_from_slice(&edge[..length]);
+        }
+        5 => bytes.truncate(at),
+        6 => drop(bytes.drain(at..at + random.usize(..=left.min(64)))),
+        _ => {
+            let from = &others[random.usize(..others.len())].bytes;
+            let start = random.usize(..from.len());
+            let end = from.len().min(start + random.usize(1..200));
+            let is_insertion = random.bool();
+            let replaced = if is_insertion { at..at } else { at..bytes.len().min(at + end - start) };
+            bytes.splice(replaced, from[start..end].iter().copied());
+        }
+    }
+}
+
+fn mutated(random: &mut fastrand::Rng, input: &Valid, others: &[Valid]) -> Vec<u8> {
+    let mut bytes = input.bytes.clone();
+    // Every other time a field or two, all else in its place: what is behind the first checks must be reached.
+    let (changes, kinds) = if random.bool() { (1..=2, 5) } else { (1..=6, 8) };
+    (0..random.u32(changes)).for_each(|_| mutate(random, &mut bytes, others, kinds));
+    bytes
+}
+
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target)
+}
+
+fn store_corpus() {
+    let inputs = valid();
+    let mut random = fastrand::Rng::with_seed(1);
+    for (number, input) in inputs.iter().enumerate() {
+        let folder = corpus(input.target);
+        std::fs::create_dir_all(&folder).expect("the folder can be made");
+        let store = |kind: &str, bytes: &[u8]| {
+            std::fs::write(folder.join(format!("{number:02}-{}-{kind}", input.name)), bytes)
+                .expect("it is stored");
+        };
+        store("valid", &input.bytes);
+        store("mutated", &mutated(&mut random, input, &inputs));
+    }
+}
+
+#[test]
+fn valid_inputs_are_believed() {
+    let inputs = valid();
+    for (name, target) in TARGETS {
+        assert!(inputs.iter().any(|input| input.target == name), "{name} has no valid input");
+        for input in inputs.iter().filter(|input| input.target == name) {
+            assert!(run(target, &input.bytes).0, "{name} {}", input.name);
+        }
+    }
+}
+
+#[test]
+fn stored_inputs_do_no_harm() {
+    if std::env::var_os("TERRACE_STORE_CORPUS").is_some() {
+        store_corpus();
+    }
+    for (name, target) in TARGETS {
+        let mut count = 0;
+        for entry in std::fs::read_dir(corpus(name)).expect("every target has a corpus") {
+            let bytes = std::fs::read(entry.expect("an entry").path()).expect("a file");
+            without_hanging(move || run(target, &bytes));
+            count += 1;
+        }
+        assert!(count > 1, "{name} has {count} inputs");
+    }
+}
+
+/// Runs `rounds` mutations of the valid inputs of a target; how many were believed, and the most memory that took.
+fn run_mutations(name: &str, target: Target, rounds: u32, seed: u64) -> (u32, Memory) {
+    let inputs = valid();
+    let own: Vec<&Valid> = inputs.iter().filter(|input| input.target == name).collect();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut believed, mut most) = (0, Memory::default());
+    for _ in 0..rounds {
+        let input = own[random.usize(..own.len())];
+        let (is_believed, memory) = run(target, &mutated(&mut random, input, &inputs));
+        believed += u32::from(is_believed);
+        most.held_max = most.held_max.max(memory.held_max);
+        most.largest = most.largest.max(memory.largest);
+    }
+    (believed, most)
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "what was done is the result")]
+fn mutations_of_valid_inputs_do_no_harm() {
+    let seed = seed();
+    let rounds = if std::env::var_os("TERRACE_SLOW").is_some() { 50_000 } else { 2000 };
+    for (name, target) in TARGETS {
+        let (believed, most) = without_hanging(move || run_mutations(name, target, rounds, seed));
+        println!("{name}: {rounds} mutations, {believed} believed, {most:?}");
+        assert!(believed > 0 && believed < rounds, "seed {seed}: the mutations of {name} are of one kind");
+    }
+}

@@ -1,0 +1,391 @@
+//! Any bytes in place of a cache file's: one entry for each kind of structure, for fuzzing.
+//!
+//! An entry takes any bytes and returns whether they were believed. It may not panic, not run on, and not take memory
+//! beyond the bounds that the file's sizes give. A checksum would keep nearly all bytes from the code behind it, so an
+//! entry runs twice: on the bytes as they are, and with every checksum in them made right.
+//!
+//! What bounds the memory: nothing is allocated for a size that the bytes claim before it was compared with the layout
+//! that the caller asked for, or with the bytes that are there.
+
+use std::io::{IoSlice, IoSliceMut};
+
+use crate::block::{BlockId, BlockSize, PAGE_BYTES, VolumeId};
+use crate::device::{Device, Identity};
+use crate::testing::MemoryDevice;
+
+use super::encoding::{CheckpointItem, Item, JournalEntry};
+use super::format::{
+    CHECKPOINT_MAGIC, FRAME_HEADER_BYTES, FrameHeader, JOURNAL_MAGIC, Pages, Summary, Superblock, repair_crc,
+};
+use super::{Demote, Geometry, JournalPlan, SealPlan, Ssd, SsdPolicy, VoidMark, append};
+
+/// An entry; whether the bytes were believed.
+pub type Target = fn(&[u8]) -> bool;
+
+/// Every entry and its name.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("superblock", superblock),
+    ("frame", frame),
+    ("summary", summary),
+    ("checkpoint", checkpoint),
+    ("journal", journal),
+    ("image", image),
+];
+
+const IDENTITY: Identity = Identity { bytes: 1, modified_ns: 2, inode: 3, device: 4 };
+const NO_FAULTS: &str = "a device in RAM does not fail";
+
+/// The layout of every file here: the smallest that goes round.
+pub fn geometry() -> Geometry {
+    let block_size = BlockSize::new(PAGE_BYTES as u64).expect("a power of two");
+    Geometry::for_blocks(block_size, 16).expect("it fits")
+}
+
+/// Runs `target` on `bytes`, padded to whole pages, as they are and with the checksums made right.
+fn both_ways(bytes: &[u8], target: impl Fn(&[u8]) -> bool) -> bool {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(PAGE_BYTES).max(PAGE_BYTES), 0);
+    let is_believed = target(&padded);
+    (0..padded.len()).step_by(PAGE_BYTES).for_each(|at| repair_crc(&mut padded[at..]));
+    target(&padded) || is_believed
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// A page as a superblock.
+pub fn superblock(bytes: &[u8]) -> bool {
+    both_ways(bytes, |bytes| {
+        let Ok(superblock) = Superblock::from_page(&bytes[..PAGE_BYTES]) else { return false };
+        assert_eq!(Superblock::from_page(&superblock.to_page()), Ok(superblock));
+        true
+    })
+}
+
+/// Pages as a frame, of the journal or of a checkpoint.
+pub fn frame(bytes: &[u8]) -> bool {
+    both_ways(bytes, |bytes| {
+        frame_of::<JournalEntry>(bytes, JOURNAL_MAGIC) || frame_of::<CheckpointItem>(bytes, CHECKPOINT_MAGIC)
+    })
+}
+
+fn frame_of<T: Item>(bytes: &[u8], magic: [u8; 8]) -> bool {
+    let Some(header) = FrameHeader::from_bytes(bytes, magic, word(bytes, 8)) else { return false };
+    let Some(items) = header.items::<T>(bytes) else { return false };
+    let mut again = Vec::new();
+    items.iter().for_each(|item| item.put(&mut again));
+    let frame = header.frame(&again);
+    assert_eq!(
+        frame[FRAME_HEADER_BYTES..][..again.len()],
+        bytes[FRAME_HEADER_BYTES..][..again.len()],
+        "items have one encoding"
+    );
+    true
+}
+
+/// Pages as the summary of a segment of any size.
+pub fn summary(bytes: &[u8]) -> bool {
+    both_ways(bytes, |bytes| {
+        let (file_id, segment) = (word(bytes, 8), word(bytes, 16) as u32);
+        let Some(summary) = Summary::from_bytes(bytes, file_id, segment, u32::MAX) else { return false };
+        let again = Summary::from_bytes(&summary.to_pages(), file_id, segment, u32::MAX);
+        assert_eq!(again, Some(summary));
+        true
+    })
+}
+
+/// Pages as a checkpoint area, as the superblock names it that fits the first chunk best.
+pub fn checkpoint(bytes: &[u8]) -> bool {
+    both_ways(bytes, |bytes| {
+        let geometry = geometry();
+        let (file_id, checkpoint_number) = (word(bytes, 8), word(bytes, 16));
+        let header = |at: usize| FrameHeader::from_bytes(&bytes[at..], CHECKPOINT_MAGIC, file_id);
+        let (mut at, mut items) = (0, 0u32);
+        while let Some(header) = (at < bytes.len()).then(|| header(at)).flatten() {
+            at += header.frame_bytes();
+            items = items.saturating_add(header.items);
+        }
+        let superblock = Superblock {
+            file_id,
+            sequence: 1,
+            geometry,
+            opening: 1,
+            is_clean: false,
+            checkpoint_area: 0,
+            checkpoint_items: items,
+            checkpoint_number,
+            checkpoint_bytes: at as u64,
+        };
+        let device = MemoryDevice::new(geometry.file_bytes());
+        let area = &bytes[..bytes.len().min(geometry.checkpoint_bytes as usize)];
+        device.write(geometry.checkpoint_area_offset(0), &[IoSlice::new(area)]).expect(NO_FAULTS);
+        super::checkpoint::load(&device, &superblock).is_ok()
+    })
+}
+
+/// Pages as the journal, after a checkpoint made right before the first frame.
+pub fn journal(bytes: &[u8]) -> bool {
+    both_ways(bytes, |bytes| {
+        let geometry = geometry();
+        let (file_id, generation, first) = (word(bytes, 8), word(bytes, 16), word(bytes, 24));
+        let device = MemoryDevice::new(geometry.file_bytes());
+        let area = &bytes[..bytes.len().min(geometry.journal_bytes as usize)];
+        device.write(geometry.journal_offset, &[IoSlice::new(area)]).expect(NO_FAULTS);
+        let absorbed = first.saturating_sub(1);
+        let replayed = super::journal::replay(&device, &geometry, file_id, absorbed, generation);
+        replayed.is_ok_and(|replayed| !replayed.entries.is_empty())
+    })
+}
+
+/// A whole cache file, of which only some bytes are not zero: runs of a page number (4 bytes), a length (2 bytes) and
+/// that many bytes from the start of that page on. What opens is used, closed and opened again.
+pub fn image(bytes: &[u8]) -> bool {
+    both_ways(&file_of(bytes), |file| {
+        let device = MemoryDevice::new(geometry().file_bytes());
+        for (number, page) in file.chunks_exact(PAGE_BYTES).enumerate() {
+            if page.iter().any(|&byte| byte != 0) {
+                device.write((number * PAGE_BYTES) as u64, &[IoSlice::new(page)]).expect(NO_FAULTS);
+            }
+        }
+        let Ok(ssd) = Ssd::open(&device, geometry(), SsdPolicy::default()) else { return false };
+        let mut user = User::new(ssd, &device);
+        user.use_all();
+        user.close();
+        // Only counters that are used up may keep it from opening again.
+        let _ = Ssd::open(&device, geometry(), SsdPolicy::default());
+        true
+    })
+}
+
+const RUN_HEADER_BYTES: usize = 6;
+
+/// The file that [`image`] takes `bytes` for.
+fn file_of(mut bytes: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; geometry().file_bytes() as usize];
+    let page_count = file.len() / PAGE_BYTES;
+    while let Some((header, rest)) = bytes.split_first_chunk::<RUN_HEADER_BYTES>() {
+        let number = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize % page_count;
+        let length = usize::from(u16::from_le_bytes([header[4], header[5]])).min(PAGE_BYTES).min(rest.len());
+        file[number * PAGE_BYTES..][..length].copy_from_slice(&rest[..length]);
+        bytes = &rest[length..];
+    }
+    file
+}
+
+/// The bytes that [`image`] takes for `file`, without the content of slots.
+fn image_of(file: &[u8]) -> Vec<u8> {
+    let geometry = geometry();
+    let is_slot = |at: u64| {
+        at >= geometry.segments_offset
+            && (at - geometry.segments_offset) % geometry.segment_bytes
+                < geometry.segment_bytes - geometry.summary_bytes()
+    };
+    let mut bytes = Vec::new();
+    for (number, page) in file.chunks_exact(PAGE_BYTES).enumerate() {
+        let page = without_last_zeros(page);
+        if !page.is_empty() && !is_slot((number * PAGE_BYTES) as u64) {
+            bytes.extend((number as u32).to_le_bytes());
+            bytes.extend((page.len() as u16).to_le_bytes());
+            bytes.extend(page);
+        }
+    }
+    bytes
+}
+
+fn without_last_zeros(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    &bytes[..end]
+}
+
+/// What calls a tier, one after the other, every plan run and finished at once.
+struct User<'a> {
+    ssd: Ssd,
+    device: &'a MemoryDevice,
+    volume: VolumeId,
+}
+
+impl<'a> User<'a> {
+    fn new(mut ssd: Ssd, device: &'a MemoryDevice) -> Self {
+        let volume = ssd.attach_volume("disk", Some(IDENTITY));
+        // With dirty blocks of a volume that looked otherwise.
+        let volume = volume.or_else(|_| ssd.attach_volume("another", Some(IDENTITY))).expect(NO_FAULTS);
+        Self { ssd, device, volume }
+    }
+
+    fn create(device: &'a MemoryDevice) -> Self {
+        Self::new(Ssd::create(device, geometry(), SsdPolicy::default()).expect(NO_FAULTS), device)
+    }
+
+    /// Everything that can be asked of a tier.
+    fn use_all(&mut self) {
+        let known: Vec<VolumeId> = self.ssd.volumes().map(|volume| volume.id).collect();
+        for volume in known {
+            (0..32).for_each(|number| self.read(BlockId::new(volume, number)));
+        }
+        self.demote(100..140);
+        self.void(110..112, VoidMark::Exact);
+        self.void(112..114, VoidMark::Region);
+        let version = self.ssd.first_version().next();
+        self.ssd.void_range(BlockId::new(self.volume, 114), 3, version);
+        self.settle_journal();
+        self.demote(140..200);
+        (0..200).for_each(|number| self.read(BlockId::new(self.volume, number)));
+        self.ssd.stats();
+    }
+
+    fn demote(&mut self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            let (block, version) = (BlockId::new(self.volume, number), self.ssd.first_version());
+            if let Demote::Append(plan) = self.ssd.plan_demote(block, version, true, 0) {
+                let crcs = append(self.device, &[plan], &[&[number as u8; PAGE_BYTES]]).expect(NO_FAULTS);
+                let seal = self.ssd.finish_append(&[plan], Some(&crcs));
+                self.seal(seal);
+            }
+            self.reclaim();
+        }
+    }
+
+    fn seal(&mut self, plan: Option<SealPlan>) {
+        let Some(plan) = plan else { return };
+        self.settle_journal();
+        plan.run(self.device).expect(NO_FAULTS);
+        self.ssd.finish_seal(plan, true);
+    }
+
+    fn read(&mut self, block: BlockId) {
+        let Some(plan) = self.ssd.plan_read(block) else { return };
+        let mut data = vec![0; PAGE_BYTES];
+        self.device.read(plan.offset, &mut [IoSliceMut::new(&mut data)]).expect(NO_FAULTS);
+        self.ssd.finish_read(&plan, plan.verify(&data));
+    }
+
+    fn void(&mut self, numbers: std::ops::Range<u64>, mark: VoidMark) {
+        let version = self.ssd.first_version().next();
+        numbers.for_each(|number| {
+            self.ssd.void(BlockId::new(self.volume, number), version, mark);
+        });
+        self.settle_journal();
+    }
+
+    fn settle_journal(&mut self) {
+        loop {
+            match self.ssd.plan_journal() {
+                JournalPlan::Nothing => return,
+                JournalPlan::Write(write) => {
+                    write.run(self.device).expect(NO_FAULTS);
+                    self.ssd.finish_journal(&write, true);
+                }
+                JournalPlan::Full => self.ssd.checkpoint(self.device).expect(NO_FAULTS),
+            }
+        }
+    }
+
+    fn reclaim(&mut self) {
+        while let Some(plan) = self.ssd.plan_reclaim() {
+            let entries = plan.run(self.device).ok();
+            for moved in self.ssd.plan_moves(&plan, entries.as_deref()) {
+                let mut data = vec![0; PAGE_BYTES];
+                self.device.read(moved.from.offset, &mut [IoSliceMut::new(&mut data)]).expect(NO_FAULTS);
+                let crcs = moved.from.verify(&data).then(|| append(self.device, &[moved.to], &[&data]));
+                let crcs = crcs.map(|crcs| crcs.expect(NO_FAULTS));
+                let seal = self.ssd.finish_moves(&[moved], crcs.as_deref());
+                self.seal(seal);
+            }
+            self.ssd.finish_reclaim(&plan);
+            self.settle_journal();
+        }
+    }
+
+    fn close(&mut self) {
+        self.ssd.detach_volume(self.volume, Some(IDENTITY));
+        for plan in self.ssd.plan_seal_open() {
+            self.seal(Some(plan));
+        }
+        let plan = self.ssd.plan_checkpoint(true);
+        plan.run(self.device).expect(NO_FAULTS);
+        self.ssd.finish_checkpoint(plan, true);
+    }
+}
+
+/// A valid input of a target.
+pub struct Valid {
+    pub target: &'static str,
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+}
+
+/// Valid inputs of every target: files in several states of their life, and the pieces of them.
+pub fn valid() -> Vec<Valid> {
+    let geometry = geometry();
+    let mut found = Vec::new();
+    for (name, file) in files() {
+        let mut add = |target, bytes: &[u8]| {
+            let bytes = without_last_zeros(bytes).to_vec();
+            if !bytes.is_empty() {
+                found.push(Valid { target, name, bytes });
+            }
+        };
+        let part = |offset: u64, bytes: u64| &file[offset as usize..][..bytes as usize];
+        add("superblock", part(0, PAGE_BYTES as u64));
+        for half in 0..2 {
+            let (offset, bytes) = (geometry.journal_half_offset(half), geometry.journal_half_bytes());
+            add("journal", part(offset, bytes));
+            add("frame", part(offset, bytes));
+        }
+        for area in 0..2 {
+            let offset = geometry.checkpoint_area_offset(area);
+            add("checkpoint", part(offset, geometry.checkpoint_bytes));
+            add("frame", part(offset, geometry.checkpoint_bytes));
+        }
+        for segment in 0..3 {
+            add("summary", part(geometry.summary_offset(segment), geometry.summary_bytes()));
+        }
+        found.push(Valid { target: "image", name, bytes: image_of(&file) });
+    }
+    found
+}
+
+/// Cache files as they are after some use, and what happened to each.
+fn files() -> Vec<(&'static str, Vec<u8>)> {
+    let mut found = Vec::new();
+    let device = MemoryDevice::new(geometry().file_bytes());
+    let content = || {
+        let mut file = Pages::new(geometry().file_bytes() as usize);
+        device.read(0, &mut [IoSliceMut::new(&mut file)]).expect(NO_FAULTS);
+        file.to_vec()
+    };
+    let mut user = User::create(&device);
+    found.push(("new", content()));
+    user.demote(0..20);
+    user.void(3..6, VoidMark::Exact);
+    user.void(8..9, VoidMark::Region);
+    found.push(("in-use", content()));
+    found.push(("dense-journal", with_dense_journal(content())));
+    user.close();
+    found.push(("closed", content()));
+    let ssd = Ssd::open(&device, geometry(), SsdPolicy::default()).expect(NO_FAULTS);
+    let mut user = User::new(ssd, &device);
+    user.use_all();
+    found.push(("wrapped", content()));
+    user.demote(0..30);
+    user.close();
+    found.push(("wrapped-and-closed", content()));
+    found
+}
+
+/// `file` with the first half of the journal full of the smallest entries: what takes the most memory for its bytes.
+fn with_dense_journal(mut file: Vec<u8>) -> Vec<u8> {
+    let geometry = geometry();
+    let half = &mut file[geometry.journal_offset as usize..][..geometry.journal_half_bytes() as usize];
+    let header = FrameHeader::from_bytes(half, JOURNAL_MAGIC, word(half, 8)).expect("a journal in use");
+    let mut bytes = Vec::new();
+    let mut items = 0;
+    while bytes.len() + FRAME_HEADER_BYTES + 8 <= half.len() {
+        JournalEntry::VolumeUsed { volume: 1 }.put(&mut bytes);
+        items += 1;
+    }
+    let frame = FrameHeader { items, item_bytes: bytes.len() as u32, ..header }.frame(&bytes);
+    half.copy_from_slice(&frame);
+    file
+}
