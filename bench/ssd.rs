@@ -13,7 +13,7 @@ use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::CacheFile;
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
 
-/// Blocks in one append; the cache takes up to 64 at once, and does when it has to.
+/// Blocks in one append of the tier alone.
 const APPENDS: [usize; 3] = [1, 16, 64];
 /// Reads that are timed together, so that starting threads is not measured.
 const READS: usize = 256;

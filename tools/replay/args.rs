@@ -137,6 +137,8 @@ pub(crate) struct ReplayArgs {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Write {
+    /// After the disk has it, and no tier keeps a copy
+    Around,
     /// After the disk has it: nothing is lost that was acknowledged
     Through,
     /// After RAM has it: faster, and lost in a power cut before the next flush
@@ -148,6 +150,7 @@ pub(crate) enum Write {
 impl Write {
     pub(crate) fn mode(self) -> WriteMode {
         match self {
+            Self::Around => WriteMode::Around,
             Self::Through => WriteMode::Through,
             Self::Back => WriteMode::Back,
             Self::BackSsd => WriteMode::BackSsd,
@@ -210,9 +213,11 @@ impl ReplayArgs {
         if self.write == Write::BackSsd && !has_ssd {
             return Err(Failure::input("--write back-ssd needs an SSD tier").remedy("add --ssd-size 1GiB"));
         }
-        if self.write == Write::BackSsd && self.simulate {
-            return Err(Failure::input("--simulate does not know how much room a log of dirty blocks takes")
-                .remedy("leave --simulate out, or use --write back"));
+        if matches!(self.write, Write::Around | Write::BackSsd) && self.simulate {
+            return Err(Failure::input(
+                "--simulate knows only writes that stay in RAM and go on to the disk",
+            )
+            .remedy("leave --simulate out, or use --write back"));
         }
         Ok(())
     }

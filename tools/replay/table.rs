@@ -68,6 +68,7 @@ fn heading(report: &Report) -> String {
         format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" })
     };
     let mode = match setup.write_mode {
+        super::args::Write::Around => "write-around",
         super::args::Write::Through => "write-through",
         super::args::Write::Back => "write-back",
         super::args::Write::BackSsd => "write-back by a log on the SSD",

@@ -69,7 +69,7 @@ fn a_replay_checks_every_byte_and_leaves_nothing_behind() {
     let ground = Playground::new();
     ground.file("t", &msr_lines(4000));
     let before = ground.listing();
-    for mode in ["through", "back"] {
+    for mode in ["around", "through", "back", "back-ssd"] {
         for threads in ["1", "4"] {
             let tiers = ["--ram-blocks", "500", "--ssd-size", "64MiB", "--block-size", "4k"];
             let run = ["replay", "t", "--write", mode, "--threads", threads, "--json"];
