@@ -342,9 +342,11 @@ impl Dirty {
 
     /// The flushes whose blocks are all in the log, when no sync of the backing store is left for any of them.
     pub(super) fn take_logged_flushes(&mut self) -> Vec<FlushDone> {
-        if !self.syncs.is_log_enough() {
-            return Vec::new();
-        }
+        if self.syncs.is_log_enough() { self.take_written_flushes() } else { Vec::new() }
+    }
+
+    /// The flushes whose blocks are all below, or in the log.
+    fn take_written_flushes(&mut self) -> Vec<FlushDone> {
         let first = self.first_epoch();
         let (ready, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
@@ -355,11 +357,11 @@ impl Dirty {
     /// The flushes whose blocks are all below wait for a sync from now on; true when the caller has to start it.
     #[must_use]
     pub(super) fn await_sync_of_written(&mut self) -> bool {
-        let first = self.first_epoch();
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
-        self.flushes = rest;
-        ready.into_iter().fold(false, |starts, (_, done)| self.await_sync(done) || starts)
+        let mut starts = false;
+        for done in self.take_written_flushes() {
+            starts |= self.await_sync(done);
+        }
+        starts
     }
 
     /// `done` waits for a sync that starts after this; true when the caller has to start it.

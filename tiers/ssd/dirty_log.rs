@@ -382,8 +382,8 @@ impl DirtyLog {
         }
     }
 
-    /// A record or a sync failed: what is not durable is given up, and the log goes on in another segment. `restarts` says
-    /// that the end of this one must be in a checkpoint before.
+    /// A record or a sync failed: what is not durable is given up, and the log goes on in another segment once a
+    /// checkpoint has the end of this one ([`Self::restart`]).
     pub(super) fn give_up(&mut self) {
         let records = std::mem::take(&mut self.records);
         let Some((&first, record)) = records.first_key_value() else { return };

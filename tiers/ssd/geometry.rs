@@ -30,7 +30,8 @@ const SLOTS_MIN: u64 = 8;
 const SEGMENTS_WANTED: u64 = 128;
 /// How many blocks may be demoted before anything is reclaimed.
 const BURST_BLOCKS: u64 = 1024;
-/// Two open streams, one segment being emptied, one emptied whose retirement is not durable yet.
+/// Two open streams, two full segments that wait for the sync of their summaries, one being emptied, and one emptied
+/// whose retirement waits for the same sync: with fewer, appends at the speed of the device find none free.
 const PIPELINE_SEGMENTS: u64 = 6;
 
 /// How a cache file is laid out. All offsets and lengths are multiples of 4096.
