@@ -21,9 +21,9 @@ use terrace_tiers::device::PageBuf;
 use terrace_tiers::ssd::{LogFate, LogTicket, NewCopy, ReadVerdict, SectorMask};
 
 use super::Inner;
-use super::demote::SsdTier;
 use super::dirty::VolumeState;
 use super::read::{PlannedFill, Runner, Source};
+use super::ssd::SsdTier;
 use super::writeback::{Group, TakenBlock};
 use crate::error::TierError;
 use crate::sync::wake_all;

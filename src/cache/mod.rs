@@ -17,7 +17,10 @@
 //! | `forget`    | drops what is cached of a range                                               |
 //! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
-//! | `demote`    | the SSD: appends, seals, reclaim, journal, checkpoint                         |
+//! | `ssd`       | the SSD: where a block is, what is void                                       |
+//! | `demote`    | appends what leaves RAM                                                       |
+//! | `reclaim`   | seals what is full, empties what is old                                       |
+//! | `journal`   | what recovery must know of the SSD: journal and checkpoint                    |
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
 //! | `recover`   | opens and closes caches and volumes                                           |
@@ -41,10 +44,13 @@ mod fence;
 mod flush;
 mod forget;
 mod index;
+mod journal;
 mod log;
 mod quiet;
 mod read;
+mod reclaim;
 mod recover;
+mod ssd;
 mod ticker;
 mod volume;
 mod write;
@@ -116,7 +122,7 @@ struct Inner {
     volumes: RwLock<Volumes>,
     /// Numbers volumes when there is no cache file to number them.
     volumes_attached: AtomicU32,
-    ssd: Option<demote::SsdTier>,
+    ssd: Option<ssd::SsdTier>,
     throttle: write::Throttle,
     /// A block may leave RAM that could not, or a frame became free.
     released: Event,

@@ -15,10 +15,10 @@ use terrace_tiers::ram::frames::{FrameMut, FrameRef};
 use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict};
 
 use super::answer::{Answer, BlockRef, Blocks};
-use super::demote::OnSsd;
 use super::dirty::VolumeState;
 use super::fence::Swept;
 use super::index::{Found, Shard};
+use super::ssd::OnSsd;
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::{Lane, Priority, ReadRequest};

@@ -15,9 +15,9 @@ use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
 
-use super::demote::SsdTier;
 use super::dirty::{VolumeParts, VolumeState};
 use super::index::Shard;
+use super::ssd::SsdTier;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};

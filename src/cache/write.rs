@@ -27,10 +27,10 @@ use terrace_tiers::ram::arc_policy::Slot;
 use terrace_tiers::ssd::VoidMark;
 
 use super::answer::Answer;
-use super::demote::SsdTier;
 use super::dirty::VolumeState;
 use super::index::Shard;
 use super::read::{Piece, Runner, pieces};
+use super::ssd::SsdTier;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};

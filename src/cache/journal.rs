@@ -1,0 +1,135 @@
+//! The journal and the checkpoint of the SSD.
+//!
+//! The journal is written by whoever needs it durable; the others wait for that one (group commit). One that cannot be
+//! written switches the SSD off: voids could no longer be made durable. It stays off until the cache is opened again; its
+//! file says that it was not closed in order.
+
+use std::sync::Arc;
+
+use terrace_tiers::ssd::{JournalPlan, JournalSeq};
+
+use super::ssd::SsdTier;
+use super::{Inner, Result};
+use crate::error::TierError;
+use crate::pool::Priority;
+use crate::sync::atomic::Ordering;
+
+/// The checkpoint's own, and one for each copy of the superblock.
+const SYNCS_A_CHECKPOINT: u64 = 3;
+
+impl SsdTier {
+    /// Makes the journal durable up to `through`, or as far as it is now. Whether that took a sync of this call's own,
+    /// which then covers all that was written before the call as well.
+    pub(super) fn make_durable(&self, through: Option<JournalSeq>) -> Result<bool, TierError> {
+        let mut has_synced = false;
+        let mut state = self.state.lock();
+        let Some(through) = through.or_else(|| state.tier.journal_pending()) else { return Ok(false) };
+        while state.tier.journal_durable() < through {
+            if self.is_off() {
+                return Ok(false);
+            }
+            if state.journal_is_writing {
+                self.changed.wait(&mut state);
+                continue;
+            }
+            state.journal_is_writing = true;
+            let result = match state.tier.plan_journal() {
+                JournalPlan::Nothing => {
+                    state.journal_is_writing = false;
+                    self.changed.notify_all();
+                    return Ok(has_synced);
+                }
+                JournalPlan::Write(write) => {
+                    drop(state);
+                    let result = write.run(&*self.device);
+                    self.syncs.fetch_add(1, Ordering::Relaxed);
+                    state = self.state.lock();
+                    state.tier.finish_journal(&write, result.is_ok());
+                    has_synced = result.is_ok();
+                    result
+                }
+                JournalPlan::Full => {
+                    state.journal_is_writing = false;
+                    self.changed.notify_all();
+                    drop(state);
+                    self.run_checkpoint(false)?;
+                    state = self.state.lock();
+                    continue;
+                }
+            };
+            state.journal_is_writing = false;
+            self.changed.notify_all();
+            if let Err(error) = result {
+                drop(state);
+                self.switch_off();
+                return Err(Arc::new(error));
+            }
+        }
+        Ok(has_synced)
+    }
+
+    /// Whether the journal is filling up, and no checkpoint is under way.
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        let state = self.state.lock();
+        !state.checkpoint_is_running && state.tier.wants_checkpoint()
+    }
+
+    pub(super) fn wait_for_checkpoint(&self) {
+        let mut state = self.state.lock();
+        while state.checkpoint_is_running {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Writes a checkpoint, or waits for the one that is under way.
+    pub(super) fn run_checkpoint(&self, is_clean: bool) -> Result<(), TierError> {
+        let mut state = self.state.lock();
+        if state.checkpoint_is_running {
+            drop(state);
+            self.wait_for_checkpoint();
+            return Ok(());
+        }
+        state.checkpoint_is_running = true;
+        // What it writes is part of the checkpoint, or comes after it.
+        while state.journal_is_writing {
+            self.changed.wait(&mut state);
+        }
+        let plan = state.tier.plan_checkpoint(is_clean);
+        drop(state);
+        let result = plan.run(&*self.device);
+        self.syncs.fetch_add(SYNCS_A_CHECKPOINT, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        state.tier.finish_checkpoint(plan, result.is_ok());
+        state.checkpoint_is_running = false;
+        self.changed.notify_all();
+        drop(state);
+        result.map_err(|error| {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            self.switch_off();
+            Arc::new(error)
+        })
+    }
+}
+
+impl Inner {
+    /// Before a write below: every void that was asked for so far is durable on the SSD (rule 1).
+    pub(super) fn make_voids_durable(self: &Arc<Self>) {
+        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing store
+        // has changed since, so its clean copies are not believed again.
+        if ssd.make_durable(None).is_ok() && ssd.wants_checkpoint() {
+            let inner = self.clone();
+            let job = move || {
+                // A failure has switched the SSD off.
+                let _ = inner.ssd.as_ref().map(|ssd| ssd.run_checkpoint(false));
+            };
+            ssd.lane.task(Priority::Background, Box::new(job));
+        }
+    }
+
+    /// Whether a write below would have to wait for the SSD's journal.
+    pub(super) fn has_pending_voids(&self) -> bool {
+        let ssd = self.ssd.as_ref().filter(|ssd| !ssd.is_off());
+        ssd.is_some_and(|ssd| ssd.with(|tier| tier.journal_pending().is_some()))
+    }
+}

@@ -1,0 +1,212 @@
+//! The SSD as the cache drives it: where a block is, what is void, how it is doing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use terrace_tiers::block::{BlockId, BlockSize, Version};
+use terrace_tiers::device::Device;
+use terrace_tiers::ram::frames::FrameRef;
+use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict, SealPlan, SlotPlan, Ssd, VoidMark};
+
+use super::index::FastHash;
+use crate::error::TierError;
+use crate::pool::Lane;
+use crate::stats::Stats;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
+
+/// The SSD as the cache drives it.
+pub(super) struct SsdTier {
+    pub(super) device: Arc<dyn Device>,
+    pub(super) lane: Lane,
+    pub(super) is_direct: bool,
+    pub(super) state: Mutex<SsdState>,
+    /// The journal's writer is done, a record or a sync of the log, or nothing is under way any more.
+    pub(super) changed: Condvar,
+    pub(super) is_off: AtomicBool,
+    pub(super) size: BlockSize,
+    /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
+    pub(super) frames_max: usize,
+    /// Appends that are counted in the state and not started yet.
+    pub(super) appends_wanted: AtomicU32,
+    pub(super) write_operations: AtomicU64,
+    pub(super) syncs: AtomicU64,
+    /// Calls on the device that failed.
+    pub(super) errors: AtomicU64,
+}
+
+pub(super) struct SsdState {
+    pub(super) tier: Ssd,
+    /// Blocks whose append is queued or under way, with the place they go to.
+    pub(super) on_the_way: HashMap<BlockId, (SlotPlan, FrameRef), FastHash>,
+    /// In the order of the log.
+    pub(super) queue: VecDeque<(SlotPlan, FrameRef)>,
+    /// Frames in the queue, and of appends under way.
+    pub(super) held_frames: usize,
+    /// Appends under way.
+    pub(super) appends: u32,
+    /// Full segments that wait for their summary.
+    pub(super) seals: Vec<SealPlan>,
+    pub(super) is_sealing: bool,
+    pub(super) is_reclaiming: bool,
+    pub(super) journal_is_writing: bool,
+    pub(super) checkpoint_is_running: bool,
+    /// A sync of the device for records is under way.
+    pub(super) log_is_syncing: bool,
+}
+
+/// Where the SSD tier has a block.
+pub(super) enum OnSsd {
+    /// Still in RAM, on its way.
+    OnTheWay(FrameRef),
+    Stored(ReadPlan),
+    /// In the log, maybe only in part; it may be newer than the backing store.
+    Logged(LogRead),
+}
+
+impl SsdTier {
+    pub(super) fn new(
+        tier: Ssd,
+        device: Arc<dyn Device>,
+        is_direct: bool,
+        lane: Lane,
+        frames_max: usize,
+    ) -> Self {
+        let size = tier.geometry().block_size;
+        let state = SsdState {
+            tier,
+            on_the_way: HashMap::default(),
+            queue: VecDeque::new(),
+            held_frames: 0,
+            appends: 0,
+            seals: Vec::new(),
+            is_sealing: false,
+            is_reclaiming: false,
+            journal_is_writing: false,
+            checkpoint_is_running: false,
+            log_is_syncing: false,
+        };
+        Self {
+            device,
+            lane,
+            is_direct,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            is_off: AtomicBool::new(false),
+            size,
+            frames_max,
+            appends_wanted: AtomicU32::new(0),
+            write_operations: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.is_off.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn switch_off(&self) {
+        self.is_off.store(true, Ordering::SeqCst);
+        let mut state = self.state.lock();
+        state.held_frames -= state.queue.len();
+        state.queue.clear();
+        state.on_the_way.clear();
+        self.changed.notify_all();
+    }
+
+    /// Runs `work` on the tier's bookkeeping.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Ssd) -> T) -> T {
+        work(&mut self.state.lock().tier)
+    }
+
+    /// Where `block` is, counted as a hit of the tier.
+    pub(super) fn find(&self, block: BlockId) -> Option<OnSsd> {
+        let mut state = self.state.lock();
+        // Also when the tier is switched off: what is older must not be read in its place.
+        if let Some(read) = state.tier.plan_log_read(block) {
+            return Some(OnSsd::Logged(read));
+        }
+        if self.is_off() {
+            return None;
+        }
+        if let Some((_, frame)) = state.on_the_way.get(&block) {
+            let frame = frame.clone();
+            state.tier.note_hit_on_the_way(block);
+            return Some(OnSsd::OnTheWay(frame));
+        }
+        state.tier.plan_read(block).map(OnSsd::Stored)
+    }
+
+    pub(super) fn finish_read(
+        &self,
+        plan: &ReadPlan,
+        verified: bool,
+        error: Option<&TierError>,
+    ) -> ReadVerdict {
+        if error.is_some() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        self.state.lock().tier.finish_read(plan, verified)
+    }
+
+    /// No copy of `block` older than `version` may be read again, not after a crash either.
+    pub(super) fn void(&self, block: BlockId, version: Version, mark: VoidMark) {
+        if self.is_off() {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.tier.void(block, version, mark);
+        state.on_the_way.remove(&block);
+    }
+
+    /// The same for `count` blocks from `first` on.
+    pub(super) fn void_range(&self, first: BlockId, count: u64, version: Version) {
+        if self.is_off() {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.tier.void_range(first, count, version);
+        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
+        state.on_the_way.retain(|&block, _| !is_in(block));
+    }
+
+    pub(super) fn add_stats(&self, stats: &mut Stats) {
+        let io = self.lane.stats();
+        stats.ssd_read_operations = io.read_operations;
+        stats.ssd_read_bytes = io.read_bytes;
+        stats.ssd_queue_depth = self.lane.depth() as u64;
+        stats.ssd_write_operations = self.write_operations.load(Ordering::Relaxed);
+        stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
+        stats.ssd_errors = self.errors.load(Ordering::Relaxed);
+        stats.ssd_in_use = !self.is_off();
+        stats.ssd_direct = self.is_direct;
+        stats.ssd = self.state.lock().tier.stats();
+    }
+
+    /// Whether frames wait for their append.
+    pub(super) fn holds_frames(&self) -> bool {
+        self.state.lock().held_frames > 0
+    }
+
+    /// For [`Inner::assert_quiet`].
+    pub(super) fn what_is_left(&self) -> Option<String> {
+        let state = self.state.lock();
+        let counts = [state.on_the_way.len(), state.queue.len(), state.held_frames, state.appends as usize];
+        let is_busy = state.is_sealing || state.is_reclaiming || state.journal_is_writing;
+        let is_left = is_busy || counts.iter().any(|&count| count > 0);
+        is_left.then(|| format!("blocks on their way to the SSD, queued, frames held, appends: {counts:?}"))
+    }
+
+    /// Waits until no append, seal or reclaim is under way.
+    pub(super) fn wait_idle(&self) {
+        let mut state = self.state.lock();
+        let is_busy = |state: &SsdState| {
+            state.appends > 0 || !state.queue.is_empty() || state.is_sealing || state.is_reclaiming
+        };
+        while !self.is_off() && is_busy(&state) {
+            self.changed.wait(&mut state);
+        }
+    }
+}
