@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use terrace_bench::is_trial;
 use terrace_bench::measure::{Turns, median};
 use terrace_bench::scenes::append::{Demotions, source};
+use terrace_bench::scenes::flush::{Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::CacheFile;
@@ -24,14 +25,15 @@ struct Effort {
     hits: usize,
     append_bytes: usize,
     reads: usize,
+    flushes: usize,
 }
 
 impl Effort {
     fn of_this_run() -> Self {
         if is_trial() {
-            Self { rounds: 1, hits: 1 << 13, append_bytes: 16 << 20, reads: 256 }
+            Self { rounds: 1, hits: 1 << 13, append_bytes: 16 << 20, reads: 256, flushes: 64 }
         } else {
-            Self { rounds: 21, hits: 1 << 23, append_bytes: 512 << 20, reads: 8192 }
+            Self { rounds: 21, hits: 1 << 23, append_bytes: 512 << 20, reads: 8192, flushes: 256 }
         }
     }
 }
@@ -46,10 +48,11 @@ type Part = fn(&Effort);
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 5] = [
         ("ram/hit", ram_hit),
         ("ssd/append", ssd_append),
         ("ssd/read", ssd_read),
+        ("flush/back_ssd", flush_back_ssd),
         ("ssd/recover", ssd_recover),
     ];
     for (name, part) in parts {
@@ -125,6 +128,38 @@ fn ssd_read(effort: &Effort) {
             || rate(reads.time_plain(callers, effort.reads)),
         );
         print_ratio(&format!("ssd/read {callers} callers"), "plain preadv", &turns, "reads/s");
+    }
+}
+
+fn flush_back_ssd(effort: &Effort) {
+    let rate = |took: Duration| effort.flushes as f64 / took.as_secs_f64();
+    for (places, kib) in [
+        (Places::Apart, 4),
+        (Places::Apart, 16),
+        (Places::Apart, 64),
+        (Places::Apart, 1024),
+        (Places::InARow, 16),
+        (Places::InARow, 1024),
+    ] {
+        let folder = temporary_folder();
+        let scene = Flushes::new(folder.path(), kib << 10, places);
+        for callers in [1, 8] {
+            let mut syncs = Vec::new();
+            let ours = || {
+                let before = scene.syncs();
+                let took = scene.time_flushes(callers, effort.flushes);
+                syncs.push((scene.syncs() - before) as f64 / effort.flushes as f64);
+                rate(took)
+            };
+            let turns = Turns::run(effort.rounds, ours, || rate(scene.time_plain(callers, effort.flushes)));
+            let what = format!("flush/back_ssd {places:?}, blocks of {kib} KiB, {callers} callers");
+            print_ratio(&what, "plain pwritev and fdatasync", &turns, "flushes/s");
+            println!(
+                "{what}: a flush takes {:.2} times as long as the plain one, {:.2} syncs a flush",
+                1.0 / turns.ratio(),
+                median(syncs.into_iter())
+            );
+        }
     }
 }
 
