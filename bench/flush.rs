@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use terrace_bench::scenes::flush::{Flushes, Places, WRITE_BYTES};
+use terrace_bench::scenes::flush::{Destage, Flushes, Places, WRITE_BYTES};
 use terrace_bench::scenes::temporary_folder;
 
 /// Threads that flush together, each its own writes.
@@ -20,7 +20,7 @@ fn back_ssd(criterion: &mut Criterion) {
         [("4_kib", 4 << 10), ("16_kib", 16 << 10), ("64_kib", 64 << 10), ("1_mib", 1 << 20)]
     {
         let folder = temporary_folder();
-        let flushes = Flushes::new(folder.path(), block_bytes, Places::Apart);
+        let flushes = Flushes::new(folder.path(), block_bytes, Places::Apart, Destage::Beside);
         group.throughput(Throughput::Bytes(WRITE_BYTES as u64));
         group.bench_function(format!("blocks_of_{name}"), |bencher| bencher.iter(|| flushes.flush()));
         group.bench_function(format!("plain_beside_{name}"), |bencher| bencher.iter(|| flushes.plain()));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use terrace_bench::is_trial;
 use terrace_bench::measure::{Turns, median};
 use terrace_bench::scenes::append::{Demotions, source};
-use terrace_bench::scenes::flush::{Flushes, Places};
+use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::CacheFile;
@@ -132,30 +132,35 @@ fn ssd_read(effort: &Effort) {
 }
 
 fn flush_back_ssd(effort: &Effort) {
-    let rate = |took: Duration| effort.flushes as f64 / took.as_secs_f64();
-    for (places, kib) in [
-        (Places::Apart, 4),
-        (Places::Apart, 16),
-        (Places::Apart, 64),
-        (Places::Apart, 1024),
-        (Places::InARow, 16),
-        (Places::InARow, 1024),
-    ] {
+    let scenes = [
+        (Places::Apart, 4, Destage::Later),
+        (Places::Apart, 16, Destage::Later),
+        (Places::Apart, 64, Destage::Later),
+        (Places::Apart, 1024, Destage::Later),
+        (Places::Apart, 16, Destage::Beside),
+        (Places::InARow, 16, Destage::Later),
+        (Places::InARow, 1024, Destage::Later),
+    ];
+    for (places, kib, destage) in scenes {
         let folder = temporary_folder();
-        let scene = Flushes::new(folder.path(), kib << 10, places);
-        for callers in [1, 8] {
+        let scene = Flushes::new(folder.path(), kib << 10, places, destage);
+        // Short turns, where threads that start together do not count: what slows both sides shows in both.
+        for (callers, rounds, flushes) in
+            [(1, effort.rounds * 8, effort.flushes / 8), (8, effort.rounds, effort.flushes)]
+        {
+            let rate = |took: Duration| flushes as f64 / took.as_secs_f64();
             let mut syncs = Vec::new();
             let ours = || {
                 let before = scene.syncs();
-                let took = scene.time_flushes(callers, effort.flushes);
-                syncs.push((scene.syncs() - before) as f64 / effort.flushes as f64);
+                let took = scene.time_flushes(callers, flushes);
+                syncs.push((scene.syncs() - before) as f64 / flushes as f64);
                 rate(took)
             };
-            let turns = Turns::run(effort.rounds, ours, || rate(scene.time_plain(callers, effort.flushes)));
-            let what = format!("flush/back_ssd {places:?}, blocks of {kib} KiB, {callers} callers");
+            let turns = Turns::run(rounds, ours, || rate(scene.time_plain(callers, flushes)));
+            let what = format!("flush/back_ssd {kib} KiB {places:?} destage {destage:?} {callers} callers");
             print_ratio(&what, "plain pwritev and fdatasync", &turns, "flushes/s");
             println!(
-                "{what}: a flush takes {:.2} times as long as the plain one, {:.2} syncs a flush",
+                "{what}: {:.2} times as long as plain, {:.2} syncs a flush",
                 1.0 / turns.ratio(),
                 median(syncs.into_iter())
             );

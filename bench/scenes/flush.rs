@@ -36,7 +36,17 @@ pub enum Places {
     InARow,
 }
 
+/// When what was flushed goes on to the backing store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Destage {
+    /// After each measurement.
+    Later,
+    /// While it is measured, and while the other side is.
+    Beside,
+}
+
 pub struct Flushes {
+    destage: Destage,
     cache: Cache,
     volume: Volume,
     offsets: Vec<u64>,
@@ -48,7 +58,7 @@ pub struct Flushes {
 
 impl Flushes {
     /// `folder` gets the cache file and the plain one.
-    pub fn new(folder: &Path, block_bytes: usize, places: Places) -> Self {
+    pub fn new(folder: &Path, block_bytes: usize, places: Places, destage: Destage) -> Self {
         let (ssd, plain) = (folder.join("ssd-flush"), folder.join("plain-flush"));
         let block_size = BlockSize::new(block_bytes as u64).expect("a block size");
         let geometry = Geometry::for_bytes(block_size, file_bytes()).expect("the layout fits");
@@ -58,6 +68,7 @@ impl Flushes {
         }
         let mut config = Config::new(RamSize::Blocks((RAM_BYTES / block_bytes as u64).max(64)));
         config.block_size = block_size;
+        config.writeback_delay_ms = if destage == Destage::Later { 3_600_000 } else { 1 };
         config.ssd = Some(SsdConfig::new(&ssd, SsdSize::Bytes(file_bytes())));
         let cache = Cache::open(&config).expect("the cache opens");
         assert!(cache.stats().ssd_direct, "the temporary folder has direct I/O; TMPDIR names another one");
@@ -70,7 +81,7 @@ impl Flushes {
         fastrand::Rng::with_seed(1).fill(&mut data);
         let plain = PlainFile::open(&plain);
         let next = AtomicU64::new(0);
-        Self { cache, volume, offsets, next, plain, next_plain: AtomicU64::new(0), data }
+        Self { destage, cache, volume, offsets, next, plain, next_plain: AtomicU64::new(0), data }
     }
 
     /// One write and its flush.
@@ -94,6 +105,9 @@ impl Flushes {
         let stats = self.cache.stats();
         assert_eq!(stats.disk_read_operations, before.disk_read_operations, "no write needs a fill");
         assert_eq!(stats.ssd_read_operations, before.ssd_read_operations, "nor anything from the SSD");
+        if self.destage == Destage::Later {
+            self.cache.settle().expect("no disk never fails");
+        }
         took
     }
 

@@ -164,16 +164,10 @@ impl Inner {
         self.settle_logged(volume, logged);
     }
 
-    /// Whether someone waits for a sync of the log: a flush, a writer, or reads that will soon want the frames.
+    /// Whether a sync of the log is wanted: by a flush, by callers that need frames, or by writers soon.
     pub(super) fn must_sync_log(&self, dirty: &Dirty) -> bool {
-        let is_half = || {
-            let logged: usize = dirty.logged.iter().map(|group| group.blocks.len()).sum();
-            logged as u64 * 2 >= self.throttle.pinned_blocks()
-        };
-        dirty.log_is_due
-            || !dirty.flushes.is_empty()
-            || self.throttle.is_urgent()
-            || self.throttle.is_over_low() && is_half()
+        let is_awaited = dirty.log_is_due || !dirty.flushes.is_empty() || self.throttle.is_urgent();
+        is_awaited || self.throttle.is_half_of_room(dirty.logged.iter().map(|group| group.blocks.len()).sum())
     }
 
     /// Makes these groups durable, and finishes them.
@@ -285,9 +279,19 @@ impl Inner {
             let target = scratch.as_deref_mut().unwrap_or(frame);
             let result = read.run(&*ssd.device, target);
             ssd.errors.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
-            let verdict =
-                ssd.with(|tier| tier.finish_log_read(&read, matches!(result, Ok(is_good) if is_good)));
-            match verdict {
+            let is_verified = match result {
+                Ok(is_verified) => is_verified,
+                // Unread is not bad: the copy stays what it is, and goes below when it can be read.
+                Err(error) if read.is_dirty => {
+                    next = ssd.with(|tier| tier.plan_log_read(block));
+                    if next.as_ref() == Some(&read) {
+                        return Err(Arc::new(error));
+                    }
+                    continue;
+                }
+                Err(_) => false,
+            };
+            match ssd.with(|tier| tier.finish_log_read(&read, is_verified)) {
                 ReadVerdict::Valid => {
                     if let Some(scratch) = scratch {
                         for run in mask::runs(&read.mask, self.size.sectors()) {
@@ -297,9 +301,7 @@ impl Inner {
                     }
                     return Ok(());
                 }
-                ReadVerdict::Corrupt if read.is_dirty => {
-                    return Err(result.err().map_or_else(|| bad(block), Arc::new));
-                }
+                ReadVerdict::Corrupt if read.is_dirty => return Err(bad(block)),
                 ReadVerdict::Corrupt | ReadVerdict::Moved => {
                     next = ssd.with(|tier| tier.plan_log_read(block));
                 }

@@ -72,6 +72,11 @@ impl Throttle {
         self.pinned_blocks() >= self.low
     }
 
+    /// Whether so many blocks are half of what may be pinned: writers would soon wait for them.
+    pub(super) fn is_half_of_room(&self, blocks: usize) -> bool {
+        blocks as u64 * 2 >= self.high
+    }
+
     /// Whether someone waits until blocks may leave.
     pub(super) fn is_urgent(&self) -> bool {
         self.is_shut.load(Ordering::Relaxed) || self.pressed.load(Ordering::Relaxed) > 0
