@@ -48,7 +48,7 @@ struct Written {
 impl Inner {
     /// Sees to it that the dirty blocks of `volume` in the log go below.
     pub(super) fn start_destage(self: &Arc<Self>, volume: &Arc<VolumeState>) {
-        let Some(ssd) = &self.ssd else { return };
+        let Some(ssd) = self.ssd() else { return };
         let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
         let is_early = destage.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
@@ -69,7 +69,7 @@ impl Inner {
 
     /// Waits until nothing of `volume` is dirty in the log.
     pub(super) fn drain_log(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
-        if self.ssd.is_none() {
+        if self.ssd().is_none() {
             return Ok(());
         }
         let blocker = Arc::new(Blocker::default());
@@ -98,7 +98,7 @@ impl Inner {
     }
 
     fn submit_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let is_awaited = !volume.destage.lock().drains.is_empty();
         let is_pressed = is_awaited || ssd.with(|tier| tier.dirty_load()) >= HURRY_LOAD;
         let priority = if is_pressed { Priority::Awaited } else { Priority::Background };
@@ -133,7 +133,7 @@ impl Inner {
 
     /// The next neighbours from the cursor on; none at the end of the round.
     fn next_run(&self, volume: &VolumeState) -> Vec<BlockId> {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let count = (self.limits.run_bytes_max / self.size.bytes()).max(1);
         let mut destage = volume.destage.lock();
         let run = ssd.with(|tier| tier.dirty_run(volume.id, destage.cursor, count));
@@ -147,7 +147,7 @@ impl Inner {
         volume: &Arc<VolumeState>,
         run: Vec<BlockId>,
     ) -> Result<Vec<LogRead>, TierError> {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let block_bytes = self.size.bytes();
         let mut buffer = PageBuf::zeroed(run.len() * block_bytes);
         let mut reads: Vec<(LogRead, usize)> = Vec::new();
@@ -199,7 +199,7 @@ impl Inner {
     }
 
     fn finish_destaged(self: &Arc<Self>, volume: &Arc<VolumeState>, written: &Written, result: Result<()>) {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         // A sync that failed meanwhile may have dropped what was written before it (rule 7): these go below once more.
         let has_failed = volume.dirty.lock().syncs.failures != written.failures_before;
         match result {
@@ -233,7 +233,7 @@ impl Inner {
 
     /// The round found nothing, or failed, or the cache closes.
     fn end_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, result: Result<(), TierError>) {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
         let blocks = ssd.with(|tier| tier.dirty_blocks_of(volume.id));

@@ -95,7 +95,7 @@ impl Inner {
         // by itself, and cannot be on the SSD before the fence is lifted.
         let version = self.next_version();
         volume.raise_version(version);
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             ssd.void_range(stretch.first(), stretch.count(), version);
         }
         volume.dirty.lock().fences.discard(id).step = Step::Waiting;

@@ -114,7 +114,7 @@ fn given_up() -> TierError {
 impl Inner {
     /// Brings a group to the log, on this thread, and finishes it.
     pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: &Group) {
-        let ssd = self.ssd.as_ref().expect("a volume in this mode has an SSD");
+        let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let failures_before = volume.dirty.lock().syncs.failures;
         let copy_of = |taken: &TakenBlock| {
             let mut mask: SectorMask = taken.sectors.as_slice().into();
@@ -127,11 +127,11 @@ impl Inner {
         let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
         let result = ssd.log(&copies, &blocks);
         drop(blocks);
-        self.start_reclaim_early(ssd);
+        self.start_reclaim_early(&ssd);
         match result {
             Ok(count) => {
                 if count < copies.len() {
-                    self.start_reclaim(ssd);
+                    self.start_reclaim(&ssd);
                 }
                 let (logged, left) = group.blocks.split_at(count);
                 self.finish_logged(volume, logged);
@@ -189,9 +189,10 @@ impl Inner {
         runner: Runner,
     ) {
         let Runner::Pool(priority) = runner else { return self.run_log_fill(volume, fill) };
-        let ssd = self.ssd.as_ref().expect("there is a log to read from");
-        let is_whole = matches!(&fill.source, Source::Log(read) if read.is_whole());
-        let lane = if is_whole { &ssd.lane } else { &volume.lane };
+        let lane = match &fill.source {
+            Source::Log(ssd, read) if read.is_whole() => ssd.lane.clone(),
+            _ => volume.lane.clone(),
+        };
         let (inner, volume) = (self.clone(), volume.clone());
         lane.task(priority, Box::new(move || inner.run_log_fill(&volume, fill)));
     }
@@ -210,8 +211,7 @@ impl Inner {
         source: &Source,
         frame: &mut [u8],
     ) -> Result<(), TierError> {
-        let ssd = self.ssd.as_ref().expect("there is a log to read from");
-        let Source::Log(read) = source else { unreachable!("this fill is one from the log") };
+        let Source::Log(ssd, read) = source else { unreachable!("this fill is one from the log") };
         let mut next = Some(read.clone());
         // A copy goes elsewhere when a newer one is in the log, or when the backing store has it.
         while let Some(read) = next {

@@ -29,7 +29,8 @@
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
-//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's.
+//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
+//! copy what is in it, under any of them.
 //!
 //! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
 //! while the record of a detached volume is written.
@@ -122,7 +123,10 @@ struct Inner {
     volumes: RwLock<Volumes>,
     /// Numbers volumes when there is no cache file to number them.
     volumes_attached: AtomicU32,
-    ssd: Option<ssd::SsdTier>,
+    /// None while there is none. What is under way keeps the one it began with. Nothing that RAM has comes here.
+    ssd: RwLock<Option<Arc<ssd::SsdTier>>>,
+    /// Appends to the SSD may be wanted that nobody started yet.
+    appends_are_wanted: AtomicBool,
     throttle: write::Throttle,
     /// A block may leave RAM that could not, or a frame became free.
     released: Event,
@@ -299,7 +303,7 @@ impl Inner {
             stats.disk_write_bytes += io.write_bytes;
             stats.disk_queue_depth += lane.depth() as u64;
         }
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             ssd.add_stats(&mut stats);
         }
         stats

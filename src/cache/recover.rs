@@ -71,7 +71,8 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         shards,
         volumes: RwLock::new(Volumes::default()),
         volumes_attached: AtomicU32::new(0),
-        ssd,
+        ssd: RwLock::new(ssd.map(Arc::new)),
+        appends_are_wanted: AtomicBool::new(false),
         throttle: Throttle::new(layout.dirty_low, layout.dirty_high),
         released: Event::default(),
         version: AtomicU64::new(first_version.as_u64()),
@@ -176,7 +177,7 @@ fn start(inner: &Arc<Inner>, config: &Config) {
     let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
     *inner.ticker_thread.lock() = Some(thread);
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
-        inner.start_preparing();
+        inner.ssd().iter().for_each(|ssd| inner.start_preparing(ssd));
     }
 }
 
@@ -201,7 +202,7 @@ impl Inner {
             )));
         }
         let lane = self.lane_for(identity);
-        let id = match &self.ssd {
+        let id = match self.ssd() {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)).map_err(Arc::new)?,
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
@@ -225,7 +226,7 @@ impl Inner {
         if volume.mode() != WriteMode::BackSsd {
             return self.drain_log(volume);
         }
-        let ssd = self.ssd.as_ref().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
+        let ssd = self.ssd().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
         let Some(ssd) = ssd else {
             return Err(Error::Config(format!(
                 "volume {} cannot write back to an SSD: there is none, or its table of volumes is full or the name too long",
@@ -243,7 +244,7 @@ impl Inner {
         let mut volumes = self.volumes.write();
         volumes.names.remove(&volume.name);
         volumes.by_id.remove(&volume.id);
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             let identity = volume.device.identity();
             ssd.with(|tier| tier.detach_volume(volume.id, identity));
         }
@@ -270,7 +271,7 @@ impl Inner {
         // Reads that callbacks and futures wait for.
         let lanes: Vec<Lane> = self.lanes.lock().values().cloned().collect();
         lanes.iter().for_each(Lane::wait_idle);
-        self.settle_ssd();
+        self.ssd().iter().for_each(|ssd| self.settle_ssd(ssd));
         Ok(())
     }
 
@@ -320,7 +321,7 @@ impl Inner {
         }
         // Only now: the cache stays open when one of them could not be flushed.
         for volume in volumes {
-            if let Some(ssd) = &self.ssd {
+            if let Some(ssd) = self.ssd() {
                 let identity = volume.device.identity();
                 ssd.with(|tier| tier.detach_volume(volume.id, identity));
             }

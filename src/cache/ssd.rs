@@ -9,6 +9,7 @@ use terrace_tiers::device::Device;
 use terrace_tiers::ram::frames::FrameRef;
 use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict, SealPlan, SlotPlan, Ssd, VoidMark};
 
+use super::Inner;
 use super::index::FastHash;
 use crate::error::TierError;
 use crate::pool::Lane;
@@ -208,5 +209,17 @@ impl SsdTier {
         while !self.is_off() && is_busy(&state) {
             self.changed.wait(&mut state);
         }
+    }
+}
+
+impl Inner {
+    /// The SSD as it is now, if there is one.
+    pub(super) fn ssd(&self) -> Option<Arc<SsdTier>> {
+        self.ssd.read().clone()
+    }
+
+    /// The same, unless it was switched off.
+    pub(super) fn ssd_in_use(&self) -> Option<Arc<SsdTier>> {
+        self.ssd().filter(|ssd| !ssd.is_off())
     }
 }
