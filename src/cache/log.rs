@@ -204,7 +204,7 @@ impl Inner {
         self.finish_fill(volume, block, read.map(|()| frame), &source);
     }
 
-    fn read_logged(
+    pub(super) fn read_logged(
         &self,
         volume: &VolumeState,
         block: BlockId,

@@ -179,14 +179,30 @@ struct Planning<'a> {
     /// Those after it that are at hand.
     ready_later: Vec<(usize, BlockRef)>,
     operation: Option<Arc<ReadOperation>>,
-    fills: Vec<PlannedFill>,
+    fills: SmallVec<[PlannedFill; 1]>,
     error: Option<Error>,
     piece_count: usize,
     answer: Answer,
+    /// Whoever plans runs the fill, and takes what it brings without being told.
+    is_alone: bool,
     new_done: &'a mut dyn FnMut() -> ReadDone,
 }
 
-impl Planning<'_> {
+impl<'a> Planning<'a> {
+    fn new(piece_count: usize, is_alone: bool, new_done: &'a mut dyn FnMut() -> ReadDone) -> Self {
+        Self {
+            ready: SmallVec::new(),
+            ready_later: Vec::new(),
+            operation: None,
+            fills: SmallVec::new(),
+            error: None,
+            piece_count,
+            answer: Answer::default(),
+            is_alone,
+            new_done,
+        }
+    }
+
     /// A part is at hand.
     fn take(&mut self, part: usize, frame: FrameRef, bytes: &Range<usize>) {
         let block = BlockRef::new(frame, bytes.start, bytes.end);
@@ -236,25 +252,19 @@ impl Inner {
         if let Err(error) = self.check_volume(volume).and_then(|()| volume.check_range(offset, bytes)) {
             return Some(Err(error));
         }
-        let piece_count = (volume.block_number(offset + bytes.max(1) as u64 - 1)
-            - volume.block_number(offset)
-            + 1) as usize;
-        let mut planning = Planning {
-            ready: SmallVec::new(),
-            ready_later: Vec::new(),
-            operation: None,
-            fills: Vec::new(),
-            error: None,
-            piece_count,
-            answer: Answer::default(),
-            new_done,
-        };
+        let last = offset + bytes.max(1) as u64 - 1;
+        let piece_count = (volume.block_number(last) - volume.block_number(offset) + 1) as usize;
+        let is_alone = runner == Runner::Caller && piece_count == 1;
+        let mut planning = Planning::new(piece_count, is_alone, new_done);
         for (part, piece) in pieces(volume.id, offset, bytes, self.size).enumerate() {
             self.plan_part(volume, part, &piece, &mut planning);
         }
         self.start_wanted_appends();
-        let Planning { ready, ready_later, operation, fills, error, answer, .. } = planning;
+        let Planning { ready, ready_later, operation, mut fills, error, answer, .. } = planning;
         let Some(operation) = operation else {
+            if let Some(fill) = fills.pop() {
+                return Some(self.fill_alone(volume, fill, offset, bytes));
+            }
             return Some(match error {
                 Some(error) => Err(error),
                 None => Ok(Blocks { parts: ready, answer }),
@@ -270,7 +280,7 @@ impl Inner {
                 state.parts[part] = Some(block);
             }
         }
-        self.run_fills(volume, fills, runner);
+        self.run_fills(volume, fills.into_vec(), runner);
         operation.part_done();
         None
     }
@@ -345,7 +355,7 @@ impl Inner {
             planning.error = Some(Error::WouldBlock);
             return;
         };
-        let waiter = planning.waiter(part, &piece.bytes);
+        let waiter = (!planning.is_alone).then(|| planning.waiter(part, &piece.bytes));
         shard.start_fill(block, volume.version(), waiter);
         planning.fills.push(PlannedFill { block, source, frame });
     }
@@ -468,6 +478,7 @@ impl Inner {
         }
     }
 
+    /// A fill ended: its bytes go to their place in RAM and to all who wait.
     pub(super) fn finish_fill(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
@@ -475,13 +486,26 @@ impl Inner {
         frame: Result<FrameMut, TierError>,
         source: &Source,
     ) {
+        // Those who wait were told.
+        let _ = self.end_fill(volume, block, frame, source, 0);
+    }
+
+    /// As [`Self::finish_fill`]; what came is also for `takers` who did not wait, and take it from the answer.
+    fn end_fill(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        block: BlockId,
+        frame: Result<FrameMut, TierError>,
+        source: &Source,
+        takers: u64,
+    ) -> Result<FrameRef, TierError> {
         let mut shard = self.shard(block);
         let (frame, error) = match frame {
             Ok(frame) => (Some(frame), None),
             Err(error) => (None, Some(error)),
         };
         let filled = shard.finish_fill(block, frame, !source.is_disk());
-        let count = filled.waiters.len() as u64;
+        let count = filled.waiters.len() as u64 + takers;
         if error.is_none() {
             match source {
                 Source::Disk => shard.counters.disk_reads += count,
@@ -505,14 +529,58 @@ impl Inner {
         if filled.released {
             self.announce_release();
         }
+        let brought = match (filled.frame, error) {
+            (_, Some(error)) => Err(error),
+            (frame, None) => Ok(frame.expect("a fill that was read has a frame")),
+        };
         for waiter in filled.waiters {
-            let part = match (&filled.frame, &error) {
-                (Some(frame), None) => Ok(frame.clone()),
-                (_, Some(error)) => Err(error.clone()),
-                (None, None) => unreachable!("a fill that was read has a frame"),
-            };
-            waiter.deliver(part, source);
+            waiter.deliver(brought.clone(), source);
         }
+        brought
+    }
+
+    /// The one block that a blocking caller misses: the caller runs its fill, and nothing is built for others.
+    fn fill_alone(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        fill: PlannedFill,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<Blocks> {
+        let PlannedFill { block, mut source, mut frame } = fill;
+        let read = loop {
+            let result = match &source {
+                Source::Log(..) => self.read_logged(volume, block, &source, &mut frame),
+                Source::Ssd(ssd, plan) => {
+                    if ssd.read_stored(plan, &mut frame) {
+                        break Ok(());
+                    }
+                    source = Source::Disk;
+                    continue;
+                }
+                Source::Disk => {
+                    let from = block.byte_offset(self.size);
+                    volume.lane.read_here(&*volume.device, from, &mut frame).map_err(Arc::new)
+                }
+            };
+            break result;
+        };
+        let frame = self.end_fill(volume, block, read.map(|()| frame), &source, 1).map_err(Error::Tier)?;
+        let answer = match source {
+            Source::Disk => Answer { disk_blocks: 1, ..Answer::default() },
+            Source::Ssd(..) | Source::Log(..) => Answer { ssd_blocks: 1, ..Answer::default() },
+        };
+        let start = (offset - block.byte_offset(self.size)) as usize;
+        Ok(Blocks { parts: smallvec![BlockRef::new(frame, start, start + bytes)], answer })
+    }
+}
+
+impl SsdTier {
+    /// Reads a clean copy on this thread; false when the backing store must be asked.
+    fn read_stored(&self, plan: &ReadPlan, frame: &mut [u8]) -> bool {
+        let result = self.lane.read_here(&*self.device, plan.offset, frame).map_err(Arc::new);
+        let verified = result.is_ok() && plan.verify(frame);
+        self.finish_read(plan, verified, result.as_ref().err()) == ReadVerdict::Valid
     }
 }
 
