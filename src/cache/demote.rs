@@ -5,7 +5,8 @@
 //! batches grow as the SSD falls behind. When too much is queued the demotion is dropped and counted: SSD writes never
 //! delay a read.
 //!
-//! An SSD that fails an append loses those blocks, which the backing store has.
+//! An SSD that fails an append loses those blocks, which the backing store has; one that fails many of them in a row is
+//! switched off.
 use std::sync::Arc;
 
 use terrace_tiers::device::PageBuf;
@@ -16,6 +17,7 @@ use super::index::Departed;
 use super::ssd::{SsdState, SsdTier};
 use super::{Inner, Result};
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
 use crate::sync::atomic::Ordering;
 
 /// An append takes at most so many bytes: what was just summed is still at hand for the write (bench ssd/append).
@@ -119,9 +121,7 @@ impl Inner {
             let data: Vec<&[u8]> = batch.iter().map(|(_, frame)| &frame[..]).collect();
             let result = ssd::append(&*ssd.device, &plans, &data);
             ssd.write_operations.fetch_add(1, Ordering::Relaxed);
-            if result.is_err() {
-                ssd.errors.fetch_add(1, Ordering::Relaxed);
-            }
+            ssd.note(SsdFailure::Append, result.is_ok());
             let seal = {
                 let mut state = ssd.state.lock();
                 state.held_frames -= plans.len();

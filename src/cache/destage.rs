@@ -15,9 +15,12 @@ use terrace_tiers::ssd::{LogRead, ReadVerdict};
 
 use super::dirty::{Failure, RETRY_MAX, RETRY_MIN, VolumeState};
 use super::flush::FlushDone;
+use super::ssd::SsdTier;
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Blocker, Instant};
 
 /// Runs are synced together up to so many bytes.
@@ -32,8 +35,12 @@ pub(super) struct Destage {
     /// Where the next run is looked for.
     cursor: u64,
     /// Who waits until the log has nothing of the volume.
-    drains: Vec<FlushDone>,
+    pub(super) drains: Vec<FlushDone>,
     failure: Option<Failure>,
+    /// The volume is on its way out of a log that takes nothing any more: see `fall_back`.
+    pub(super) is_leaving: bool,
+    /// Who waits for the end of that.
+    pub(super) flushes: Vec<FlushDone>,
 }
 
 /// Runs that are written below and not synced.
@@ -43,6 +50,19 @@ struct Written {
     bytes: u64,
     /// Syncs below that had failed when the first of them was written.
     failures_before: u64,
+}
+
+impl SsdTier {
+    /// Reads a copy of the log; whether it is what was written. Of an SSD that is off there is no other time to read it.
+    fn read_for_destage(&self, read: &LogRead, block: &mut [u8]) -> Result<bool, TierError> {
+        let result = read.run(&*self.device, block);
+        self.note(SsdFailure::Read, result.is_ok());
+        match result {
+            Err(error) if !self.is_off() => Err(Arc::new(error)),
+            Err(_) => Ok(read.run(&*self.device, block).unwrap_or(false)),
+            Ok(is_verified) => Ok(is_verified),
+        }
+    }
 }
 
 impl Inner {
@@ -154,11 +174,12 @@ impl Inner {
         for (index, block) in run.into_iter().enumerate() {
             let Some(read) = ssd.with(|tier| tier.plan_log_read(block)) else { continue };
             let start = index * block_bytes;
-            let is_verified = read.run(&*ssd.device, &mut buffer[start..start + block_bytes]);
-            let is_verified = is_verified.map_err(Arc::new)?;
+            let is_verified = ssd.read_for_destage(&read, &mut buffer[start..start + block_bytes])?;
             // A bad copy stays, named by an error to whoever reads it; one that went elsewhere has its own turn.
-            if ssd.with(|tier| tier.finish_log_read(&read, is_verified)) == ReadVerdict::Valid {
-                reads.push((read, start));
+            match ssd.with(|tier| tier.finish_log_read(&read, is_verified)) {
+                ReadVerdict::Valid => reads.push((read, start)),
+                ReadVerdict::Corrupt => ssd.has_bad.store(true, Ordering::Relaxed),
+                ReadVerdict::Moved => {}
             }
         }
         self.make_voids_durable();

@@ -98,6 +98,7 @@ impl Inner {
         if let Some(ssd) = self.ssd() {
             ssd.void_range(stretch.first(), stretch.count(), version);
         }
+        volume.make_readable(&stretch.blocks);
         volume.dirty.lock().fences.discard(id).step = Step::Waiting;
         self.ticker.watch(volume);
         self.go_on_behind_fences(volume);

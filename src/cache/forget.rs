@@ -111,6 +111,8 @@ impl Inner {
             volume.fence_changed.wait(&mut dirty);
         }
         dirty.forget_syncs(blocks);
+        drop(dirty);
+        volume.make_readable(blocks);
     }
 
     fn place_forget(&self, volume: &VolumeState, id: u64, stretch: &Stretch, cuts: &[Cut]) {

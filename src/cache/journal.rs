@@ -12,6 +12,7 @@ use super::ssd::SsdTier;
 use super::{Inner, Result};
 use crate::error::TierError;
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
 use crate::sync::atomic::Ordering;
 
 /// The checkpoint's own, and one for each copy of the superblock.
@@ -61,7 +62,7 @@ impl SsdTier {
             self.changed.notify_all();
             if let Err(error) = result {
                 drop(state);
-                self.switch_off();
+                self.note(SsdFailure::Journal, false);
                 return Err(Arc::new(error));
             }
         }
@@ -104,8 +105,7 @@ impl SsdTier {
         self.changed.notify_all();
         drop(state);
         result.map_err(|error| {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-            self.switch_off();
+            self.note(SsdFailure::Checkpoint, false);
             Arc::new(error)
         })
     }

@@ -23,6 +23,7 @@
 //! | `journal`   | what recovery must know of the SSD: journal and checkpoint                    |
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
+//! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
@@ -41,6 +42,7 @@ mod destage;
 mod detach;
 mod dirty;
 mod discard;
+mod fall_back;
 mod fence;
 mod flush;
 mod forget;
@@ -52,6 +54,7 @@ mod read;
 mod reclaim;
 mod recover;
 mod ssd;
+mod steady;
 mod ticker;
 mod volume;
 mod write;
@@ -294,6 +297,9 @@ impl Inner {
             let dirty = volume.dirty.lock();
             stats.dirty_blocks += dirty.dirty_blocks();
             stats.unsynced_blocks += dirty.unsynced_blocks();
+            stats.lost_blocks += dirty.lost_blocks();
+            drop(dirty);
+            stats.lost_blocks += self.bad_in_log(&volume).len() as u64;
         }
         for lane in self.lanes.lock().values() {
             let io = lane.stats();

@@ -338,7 +338,12 @@ impl Inner {
             let frame = shard.take_zeros(block, frame, volume.version());
             return planning.take(part, frame, &piece.bytes);
         }
-        let ssd = self.ssd().filter(|_| !shard.is_fenced(block));
+        if volume.is_unreadable(block) {
+            shard.give_up(block);
+            planning.error = Some(volume.unreadable_error(1));
+            return;
+        }
+        let ssd = self.ssd().filter(|ssd| !shard.is_fenced(block) && ssd.serves(volume.mode()));
         let found = ssd.and_then(|ssd| ssd.find(block).map(|found| (ssd, found)));
         let source = match found {
             Some((_, OnSsd::OnTheWay(frame))) => {

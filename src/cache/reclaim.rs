@@ -9,6 +9,7 @@ use super::Inner;
 use super::demote::APPEND_BYTES_MAX;
 use super::ssd::SsdTier;
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
 use crate::sync::atomic::Ordering;
 
 impl SsdTier {
@@ -46,7 +47,7 @@ impl SsdTier {
         }
         for plan in plans {
             let is_written = synced.is_ok() && plan.run(&*self.device).is_ok();
-            self.errors.fetch_add(u64::from(!is_written), Ordering::Relaxed);
+            self.note(SsdFailure::Append, is_written);
             self.with(|tier| tier.finish_seal(plan, is_written));
         }
     }

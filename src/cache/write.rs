@@ -350,6 +350,9 @@ impl Inner {
             }
         }
         let left_over = shard.store(slot, piece.bytes.start, data, version, spare);
+        if piece.bytes.len() >= volume.bytes_of_block(block.number()) {
+            volume.make_readable(&(block.number()..block.number() + 1));
+        }
         if !was_dirty {
             let epoch = volume.dirty.lock().mark(block.number());
             let entry = &mut shard.entries[slot.index()];
