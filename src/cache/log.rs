@@ -29,7 +29,9 @@ use super::dirty::{Dirty, VolumeState};
 use super::read::{PlannedFill, Runner, Source};
 use super::ssd::SsdTier;
 use super::writeback::{Group, TakenBlock};
+use crate::config::WriteMode;
 use crate::error::TierError;
+use crate::stats::SsdFailure;
 use crate::sync::wake_all;
 
 /// From this share of the log on, destage does not wait for the ticker: till then what is dirty gathers, so that more of
@@ -54,16 +56,23 @@ impl SsdTier {
     fn write_records(&self, copies: &[NewCopy], blocks: &[&[u8]]) -> Result<(Tickets, usize), TierError> {
         let (mut tickets, mut logged) = (Tickets::new(), 0);
         while logged < copies.len() {
-            if self.with(|tier| tier.log_must_restart()) {
+            if self.with(|tier| tier.log_must_restart()) && !self.is_off() {
                 self.run_checkpoint(false)?;
             }
-            let Some(mut plan) = self.with(|tier| tier.plan_record(&copies[logged..])) else { break };
+            let plan = {
+                let mut state = self.state.lock();
+                if self.is_off() {
+                    return Err(given_up());
+                }
+                state.tier.plan_record(&copies[logged..])
+            };
+            let Some(mut plan) = plan else { break };
             let (ticket, count) = (plan.ticket(), plan.block_count());
             let result = plan.run(&*self.device, &blocks[logged..logged + count]);
             self.write_operations.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = result {
-                self.errors.fetch_add(1, Ordering::Relaxed);
                 self.give_records_up();
+                self.note(SsdFailure::Log, false);
                 return Err(Arc::new(error));
             }
             self.with(|tier| tier.finish_record(plan));
@@ -105,9 +114,11 @@ impl SsdTier {
             }
             self.changed.notify_all();
             if let Err(error) = result {
-                self.errors.fetch_add(1, Ordering::Relaxed);
+                drop(state);
+                self.note(SsdFailure::Log, false);
                 return Err(Arc::new(error));
             }
+            self.note(SsdFailure::Log, true);
         }
     }
 }
@@ -121,6 +132,8 @@ type Tickets = SmallVec<[LogTicket; 2]>;
 
 /// A group whose records are written and not durable: its frames stay lent to it.
 pub(super) struct LoggedGroup {
+    /// Whose log it is in.
+    ssd: Arc<SsdTier>,
     blocks: Vec<TakenBlock>,
     tickets: Tickets,
     /// Syncs below that had failed when it was taken.
@@ -130,7 +143,7 @@ pub(super) struct LoggedGroup {
 impl Inner {
     /// Writes a group to the log, on this thread; syncs it if someone waits for that, and else leaves that to others.
     pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group) {
-        let ssd = self.ssd.as_ref().expect("a volume in this mode has an SSD");
+        let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let failures_before = volume.dirty.lock().syncs.failures;
         let copy_of = |taken: &TakenBlock| {
             let mut mask: SectorMask = taken.sectors.as_slice().into();
@@ -143,20 +156,20 @@ impl Inner {
         let data: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
         let result = ssd.write_records(&copies, &data);
         drop(data);
-        self.start_reclaim_early(ssd);
+        self.start_reclaim_early(&ssd);
         let mut blocks = group.blocks;
         let (tickets, count) = match result {
             Ok(written) => written,
-            Err(error) => return self.finish_group(volume, &blocks, failures_before, Err(error)),
+            Err(error) => return self.refuse_group(volume, &ssd, &blocks, failures_before, error),
         };
         if count < blocks.len() {
-            self.start_reclaim(ssd);
+            self.start_reclaim(&ssd);
             self.put_off(volume, &blocks.split_off(count));
             self.start_destage(volume);
         }
         let mut dirty = volume.dirty.lock();
         if !blocks.is_empty() {
-            dirty.logged.push(LoggedGroup { blocks, tickets, failures_before });
+            dirty.logged.push(LoggedGroup { ssd, blocks, tickets, failures_before });
         }
         // One hold of the lock: a flush that comes later finds the group, one that came before is seen here.
         let logged = if self.must_sync_log(&dirty) { dirty.take_logged() } else { Vec::new() };
@@ -175,11 +188,10 @@ impl Inner {
         if groups.is_empty() {
             return;
         }
-        let ssd = self.ssd.as_ref().expect("what is logged has an SSD");
         // The newest record first: its sync covers the others. But each is asked for: the first may have been given up
         // by another's failure before the last was planned.
         let make_durable = |group: &LoggedGroup| {
-            group.tickets.iter().rev().try_for_each(|&ticket| ssd.make_log_durable(ticket))
+            group.tickets.iter().rev().try_for_each(|&ticket| group.ssd.make_log_durable(ticket))
         };
         let mut results: Vec<Result<(), TierError>> = groups.iter().rev().map(make_durable).collect();
         let mut finished = 0;
@@ -189,15 +201,38 @@ impl Inner {
                     self.finish_logged(volume, &group.blocks);
                     finished += group.blocks.len() as u64;
                 }
-                result => self.finish_group(volume, &group.blocks, group.failures_before, result),
+                Err(error) => {
+                    self.refuse_group(volume, &group.ssd, &group.blocks, group.failures_before, error);
+                }
             }
         }
         if finished > 0 {
             self.announce_release();
             self.after_group(volume, finished, Ok(()));
         }
-        if ssd.with(|tier| tier.dirty_load()) >= DESTAGE_LOAD {
+        let load = |ssd: Arc<SsdTier>| ssd.with(|tier| tier.dirty_load());
+        if self.ssd().map(load).is_some_and(|load| load >= DESTAGE_LOAD) {
             self.start_destage(volume);
+        }
+    }
+
+    /// The log did not take this group.
+    fn refuse_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        ssd: &SsdTier,
+        blocks: &[TakenBlock],
+        failures_before: u64,
+        error: TierError,
+    ) {
+        if !ssd.is_off() {
+            return self.finish_group(volume, blocks, failures_before, Err(error));
+        }
+        // They go below when all that the log has is there.
+        self.put_off(volume, blocks);
+        self.leave_log_if_off(volume, None);
+        if volume.mode() != WriteMode::BackSsd {
+            self.take_put_off(volume);
         }
     }
 
@@ -246,9 +281,10 @@ impl Inner {
         runner: Runner,
     ) {
         let Runner::Pool(priority) = runner else { return self.run_log_fill(volume, fill) };
-        let ssd = self.ssd.as_ref().expect("there is a log to read from");
-        let is_whole = matches!(&fill.source, Source::Log(read) if read.is_whole());
-        let lane = if is_whole { &ssd.lane } else { &volume.lane };
+        let lane = match &fill.source {
+            Source::Log(ssd, read) if read.is_whole() => ssd.lane.clone(),
+            _ => volume.lane.clone(),
+        };
         let (inner, volume) = (self.clone(), volume.clone());
         lane.task(priority, Box::new(move || inner.run_log_fill(&volume, fill)));
     }
@@ -260,15 +296,14 @@ impl Inner {
         self.finish_fill(volume, block, read.map(|()| frame), &source);
     }
 
-    fn read_logged(
+    pub(super) fn read_logged(
         &self,
         volume: &VolumeState,
         block: BlockId,
         source: &Source,
         frame: &mut [u8],
     ) -> Result<(), TierError> {
-        let ssd = self.ssd.as_ref().expect("there is a log to read from");
-        let Source::Log(read) = source else { unreachable!("this fill is one from the log") };
+        let Source::Log(ssd, read) = source else { unreachable!("this fill is one from the log") };
         let mut next = Some(read.clone());
         // A copy goes elsewhere when a newer one is in the log, or when the backing store has it.
         while let Some(read) = next {
@@ -278,7 +313,7 @@ impl Inner {
             let mut scratch = (!read.is_whole()).then(|| PageBuf::zeroed(self.size.bytes()));
             let target = scratch.as_deref_mut().unwrap_or(frame);
             let result = read.run(&*ssd.device, target);
-            ssd.errors.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
+            ssd.note(SsdFailure::Read, result.is_ok());
             let is_verified = match result {
                 Ok(is_verified) => is_verified,
                 // Unread is not bad: the copy stays what it is, and goes below when it can be read.
@@ -301,7 +336,10 @@ impl Inner {
                     }
                     return Ok(());
                 }
-                ReadVerdict::Corrupt if read.is_dirty => return Err(bad(block)),
+                ReadVerdict::Corrupt if read.is_dirty => {
+                    ssd.has_bad.store(true, Ordering::Relaxed);
+                    return Err(bad(block));
+                }
                 ReadVerdict::Corrupt | ReadVerdict::Moved => {
                     next = ssd.with(|tier| tier.plan_log_read(block));
                 }

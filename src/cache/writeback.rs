@@ -295,8 +295,8 @@ impl Inner {
                 (work, priority)
             };
             // A slow disk must not hold up what goes to the SSD.
-            let ssd = self.ssd.as_ref().filter(|_| volume.mode() == WriteMode::BackSsd);
-            let lane = ssd.map_or(&volume.lane, |ssd| &ssd.lane);
+            let ssd = self.ssd().filter(|_| volume.mode() == WriteMode::BackSsd);
+            let lane = ssd.as_ref().map_or(&volume.lane, |ssd| &ssd.lane);
             let (inner, volume_again) = (self.clone(), volume.clone());
             lane.task(priority, Box::new(move || inner.run_work(&volume_again, work, priority)));
         }
