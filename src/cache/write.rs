@@ -454,7 +454,13 @@ impl Inner {
             Wait::Fill(block) => {
                 let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));
                 let runner = Runner::Pool(Priority::Foreground);
-                self.read_with(volume, offset, bytes, runner, Box::new(move |read| resume(read.map(drop))));
+                let (inner, volume_again, observed) = (self.clone(), volume.clone(), self.released.observe());
+                let filled = move |read: Result<_>| match read {
+                    // The frame that was free before has gone to another call.
+                    Err(Error::WouldBlock) => inner.park(&volume_again, Wait::Frame(observed), resume),
+                    read => resume(read.map(drop)),
+                };
+                self.read_with(volume, offset, bytes, runner, Box::new(filled));
             }
         }
         if self.is_out(volume) {
