@@ -12,7 +12,8 @@
 //! | `ram/insert_evict` | -                                                                                      |
 //! | `ssd/append`       | at least 0.9 of plain sequential `pwritev` by one thread, in calls of the same size    |
 //! | `ssd/read`         | by 1, 4 and 16 blocking callers: at least 0.9 of plain `preadv` by as many             |
-//! | `flush/back_ssd`   | one write of 4 KiB and its flush: at most 1.2 times plain `pwritev` and `fdatasync`, whatever the block; by 8 threads: fewer syncs than flushes |
+//! | `flush/back_ssd`   | 4 KiB, written and flushed: at most 1.2 times plain `pwritev` and `fdatasync`          |
+//! |                    | in blocks of any size; by 8 threads: far fewer syncs than flushes                      |
 //! | `ssd/recover`      | entries a second at opening, and what that makes of 1 TB                               |
 //! | `whole/zipf`       | -                                                                                      |
 //!
