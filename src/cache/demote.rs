@@ -137,6 +137,7 @@ impl Inner {
     /// Starts whatever the SSD has to do, and waits for the end of it.
     pub(super) fn settle_ssd(self: &Arc<Self>) {
         let Some(ssd) = &self.ssd else { return };
+        ssd.finish_scan();
         ssd.want_append(&mut ssd.state.lock());
         self.start_wanted_appends();
         ssd.wait_idle();

@@ -125,6 +125,7 @@ impl Inner {
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
+        let was_scanning = ssd.with(|tier| tier.is_scanning());
         let result = ssd.log(&copies, &blocks);
         drop(blocks);
         self.start_reclaim_early(ssd);
@@ -138,6 +139,9 @@ impl Inner {
                 self.put_off(volume, left);
                 self.after_group(volume, logged.len() as u64, Ok(()));
                 self.start_destage(volume);
+                if was_scanning && !left.is_empty() {
+                    self.retry_after_scan(volume, ssd);
+                }
             }
             Err(error) => self.finish_group(volume, &group.blocks, failures_before, Err(error)),
         }

@@ -24,6 +24,7 @@
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
 //! | `recover`   | opens and closes caches and volumes                                           |
+//! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
@@ -50,6 +51,7 @@ mod quiet;
 mod read;
 mod reclaim;
 mod recover;
+mod scan;
 mod ssd;
 mod ticker;
 mod volume;
@@ -151,6 +153,7 @@ struct Volumes {
 struct Limits {
     run_bytes_max: usize,
     disk_threads: u32,
+    ssd_threads: u32,
     queue_max: usize,
     frame_wait: std::time::Duration,
     writeback_delay: std::time::Duration,

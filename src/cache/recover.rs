@@ -21,7 +21,7 @@ use super::ssd::SsdTier;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
-use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
+use crate::config::{Background, Config, RamLayout, Recovery, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -93,6 +93,7 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
         disk_threads: config.disk_threads,
+        ssd_threads: config.ssd_threads,
         queue_max: config.queue_max,
         frame_wait: Duration::from_millis(config.frame_wait_ms),
         writeback_delay: Duration::from_millis(config.writeback_delay_ms),
@@ -127,7 +128,7 @@ fn open_ssd(
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
-    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open };
+    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open_early };
     Ok(open(device, geometry, ssd.policy.clone())?)
 }
 
@@ -146,7 +147,7 @@ fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>,
             .allocate(geometry.file_bytes())
             .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
     } else {
-        Ssd::open(&device, geometry, ssd.policy.clone())
+        Ssd::open_early(&device, geometry, ssd.policy.clone())
     };
     match opened {
         Ok(tier) => {
@@ -175,7 +176,13 @@ fn start(inner: &Arc<Inner>, config: &Config) {
     let thread = thread::Builder::new().name("terrace-ticker".into());
     let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
     *inner.ticker_thread.lock() = Some(thread);
-    if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
+    let prepares =
+        config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare);
+    inner.start_scan(prepares);
+    if config.ssd.as_ref().is_some_and(|ssd| ssd.recovery == Recovery::BeforeServing) {
+        inner.finish_scan();
+    }
+    if prepares {
         inner.start_preparing();
     }
 }
@@ -280,6 +287,8 @@ impl Inner {
             return Ok(());
         }
         self.wait_for_stores();
+        // What is written while it closes may need the room that is not given back before.
+        self.finish_scan();
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);

@@ -154,6 +154,10 @@ impl Ssd {
         }
         self.stats.corrupt_blocks += 1;
         self.dirty.spoil(read.block, read.version);
+        if !self.dirty.may_be_found(read.block) {
+            // What is below has taken its place, and that of any older copy.
+            self.void_clean(read.block, read.version);
+        }
         ReadVerdict::Corrupt
     }
 
@@ -191,6 +195,10 @@ impl Ssd {
 
     /// Gives segments back that nothing keeps; they are free when the journal is durable.
     pub fn retire_unneeded(&mut self) {
+        // As long as summaries are unread, what is in the log tells which of their copies are old.
+        if self.is_scanning() {
+            return;
+        }
         if self.dirty.dirty_count() == 0 && self.dirty.is_settled() {
             self.dirty.close_open();
         }
@@ -205,7 +213,7 @@ impl Ssd {
         if self.index.get(block).is_some() {
             self.stats.voids += 1;
         }
-        if self.drop_copy(block) {
+        if self.void_copy(block) {
             self.queue(encoding::void(block, version));
         }
     }
@@ -233,6 +241,7 @@ impl Ssd {
 
     /// The volume comes back with nothing but its dirty copies: what is clean may be older than its backing store.
     pub(super) fn cool(&mut self, volume: VolumeId) {
+        self.void_unread_of(volume);
         let Self { index, log, .. } = self;
         index.remove_where(|block, found| {
             let is_out = block.volume() == volume;
