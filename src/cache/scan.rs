@@ -102,7 +102,7 @@ impl Inner {
         if !self.is_continuous() {
             ssd.finish_scan();
         }
-        if !ssd.with(|tier| tier.is_scanning()) {
+        if !ssd.with(|tier| tier.is_recovering()) {
             self.take_put_off(volume);
         }
     }

@@ -195,8 +195,8 @@ impl Ssd {
 
     /// Gives segments back that nothing keeps; they are free when the journal is durable.
     pub fn retire_unneeded(&mut self) {
-        // As long as summaries are unread, what is in the log tells which of their copies are old.
-        if self.is_scanning() {
+        // What is in the log tells which copies are old that summaries name, now or to the next opening.
+        if self.scan.is_some() {
             return;
         }
         if self.dirty.dirty_count() == 0 && self.dirty.is_settled() {
@@ -213,7 +213,10 @@ impl Ssd {
         if self.index.get(block).is_some() {
             self.stats.voids += 1;
         }
-        if self.void_copy(block) {
+        // An entry of the journal would be for an older copy in the log as well, which hides what summaries name.
+        let is_hidden = self.dirty.may_be_found(block);
+        let is_unread = self.void_unread(block);
+        if self.drop_copy(block) || is_unread && !is_hidden {
             self.queue(encoding::void(block, version));
         }
     }

@@ -439,13 +439,17 @@ impl Log {
         self.bits.clear(segment);
     }
 
-    /// An unread segment holds nothing.
+    /// An unread segment holds nothing, and no checkpoint says otherwise.
     pub(super) fn restore_free(&mut self, segment: u32) {
-        let is_prepared = self.segments[segment as usize].is_prepared;
-        self.segments[segment as usize] =
-            Segment { state: State::Free, is_prepared, generation: 0, slots_used: 0 };
-        self.bits.clear(segment);
+        self.segments[segment as usize].state = State::Free;
         self.free.push_back(segment);
+    }
+
+    /// An unread segment holds nothing, though a checkpoint lists it: it is free when the journal is durable up to `seq`.
+    pub(super) fn restore_retired(&mut self, segment: u32, seq: Seq) {
+        self.segments[segment as usize].state = State::Reclaiming;
+        self.bits.clear(segment);
+        self.retiring.push(Retiring { segment, seq, moves: 0, is_finished: true });
     }
 
     /// Puts the recovered segments in line, the first to go first, before those of this opening.

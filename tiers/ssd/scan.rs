@@ -13,9 +13,10 @@
 //! 2. That goes on until a checkpoint that absorbs the journal is durable: a summary that could not be read now may be
 //!    readable after a crash. Checkpoints before that absorb nothing (see `recover`) and list unread segments with the
 //!    bits that the one before had of them.
-//! 3. A copy in the log hides a clean one, which is older or the same. The segments of the log are not given back while
-//!    summaries are unread, so nothing that hid a copy is gone when that copy is found.
-//! 4. An unread segment is not free, and none is emptied before all are read: their order is not known.
+//! 3. A copy in the log hides a clean one, which is older or the same. The segments of the log are not given back before
+//!    that checkpoint, so nothing that hid a copy is gone when that copy is found.
+//! 4. An unread segment is not free, and one that turns out to hold nothing only once its retirement is durable. None is
+//!    emptied before all are read: their order is not known.
 //! 5. A block that is in the index when a copy of it is found was demoted meanwhile, and stays; or the file was damaged,
 //!    since one opening leaves at most one copy that is believed: then neither is.
 //!
@@ -40,7 +41,7 @@ use super::{Entry, Ssd};
 
 /// A plan has about so many slots: what is installed under the lock takes a fraction of a millisecond.
 const SLOTS_A_PLAN: u32 = 4096;
-const SEGMENTS_A_PLAN: u32 = 16;
+const SEGMENTS_A_PLAN: u32 = 4;
 /// Insertions whose memory is fetched together.
 const FETCHED: usize = 32;
 
@@ -185,13 +186,24 @@ impl Ssd {
         for (segment, found) in scanned.segments {
             match found {
                 Some(found) => self.install_found(segment, &found),
-                None => self.log.restore_free(segment),
+                None => self.give_back(segment),
             }
             let scan = self.scan.as_mut().expect("a scan is there until all of its plans are finished");
             scan.left -= 1;
         }
         if self.scan.as_ref().is_some_and(Scan::is_over) {
             self.end_scan();
+        }
+    }
+
+    /// Nothing is found in `segment`. A checkpoint may list it still, so that an opening would look for nothing else there.
+    fn give_back(&mut self, segment: u32) {
+        match self.log.segments[segment as usize].generation {
+            0 => self.log.restore_free(segment),
+            generation => {
+                let seq = self.queue(JournalEntry::Retire { segment, generation });
+                self.log.restore_retired(segment, seq);
+            }
         }
     }
 
@@ -246,7 +258,6 @@ impl Ssd {
         (scan.overwritten, scan.overwritten_ranges) = Default::default();
         self.log.restore_order(std::mem::take(&mut scan.sealed).into_iter().map(|(_, segment)| segment));
         self.fills = self.log.has_room();
-        self.retire_unneeded();
     }
 
     /// Reads all summaries, on this thread.
@@ -254,6 +265,12 @@ impl Ssd {
         while let Some(plan) = self.plan_scan() {
             self.finish_scan(plan.run(device));
         }
+    }
+
+    /// Whether an opened file is not as if it had been open all the time: summaries are unread, or no checkpoint says that
+    /// all are read.
+    pub fn is_recovering(&self) -> bool {
+        self.scan.is_some()
     }
 
     /// Whether summaries are unread.
@@ -268,18 +285,23 @@ impl Ssd {
 
     /// Takes the copy of `block` out, for something newer. True when recovery might still find one.
     pub(super) fn void_copy(&mut self, block: BlockId) -> bool {
-        let is_unread = self.scan.as_mut().is_some_and(|scan| scan.void(block));
+        let is_unread = self.void_unread(block);
         self.drop_copy(block) || is_unread
     }
 
-    /// What summaries may name of these blocks is out of date. True when recovery might still find it.
-    pub(super) fn void_unread(&mut self, first: u64, count: u64) -> bool {
+    /// What summaries may name of `block` is out of date. True when recovery might still find it.
+    pub(super) fn void_unread(&mut self, block: BlockId) -> bool {
+        self.scan.as_mut().is_some_and(|scan| scan.void(block))
+    }
+
+    /// The same for these blocks.
+    pub(super) fn void_unread_range(&mut self, first: u64, count: u64) -> bool {
         self.scan.as_mut().is_some_and(|scan| scan.void_range(first, count))
     }
 
     /// The same for all blocks of `volume`.
     pub(super) fn void_unread_of(&mut self, volume: VolumeId) {
-        self.void_unread(BlockId::new(volume, 0).as_u64(), BlockId::NUMBER_LIMIT);
+        self.void_unread_range(BlockId::new(volume, 0).as_u64(), BlockId::NUMBER_LIMIT);
     }
 }
 

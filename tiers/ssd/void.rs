@@ -190,7 +190,7 @@ impl Ssd {
             });
         }
         self.stats.voids += dropped;
-        may_be_found |= self.void_unread(first.as_u64(), count);
+        may_be_found |= self.void_unread_range(first.as_u64(), count);
         if may_be_found {
             let (first, version) = (first.as_u64(), version.as_u64());
             self.queue(JournalEntry::VoidRange { first, count, version });
@@ -311,8 +311,8 @@ impl Ssd {
             if restarts_log {
                 self.dirty.restart();
             }
-            if ends_scan {
-                self.scan = None;
+            if ends_scan && self.scan.take().is_some() {
+                self.retire_unneeded();
             }
             self.log.free_retired(self.journal.durable());
         }
