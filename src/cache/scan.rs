@@ -67,33 +67,46 @@ impl SsdTier {
 
 impl Inner {
     /// Starts to find what the cache file holds; `prepares` when it is to be written through afterwards.
-    pub(super) fn start_scan(self: &Arc<Self>, prepares: bool) {
-        let Some(ssd) = self.ssd.as_ref().filter(|ssd| ssd.with(|tier| tier.is_scanning())) else { return };
-        let weak = Arc::downgrade(self);
+    pub(super) fn start_scan(self: &Arc<Self>, ssd: &Arc<SsdTier>, prepares: bool) {
+        if !ssd.with(|tier| tier.is_scanning()) {
+            return;
+        }
+        let weak = (Arc::downgrade(self), Arc::downgrade(ssd));
         *ssd.when_scanned.lock() = Some(Box::new(move || {
-            if let Some(inner) = weak.upgrade() {
-                inner.after_scan(prepares);
+            if let (Some(inner), Some(ssd)) = (weak.0.upgrade(), weak.1.upgrade()) {
+                inner.after_scan(&ssd, prepares);
             }
         }));
         if self.is_continuous() {
-            (0..SCANS.min(self.limits.ssd_threads)).for_each(|_| self.queue_scan());
+            (0..SCANS.min(self.limits.ssd_threads)).for_each(|_| self.queue_scan(ssd));
         }
     }
 
     /// A task for some of the summaries, which goes on with the next when the lane has nothing more urgent.
-    fn queue_scan(self: &Arc<Self>) {
-        let Some(ssd) = &self.ssd else { return };
-        let inner = self.clone();
+    fn queue_scan(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
+        let (inner, ssd_of_job) = (self.clone(), ssd.clone());
         let job = move || {
-            let Some(ssd) = inner.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
-            let Some(plan) = ssd.with(Ssd::plan_scan) else { return };
+            let ssd = ssd_of_job;
+            let Some(plan) = ssd.with(Ssd::plan_scan).filter(|_| !ssd.is_off()) else { return };
             ssd.run_scan(&plan);
             // Whoever closes the cache reads the rest.
             if !inner.closed.load(Ordering::Relaxed) {
-                inner.queue_scan();
+                inner.queue_scan(&ssd);
             }
         };
         ssd.lane.task(Priority::Background, Box::new(job));
+    }
+
+    fn after_scan(self: &Arc<Self>, ssd: &Arc<SsdTier>, prepares: bool) {
+        // A failure has switched the SSD off.
+        if ssd.is_off() || ssd.run_wanted_checkpoint().is_err() {
+            return;
+        }
+        self.start_reclaim_early(ssd);
+        self.ticker.watched_volumes().iter().for_each(|volume| self.take_put_off(volume));
+        if prepares {
+            self.start_preparing(ssd);
+        }
     }
 
     /// Blocks of `volume` found no room in the log, which gives nothing back before the scan is over. Whoever ends it takes
@@ -105,21 +118,5 @@ impl Inner {
         if !ssd.with(|tier| tier.is_recovering()) {
             self.take_put_off(volume);
         }
-    }
-
-    fn after_scan(self: &Arc<Self>, prepares: bool) {
-        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
-        // A failure has switched the SSD off.
-        let _ = ssd.run_wanted_checkpoint();
-        self.start_reclaim_early(ssd);
-        self.ticker.watched_volumes().iter().for_each(|volume| self.take_put_off(volume));
-        if prepares {
-            self.start_preparing();
-        }
-    }
-
-    /// Returns when everything that the cache file holds is known.
-    pub(super) fn finish_scan(&self) {
-        self.ssd.iter().for_each(SsdTier::finish_scan);
     }
 }
