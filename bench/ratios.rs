@@ -138,5 +138,5 @@ fn print_ratio(what: &str, floor: &str, turns: &Turns, unit: &str) {
 fn ssd_recover(effort: &Effort) {
     let folder = temporary_folder();
     let file = CacheFile::new(folder.path(), recover_blocks(), DIRTY_PERCENT);
-    println!("{}", file.describe(&file.best_of(effort.rounds)));
+    println!("{}", file.describe(&file.best_of(effort.rounds.min(7))));
 }
