@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod failure;
+mod memory;
 mod progress;
 mod replay;
 mod table;

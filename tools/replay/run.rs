@@ -13,9 +13,10 @@ use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::content::block_id;
 use super::places::Places;
-use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup, memory_peak_bytes};
+use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup};
 use super::session::{Driven, Session};
 use crate::failure::{Failure, Result};
+use crate::memory::memory_peak_bytes;
 use crate::progress::Progress;
 use crate::trace::{Kind, Source};
 

@@ -155,6 +155,15 @@ pub(super) fn take_number(text: &mut &[u8]) -> Option<u64> {
     }
 }
 
+/// Takes white space off the front of `text`; false when there is none.
+#[inline]
+pub(super) fn take_space(text: &mut &[u8]) -> bool {
+    let rest = text.trim_ascii_start();
+    let was_there = rest.len() < text.len();
+    *text = rest;
+    was_there
+}
+
 /// Takes `byte` off the front of `text`; false when something else stands there.
 #[inline]
 pub(super) fn take_byte(text: &mut &[u8], byte: u8) -> bool {

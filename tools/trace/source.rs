@@ -77,6 +77,9 @@ impl Source {
     /// In what addresses, sizes and times are counted, and what was said of them.
     pub(crate) fn units(&self) -> String {
         let mut text = self.format.units().to_string();
+        if let Some(unit_ns) = self.options.time_unit_ns {
+            text.push_str(&format!(", the unit of time taken as {unit_ns} ns"));
+        }
         if let Some(bytes) = self.options.id_bytes {
             text.push_str(&format!(", an id {bytes} bytes"));
         }

@@ -38,11 +38,12 @@ const KEYS: &[(&str, &str)] = &[
     ("references", "blocks touched by reads and writes, each as often as it is"),
     ("unique_blocks", "different blocks among them: the working set"),
     ("unique_error", "standard error of unique_blocks as a share of it; 0: exact"),
-    ("working_set_bytes", "unique_blocks times block_bytes"),
+    ("working_set_bytes", "unique_blocks times block_bytes; null where the trace has ids"),
     ("compulsory_share", "unique_blocks over references: the misses of a cache of any size"),
     ("aligned_share", "reads and writes that begin on 4096 bytes; null where the trace has ids"),
     ("begin_sectors", "reads and writes by the sector, 0 to 7, of 4096 bytes that they begin on"),
     ("inside_sectors", "those that begin inside a sector"),
+    ("memory_peak_bytes", "the most memory that reading took; null where the system does not tell"),
     (
         "shift_bytes, shift_aligned_share",
         "the --shift that aligns most, and how many; null when nothing is won",
@@ -80,13 +81,14 @@ struct Info<'a> {
     references: u64,
     unique_blocks: u64,
     unique_error: f64,
-    working_set_bytes: u64,
+    working_set_bytes: Option<u64>,
     compulsory_share: Option<f64>,
     aligned_share: Option<f64>,
     begin_sectors: [u64; 8],
     inside_sectors: u64,
     shift_bytes: Option<u64>,
     shift_aligned_share: Option<f64>,
+    memory_peak_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -183,13 +185,14 @@ impl<'a> Info<'a> {
             references: profile.references,
             unique_blocks: unique,
             unique_error: profile.touched.error(),
-            working_set_bytes: unique.saturating_mul(block_bytes),
+            working_set_bytes: (begun > 0).then(|| unique.saturating_mul(block_bytes)),
             compulsory_share: (profile.references > 0).then(|| unique as f64 / profile.references as f64),
             aligned_share: (begun > 0).then(|| alignment.by_sector[0] as f64 / begun as f64),
             begin_sectors: alignment.by_sector,
             inside_sectors: alignment.inside_sector,
             shift_bytes,
             shift_aligned_share,
+            memory_peak_bytes: crate::memory::memory_peak_bytes(),
         }
     }
 }
@@ -245,12 +248,13 @@ fn working_set(info: &Info<'_>) -> String {
         0.0 => String::new(),
         error => format!(" (estimated, standard error {:.2} %)", error * 100.0),
     };
+    let blocks = match info.working_set_bytes {
+        Some(bytes) => format!("blocks of {}, {}", show_bytes(info.block_bytes), show_bytes(bytes)),
+        None => "ids".into(),
+    };
     format!(
-        "working set: {} blocks of {}, {}{error}; of {} references {:.1} % are the first to their block, a miss in \
-         any cache\n",
+        "working set: {} {blocks}{error}; of {} references {:.1} % are the first to their block, a miss in any cache\n",
         show_count(info.unique_blocks),
-        show_bytes(info.block_bytes),
-        show_bytes(info.working_set_bytes),
         show_count(info.references),
         compulsory * 100.0
     )

@@ -1,17 +1,21 @@
 //! The traces of the ARC paper: `start count ignored sequence` a line, a run of ids (pages of 512 bytes).
 
 use super::super::Kind;
-use super::super::text::{Plain, Row, ids, number, words};
+use super::super::buffer::{take_number, take_space};
+use super::super::text::{Plain, Row, ids};
 
 pub(in super::super) const PARSER: Plain =
     Plain { expected: "`start count ignored sequence`, four whole numbers, the count not 0", row };
 
 /// The run of ids a line means; none when it is not of this format.
 fn row(line: &[u8]) -> Option<Row<'_>> {
-    let [first, count, ignored, sequence] = words(line)?;
-    number(ignored)?;
-    number(sequence)?;
-    let span = ids(number(first)?, number(count)?)?;
+    let rest = &mut &*line;
+    let first = take_number(rest)?;
+    let count = take_space(rest).then(|| take_number(rest))??;
+    for _ in 0..2 {
+        take_space(rest).then(|| take_number(rest))??;
+    }
+    let span = ids(first, count).filter(|_| rest.is_empty())?;
     Some(Row { volume: b"", kind: Kind::Read, span, time_ns: None })
 }
 

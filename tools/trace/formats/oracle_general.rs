@@ -8,7 +8,8 @@
 //! | 16..24 | number of the request (from 1) that uses it next; -1 or max: none | to tell the format  |
 //!
 //! An object is one block: the sizes belong to whole objects and not to places in an address space, so that they
-//! cannot say which blocks of a volume a request overlaps. Where the ids are addresses, `--id-size` says of what unit.
+//! cannot say which blocks of a volume a request overlaps. Where the ids are addresses, `--id-size` says of what unit; the
+//! size is then still that of the object, which libCacheSim takes from the first request for it.
 
 use super::super::buffer::Buffer;
 use super::super::input::Input;
