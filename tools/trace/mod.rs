@@ -176,6 +176,16 @@ fn read_all_with(
     }
 }
 
+#[cfg(test)]
+#[test]
+fn the_readme_lists_every_format() {
+    use clap::ValueEnum;
+    let readme = include_str!("../../README.md");
+    for format in Format::value_variants() {
+        assert!(readme.contains(&format!("\n| `{}`", format.name())), "{}", format.name());
+    }
+}
+
 /// After a `first` line that is good, each of `bad` is refused with its number, what was `expected`, and itself.
 #[cfg(test)]
 fn bad_lines_are_named(format: Format, first: &str, expected: &str, bad: &[&str]) {

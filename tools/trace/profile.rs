@@ -107,19 +107,15 @@ impl Profile {
         self.volumes[volume].requests += 1;
         self.volumes[volume].end = self.volumes[volume].end.max(start.saturating_add(length));
         let bytes = if matches!(request.span, Span::Bytes { .. }) { length } else { 0 };
-        match request.kind {
-            Kind::Read => {
-                (self.reads, self.read_bytes) = (self.reads + 1, self.read_bytes.saturating_add(bytes))
-            }
-            Kind::Write => {
-                (self.writes, self.written_bytes) =
-                    (self.writes + 1, self.written_bytes.saturating_add(bytes));
-            }
-            Kind::Flush => self.flushes += 1,
-            Kind::Discard => {
-                (self.discards, self.discarded_bytes) =
-                    (self.discards + 1, self.discarded_bytes.saturating_add(bytes));
-            }
+        let (count, total) = match request.kind {
+            Kind::Read => (&mut self.reads, Some(&mut self.read_bytes)),
+            Kind::Write => (&mut self.writes, Some(&mut self.written_bytes)),
+            Kind::Flush => (&mut self.flushes, None),
+            Kind::Discard => (&mut self.discards, Some(&mut self.discarded_bytes)),
+        };
+        *count += 1;
+        if let Some(total) = total {
+            *total = total.saturating_add(bytes);
         }
         if matches!(request.kind, Kind::Read | Kind::Write) {
             self.count_size(length);

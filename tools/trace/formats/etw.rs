@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(
             read_all(Format::Etw, text.as_bytes()).expect("good"),
             [
-                request(0, Kind::Read, 0xd1_c400_00, 0x4000, 158_000),
+                request(0, Kind::Read, 0xd1c4_0000, 0x4000, 158_000),
                 request(1, Kind::Write, 512, 4096, 160_000),
                 request(1, Kind::Flush, 0, 0, 161_000),
             ]
