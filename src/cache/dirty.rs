@@ -18,6 +18,7 @@ use super::destage::Destage;
 use super::fence::Fences;
 use super::flush::FlushDone;
 use super::log::LoggedGroup;
+use super::mark::VolumeMark;
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Lane;
@@ -51,6 +52,7 @@ pub(super) struct VolumeState {
     pub(super) has_unreadable: AtomicBool,
     /// With `dirty`: what a forget waits for may have ended.
     pub(super) fence_changed: Condvar,
+    pub(super) mark: Option<VolumeMark>,
 }
 
 /// What a volume is made of when it is attached.
@@ -61,11 +63,12 @@ pub(super) struct VolumeParts {
     pub(super) lane: Lane,
     pub(super) mode: WriteMode,
     pub(super) version: Version,
+    pub(super) mark: Option<VolumeMark>,
 }
 
 impl VolumeState {
     pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
-        let VolumeParts { id, name, device, lane, mode, version } = parts;
+        let VolumeParts { id, name, device, lane, mode, version, mark } = parts;
         let len_bytes = device.len_bytes();
         Self {
             id,
@@ -83,6 +86,7 @@ impl VolumeState {
             is_detached: AtomicBool::new(false),
             has_unreadable: AtomicBool::new(false),
             fence_changed: Condvar::new(),
+            mark,
         }
     }
 

@@ -154,6 +154,7 @@ impl Inner {
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let data: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
+        let was_recovering = ssd.with(|tier| tier.is_recovering());
         let result = ssd.write_records(&copies, &data);
         drop(data);
         self.start_reclaim_early(&ssd);
@@ -166,6 +167,9 @@ impl Inner {
             self.start_reclaim(&ssd);
             self.put_off(volume, &blocks.split_off(count));
             self.start_destage(volume);
+            if was_recovering {
+                self.retry_after_scan(volume, &ssd);
+            }
         }
         let mut dirty = volume.dirty.lock();
         if !blocks.is_empty() {

@@ -99,7 +99,10 @@ impl Inner {
         priority: Priority,
         submit: fn(&Lane, WriteRequest),
     ) {
-        self.make_voids_durable();
+        if let Err(error) = self.before_write_below(volume) {
+            let failures_before = volume.dirty.lock().syncs.failures;
+            return self.finish_group(volume, &group.blocks, failures_before, Err(error));
+        }
         let under_way = Arc::new(GroupUnderWay {
             blocks: group.blocks,
             failures_before: volume.dirty.lock().syncs.failures,
@@ -270,7 +273,9 @@ impl Inner {
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
             // Neighbours that other calls write meanwhile go along.
-            Runner::Pool(priority) if !self.has_pending_voids() && volume.mode() != WriteMode::BackSsd => {
+            Runner::Pool(priority)
+                if !self.must_prepare_write(volume) && volume.mode() != WriteMode::BackSsd =>
+            {
                 self.submit_group(volume, group, priority, Lane::write);
             }
             Runner::Pool(priority) => {
