@@ -93,6 +93,9 @@ impl Inner {
         volume.has_unreadable.store(!lost.is_empty(), Ordering::SeqCst);
         dirty.unreadable = lost;
         volume.set_mode(WriteMode::Back);
+        // Who waits means what the log had too, and that is dirty in RAM only since now.
+        let epoch = dirty.close_epoch();
+        dirty.flushes.iter_mut().for_each(|(wanted, _)| *wanted = epoch);
         let mut put_off = std::mem::take(&mut dirty.put_off);
         dirty.waiting.append(&mut put_off);
         let flushes =
