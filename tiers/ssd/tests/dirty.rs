@@ -152,8 +152,7 @@ impl Writer {
     fn check_clean(&mut self, place: &str) {
         let found = read_all(&mut self.ssd, &self.device, self.volume, self.below.now());
         for number in 0..BLOCKS {
-            let is_newer =
-                self.dirty[number] != 0 || self.logged.iter().any(|(logged, _)| *logged == number);
+            let is_newer = self.dirty[number] != 0 || self.logged.iter().any(|(logged, _)| *logged == number);
             assert!(is_newer || found[number] == self.ram[number], "{place}: block {number}");
         }
     }
