@@ -115,7 +115,7 @@ impl World {
         }
         let disk = Arc::new(disk.recorded_in(&journal));
         let geometry = Geometry::for_blocks(block_size(), SSD_BLOCKS).expect("a layout");
-        let ssd = Arc::new(MemoryDevice::new(geometry.file_bytes()));
+        let ssd = Arc::new(MemoryDevice::new(geometry.file_bytes()).recorded_in(&journal));
         Self::open(mode, disk, ssd, journal, tune)
     }
 
@@ -126,6 +126,7 @@ impl World {
         Self::open(mode, disk, ssd, journal, |_| ())
     }
 
+    /// A cache on devices as they are.
     fn open(
         mode: WriteMode,
         disk: Arc<MemoryDevice>,
@@ -480,6 +481,44 @@ fn a_flush_covers_what_was_written_before_it_beside_other_writes() {
         }
         let last = world.read(0);
         world.rests_with(&[(0, last), (2, 2), (3, 2)]);
+    });
+}
+
+/// What a cut of the power right after `mark` leaves of the log, when all that was not synced is lost.
+fn check_logged_at(world: &World, mark: u64, is_right: impl Fn(&World) -> bool) {
+    let mut cut = world.journal.first_cut();
+    while !cut.marks().contains(&mark) {
+        assert!(cut.advance(), "flush {mark} ended");
+    }
+    let mut images = cut.images(Loss::All, 0).into_iter().map(Arc::new);
+    let (disk, ssd) = (images.next().expect("the disk"), images.next().expect("the SSD"));
+    let left = World::open(WriteMode::BackSsd, disk, ssd, Arc::default(), |config| {
+        config.background = terrace::Background::OnSettle;
+    });
+    assert!(is_right(&left), "flush {mark} was told too early");
+    left.cache.close().expect("the cache closes");
+}
+
+#[test]
+fn flushes_to_the_log_meet_each_other_and_groups_that_nobody_waits_for() {
+    explore("flushes_to_the_log_meet_each_other_and_groups_that_nobody_waits_for", || {
+        // From the first dirty block on, groups go to the log in the background.
+        let world = World::tuned(WriteMode::BackSsd, |config| config.dirty_low = 0.01);
+        let writer = |value: u64| {
+            move |world: &World| {
+                world.write(0, value);
+                world.write(value, 2);
+                world.volume.flush().expect("a flush succeeds");
+                world.journal.mark(value);
+            }
+        };
+        join([world.spawn(writer(2)), world.spawn(writer(3)), world.spawn(|world| world.write(9, 2))]);
+        let last = world.read(0);
+        world.cache.settle().expect("the cache settles");
+        for value in 2..4 {
+            check_logged_at(&world, value, |left| left.read(0) > 1 && left.read(value) == 2);
+        }
+        world.rests_with(&[(0, last), (2, 2), (3, 2), (9, 2)]);
     });
 }
 
