@@ -70,7 +70,7 @@ impl Inner {
         let Some(ssd) = self.ssd().filter(|_| !self.is_closed()) else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
-        if ssd.is_off() {
+        if ssd.is_off() || state.is_leaving {
             return;
         }
         if state.held_frames >= ssd.frames_max {
@@ -180,9 +180,8 @@ impl Inner {
     }
 
     /// Leaves the cache file in order: everything appended and sealed, and a checkpoint that says so.
-    pub(super) fn close_ssd(self: &Arc<Self>) -> Result<()> {
-        let Some(ssd) = self.ssd_in_use() else { return Ok(()) };
-        self.settle_ssd(&ssd);
+    pub(super) fn close_ssd(self: &Arc<Self>, ssd: &Arc<SsdTier>) -> Result<()> {
+        self.settle_ssd(ssd);
         let seals = ssd.with(Ssd::plan_seal_open);
         if !seals.is_empty() {
             ssd.seal(seals);
