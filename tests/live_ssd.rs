@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{BLOCK, Files, bytes_of, content, held, seed, small, ssd_bytes, stored, without_hanging};
 use terrace::tiers::mark::{DeviceMark, MarkPlace};
+use terrace::tiers::ssd::{Geometry, Ssd, SsdPolicy};
 use terrace::tiers::testing::{Fault, MemoryDevice, Operation};
 use terrace::{
-    AttachOptions, Background, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode,
+    AttachOptions, Background, BlockSize, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode,
 };
 
 const BLOCK_U64: u64 = BLOCK as u64;
@@ -218,6 +219,24 @@ fn what_goes_to_the_log_of_an_ssd_that_was_attached_late_is_there_after_a_crash(
         check(&found, 0..4, 2);
         check(&found, 4..8, 1);
     }
+}
+
+#[test]
+fn no_version_of_a_cache_comes_again_in_a_later_opening_of_an_ssd_that_was_attached_to_it() {
+    let (young, old) = (new_ssd(), new_ssd());
+    for _ in 0..5 {
+        open(small(16), Some(&old)).close().expect("the cache closes");
+    }
+    let size = BlockSize::new(BLOCK_U64).expect("a size");
+    let geometry = Geometry::for_blocks(size, SSD_BLOCKS).expect("a layout");
+    let first_version = |ssd: &Arc<MemoryDevice>| {
+        Ssd::open(&**ssd, geometry, SsdPolicy::default()).expect("it opens").first_version()
+    };
+    let cache = open(small(16), Some(&old));
+    cache.detach_ssd().expect("nothing needs it");
+    cache.attach_ssd(&on(&young)).expect("it attaches");
+    cache.close().expect("the cache closes");
+    assert!(first_version(&young) > first_version(&old), "versions of the old one were given out before");
 }
 
 #[test]

@@ -32,11 +32,11 @@
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
-//! `lanes` or the SSD's state; a mark comes before the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
-//! copy what is in it, under any of them.
+//! `lanes` or the SSD's state; a volume's mark comes before the SSD's state. Under any lock else none is taken but the
+//! pool's. `ssd` is held for as long as it takes to copy what is in it, under any of them.
 //!
-//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
-//! while the record of a detached volume is written, and a volume's mark, which is held while it is stored.
+//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, while
+//! the record of a detached volume is written, and while an SSD comes or goes; and a volume's mark, while it is stored.
 
 mod answer;
 mod attach_ssd;
