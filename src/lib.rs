@@ -25,7 +25,7 @@ pub use cache::{
     Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture,
 };
 pub use config::{
-    AttachOptions, Background, Clock, Config, RamSize, SsdConfig, SsdSize, StaleSsd, WriteMode,
+    AttachOptions, Background, Clock, Config, RamSize, Recovery, SsdConfig, SsdSize, StaleSsd, WriteMode,
 };
 pub use error::{Error, Result, TierError};
 pub use simulate::Simulation;

@@ -66,7 +66,8 @@ impl Inner {
         }
         let ssd = self.ssd.write().take();
         if let Some(ssd) = &ssd {
-            ssd.state.lock().is_leaving = true;
+            let _state = ssd.state.lock();
+            ssd.is_leaving.store(true, Ordering::Relaxed);
         }
         Ok(ssd)
     }
@@ -92,6 +93,8 @@ impl Inner {
             lane: self.ssd_lane.get_or_init(|| self.pool.lane(self.limits.ssd_lane.clone())).clone(),
         };
         let ssd = Arc::new(parts.open(config, config.geometry(self.size)?)?);
+        // Then a checkpoint takes the place of the journal, whatever has been there.
+        ssd.finish_scan();
         // Under `closing` no volume comes or goes.
         for volume in self.volumes() {
             self.adopt(&volume, &ssd)?;

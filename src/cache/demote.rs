@@ -70,7 +70,7 @@ impl Inner {
         let Some(ssd) = self.ssd().filter(|_| !self.is_closed()) else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
-        if ssd.is_off() || state.is_leaving {
+        if ssd.is_off() || ssd.is_leaving.load(Ordering::Relaxed) {
             return;
         }
         if state.held_frames >= ssd.frames_max {
@@ -145,6 +145,7 @@ impl Inner {
 
     /// Starts whatever the SSD has to do, and waits for the end of it.
     pub(super) fn settle_ssd(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
+        ssd.finish_scan();
         ssd.want_append(&mut ssd.state.lock());
         self.start_appends(ssd);
         ssd.wait_idle();
@@ -161,8 +162,9 @@ impl Inner {
         let (inner, lane, ssd) = (self.clone(), ssd.lane.clone(), ssd.clone());
         let job = move || {
             let zeros = PageBuf::zeroed(APPEND_BYTES_MAX.min(bytes as usize));
+            let ends = || inner.closed.load(Ordering::Relaxed) || ssd.is_leaving.load(Ordering::Relaxed);
             let mut at = 0;
-            while at < bytes && !inner.closed.load(Ordering::Relaxed) {
+            while at < bytes && !ends() {
                 let length = (bytes - at).min(zeros.len() as u64);
                 // A failure shows again at the first append, where it is counted.
                 if ssd.device.write(offset + at, &[std::io::IoSlice::new(&zeros[..length as usize])]).is_err()
@@ -172,7 +174,7 @@ impl Inner {
                 at += length;
             }
             ssd.with(|tier| tier.finish_prepare(segment));
-            if !inner.closed.load(Ordering::Relaxed) {
+            if !ends() {
                 inner.start_preparing(&ssd);
             }
         };

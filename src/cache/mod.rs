@@ -27,6 +27,7 @@
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `mark`      | what is known of the SSD beside the backing store                             |
 //! | `recover`   | opens and closes caches and volumes                                           |
+//! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
@@ -57,6 +58,7 @@ mod quiet;
 mod read;
 mod reclaim;
 mod recover;
+mod scan;
 mod ssd;
 mod steady;
 mod ticker;
@@ -167,6 +169,7 @@ struct Limits {
     ssd_lane: LaneConfig,
     /// Frames that may be on their way to the SSD.
     ssd_frames_max: usize,
+    ssd_threads: u32,
     queue_max: usize,
     frame_wait: std::time::Duration,
     writeback_delay: std::time::Duration,

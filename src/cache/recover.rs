@@ -23,7 +23,7 @@ use super::steady::Steady;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
-use crate::config::{AttachOptions, Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
+use crate::config::{AttachOptions, Background, Config, RamLayout, Recovery, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -105,6 +105,7 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
         disk_threads: config.disk_threads,
         ssd_lane: lane_config("ssd", config.ssd_threads, config),
         ssd_frames_max: (layout.slack as usize * 3 / 4).max(1),
+        ssd_threads: config.ssd_threads,
         queue_max: config.queue_max,
         frame_wait: Duration::from_millis(config.frame_wait_ms),
         writeback_delay: Duration::from_millis(config.writeback_delay_ms),
@@ -141,7 +142,7 @@ impl SsdParts {
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
-    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open };
+    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open_early };
     Ok(open(device, geometry, ssd.policy.clone())?)
 }
 
@@ -160,7 +161,7 @@ fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>,
             .allocate(geometry.file_bytes())
             .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
     } else {
-        Ssd::open(&device, geometry, ssd.policy.clone())
+        Ssd::open_early(&device, geometry, ssd.policy.clone())
     };
     match opened {
         Ok(tier) => {
@@ -189,8 +190,15 @@ fn start(inner: &Arc<Inner>, config: &Config) {
     let thread = thread::Builder::new().name("terrace-ticker".into());
     let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
     *inner.ticker_thread.lock() = Some(thread);
-    if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
-        inner.ssd().iter().for_each(|ssd| inner.start_preparing(ssd));
+    let Some(ssd) = inner.ssd() else { return };
+    let prepares =
+        config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare);
+    inner.start_scan(&ssd, prepares);
+    if config.ssd.as_ref().is_some_and(|ssd| ssd.recovery == Recovery::BeforeServing) {
+        ssd.finish_scan();
+    }
+    if prepares {
+        inner.start_preparing(&ssd);
     }
 }
 
@@ -308,6 +316,8 @@ impl Inner {
             return Ok(());
         }
         self.wait_for_stores();
+        // What is written while it closes may need the room that is not given back before.
+        self.ssd().iter().for_each(|ssd| ssd.finish_scan());
         let result =
             self.close_volumes().and_then(|()| self.ssd_in_use().map_or(Ok(()), |ssd| self.close_ssd(&ssd)));
         if let Err(error) = result {

@@ -21,7 +21,7 @@ use crate::error::TierError;
 use crate::pool::Lane;
 use crate::stats::{SsdFailure, Stats};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, Wake};
 
 /// So many calls of a kind may fail one after the other before the SSD is switched off.
 fn failures_max(kind: SsdFailure) -> u32 {
@@ -44,6 +44,8 @@ pub(super) struct SsdTier {
     pub(super) state: Mutex<SsdState>,
     /// The journal's writer is done, a record or a sync of the log, or nothing is under way any more.
     pub(super) changed: Condvar,
+    /// Runs when the last summary of an opened file is read.
+    pub(super) when_scanned: Mutex<Option<Wake>>,
     pub(super) is_off: AtomicBool,
     pub(super) size: BlockSize,
     /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
@@ -61,6 +63,8 @@ pub(super) struct SsdTier {
     /// What it was switched off for; meaningful while it is off.
     off_for: AtomicU32,
     ticker: Arc<Ticker>,
+    /// It is being detached: whoever still finds it demotes nothing to it. Set under the lock of its state.
+    pub(super) is_leaving: AtomicBool,
     /// The last field: it goes after the device.
     pub(super) gone: Gone,
 }
@@ -83,8 +87,6 @@ pub(super) struct SsdState {
     pub(super) checkpoint_is_running: bool,
     /// A sync of the device for records is under way.
     pub(super) log_is_syncing: bool,
-    /// It is being detached: whoever still finds it demotes nothing to it.
-    pub(super) is_leaving: bool,
 }
 
 /// Where the SSD tier has a block.
@@ -112,7 +114,6 @@ impl SsdTier {
             journal_is_writing: false,
             checkpoint_is_running: false,
             log_is_syncing: false,
-            is_leaving: false,
         };
         Self {
             device: Arc::new(Steady(device)),
@@ -120,6 +121,7 @@ impl SsdTier {
             is_direct,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            when_scanned: Mutex::new(None),
             is_off: AtomicBool::new(false),
             size,
             frames_max,
@@ -131,6 +133,7 @@ impl SsdTier {
             failures: Default::default(),
             off_for: AtomicU32::new(0),
             ticker,
+            is_leaving: AtomicBool::new(false),
             gone: Gone::default(),
         }
     }
@@ -255,7 +258,11 @@ impl SsdTier {
     pub(super) fn what_is_left(&self) -> Option<String> {
         let state = self.state.lock();
         let counts = [state.on_the_way.len(), state.queue.len(), state.held_frames, state.appends as usize];
-        let is_busy = state.is_sealing || state.is_reclaiming || state.journal_is_writing;
+        let is_busy = state.is_sealing
+            || state.is_reclaiming
+            || state.journal_is_writing
+            || state.checkpoint_is_running
+            || state.tier.is_scanning() && !self.is_off();
         let is_left = is_busy || counts.iter().any(|&count| count > 0);
         is_left.then(|| format!("blocks on their way to the SSD, queued, frames held, appends: {counts:?}"))
     }
