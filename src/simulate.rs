@@ -61,7 +61,7 @@ impl Simulation {
         let layout = config.ram_layout()?;
         let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
         let ssd = match &config.ssd {
-            Some(ssd) => Some(Ssd::simulated(ssd.geometry(config)?, ssd.policy.clone())),
+            Some(ssd) => Some(Ssd::simulated(ssd.geometry(config.block_size)?, ssd.policy.clone())),
             None => None,
         };
         Ok(Self {

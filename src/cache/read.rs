@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES};
+use terrace_tiers::device::Device;
 use terrace_tiers::ram::frames::{FrameMut, FrameRef};
 use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict};
 
@@ -434,7 +435,8 @@ impl Inner {
         priority: Priority,
     ) -> (Lane, ReadRequest) {
         let (lane, device) = match &run.blocks[0].1 {
-            Source::Ssd(ssd, _) => (ssd.lane.clone(), ssd.device.clone()),
+            // The tier itself: as long as a request is under way, its device is not let go.
+            Source::Ssd(ssd, _) => (ssd.lane.clone(), ssd.clone() as Arc<dyn Device>),
             _ => (volume.lane.clone(), volume.device.clone()),
         };
         let (inner, volume, blocks) = (self.clone(), volume.clone(), run.blocks);
