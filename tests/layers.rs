@@ -58,6 +58,7 @@ fn imports_point_down_to_device_and_block() {
             "tiers/block.rs",
             &["crate::device", "crate::ram", "crate::ssd", "crate::backing", "crate::file_device"][..],
         ),
+        ("tiers/mark.rs", &["crate::ram", "crate::ssd", "crate::backing", "crate::file_device"]),
         ("tiers/error.rs", &["crate::"]),
         ("tiers/device.rs", &["crate::ram", "crate::ssd", "crate::backing", "crate::file_device"]),
     ] {
