@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod failure;
+mod policies;
 mod replay;
 mod trace;
 mod units;

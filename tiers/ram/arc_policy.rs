@@ -38,7 +38,7 @@
 //! Pure bookkeeping: no bytes, no I/O, no locks, no clock. Same calls, same victims, so the tuner replays a trace
 //! through this very type.
 
-use super::block_lists::{BlockLists, DenseLists};
+use super::block_lists::BlockLists;
 use super::id_lists::IdLists;
 use super::rings::{ENTRIES_MAX, PLACES, Place};
 use crate::block::BlockId;
@@ -47,6 +47,7 @@ mod answers;
 #[cfg(test)]
 mod tests;
 
+pub use super::block_lists::DenseLists;
 pub use answers::{Access, Evicted, List, NoVictim, Side, Slot};
 
 /// See the head of this file.

@@ -10,6 +10,7 @@ use super::args::ReplayArgs;
 use super::backing::{disk_model, open_backing};
 use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
+use super::compare;
 use super::content::block_id;
 use super::places::Places;
 use super::progress::Progress;
@@ -33,7 +34,10 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
     let scan = Scan::of(&source, &addressing, &Progress::new("reading", source.file_bytes()))?;
     let setup = setup(args, source.name(), &format_name(&source), &scan)?;
     if args.simulate {
-        let passes = simulate(args, &source, &addressing, &scan)?;
+        let passes = match args.policy {
+            Some(policy) => compare::simulate(policy, args, &source, &addressing, &scan)?,
+            None => simulate(args, &source, &addressing, &scan)?,
+        };
         return Ok(Outcome { report: Report::new(setup, passes), failure: None });
     }
     let (passes, failure) = replay(args, &source, &addressing, &scan)?;
@@ -180,6 +184,7 @@ pub(crate) fn setup(args: &ReplayArgs, trace: &str, format: &str, scan: &Scan) -
         trace: trace.into(),
         format: format.into(),
         simulated: args.simulate,
+        policy: args.policy,
         block_bytes: args.block_size.bytes() as u64,
         ram_bytes: if let RamSize::Bytes(bytes) = ram { Some(bytes) } else { None },
         ram_blocks: if let RamSize::Blocks(blocks) = ram { Some(blocks) } else { None },

@@ -62,10 +62,10 @@ fn heading(report: &Report) -> String {
         let skipped = show_count(setup.skipped_commands);
         write!(text, ", {skipped} other commands passed over").expect("a string takes everything");
     }
-    let how = if setup.simulated {
-        "simulated".into()
-    } else {
-        format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" })
+    let how = match setup.policy {
+        Some(policy) => format!("simulated with {}", policy.title()),
+        None if setup.simulated => "simulated".into(),
+        None => format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" }),
     };
     let mode = match setup.write_mode {
         super::args::Write::Around => "write-around",
