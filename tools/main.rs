@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod failure;
+mod page;
 mod policies;
 mod replay;
 mod trace;
+mod tune;
 mod units;
 
 use std::io::Write;
@@ -29,6 +31,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Replay(replay::ReplayArgs),
+    Tune(Box<tune::TuneArgs>),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn run() -> Result<()> {
     };
     match arguments.command {
         Command::Replay(args) => replay::main(&args, print),
+        Command::Tune(args) => tune::main(&args, print),
     }
 }
 
@@ -70,7 +74,7 @@ fn usage(error: &clap::Error) -> Failure {
     let words: Vec<&str> = said.trim_start_matches("error:").split_whitespace().collect();
     let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let said = if is_help { "a subcommand is missing".to_string() } else { words.join(" ") };
-    Failure::input(said).remedy("see `terrace replay --help`")
+    Failure::input(said).remedy("see `terrace --help`, and `--help` of its commands")
 }
 
 #[cfg(test)]

@@ -21,9 +21,19 @@ impl DenseTrace {
     /// Appends a reference to `block`.
     ///
     /// # Panics
-    /// When there are more than 2^32 - 1 blocks.
+    /// As [`Self::number`].
     #[inline]
     pub fn push(&mut self, block: BlockId) {
+        let number = self.number(block);
+        self.references.push(number);
+    }
+
+    /// The number of `block`, the next one if it has none yet.
+    ///
+    /// # Panics
+    /// When there are more than 2^32 - 1 blocks.
+    #[inline]
+    pub fn number(&mut self, block: BlockId) -> u32 {
         use std::hash::BuildHasher;
         let (id, blocks, hasher) = (block.as_u64(), &mut self.blocks, &self.hasher);
         let found = self.numbers.entry(
@@ -31,7 +41,7 @@ impl DenseTrace {
             |&number| blocks[number as usize] == id,
             |&number| hasher.hash_one(blocks[number as usize]),
         );
-        let number = match found {
+        match found {
             hashbrown::hash_table::Entry::Occupied(entry) => *entry.get(),
             hashbrown::hash_table::Entry::Vacant(entry) => {
                 let number = u32::try_from(blocks.len()).expect("fewer than 2^32 blocks");
@@ -39,8 +49,7 @@ impl DenseTrace {
                 blocks.push(id);
                 number
             }
-        };
-        self.references.push(number);
+        }
     }
 
     /// The references, in order.

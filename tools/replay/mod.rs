@@ -29,6 +29,10 @@ mod session;
 mod table;
 
 pub(crate) use args::ReplayArgs;
+pub(crate) use blocks::{Addressing, Scan};
+pub(crate) use content::block_id;
+pub(crate) use progress::Progress;
+pub(crate) use table::table;
 
 use crate::failure::Result;
 

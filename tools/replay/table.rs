@@ -10,7 +10,7 @@ use super::report::{Measures, Report};
 use crate::units::{show_bytes, show_count, show_us};
 
 /// A table whose first column is text and the others numbers.
-pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> Table {
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(head);
     for row in rows {
