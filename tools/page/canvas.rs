@@ -3,8 +3,8 @@
 use plotters::prelude::*;
 
 /// Of every drawing, in its own units.
-pub(super) const WIDTH: u32 = 760;
-pub(super) const HEIGHT: u32 = 400;
+pub(super) const WIDTH: u32 = 600;
+pub(super) const HEIGHT: u32 = 340;
 
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 

@@ -15,7 +15,7 @@ struct Grid {
     rows: usize,
 }
 
-const LEFT: i32 = 92;
+const LEFT: i32 = 84;
 const TOP: i32 = 12;
 const RIGHT: i32 = WIDTH as i32 - 12;
 const BOTTOM: i32 = HEIGHT as i32 - 56;
@@ -28,6 +28,11 @@ impl Grid {
         let x = |column: usize| LEFT + ((RIGHT - LEFT) as f64 * column as f64 / self.columns as f64) as i32;
         let y = |row: usize| BOTTOM - ((BOTTOM - TOP) as f64 * row as f64 / self.rows as f64) as i32;
         [(x(column), y(row + 1)), (x(column + 1), y(row))]
+    }
+
+    /// Names that can be read side by side.
+    fn columns_named(&self) -> usize {
+        if self.columns > 12 { 7 } else { 12 }
     }
 
     fn middle(&self, column: usize, row: usize) -> (i32, i32) {
@@ -45,14 +50,14 @@ impl Grid {
     fn label(&self, area: &Area<'_>, columns: &[String], rows: &[String], axes: [&str; 2]) -> Drawn {
         let below = text(12, &MUTED).pos(Pos::new(HPos::Center, VPos::Top));
         let beside = text(12, &MUTED).pos(Pos::new(HPos::Right, VPos::Center));
-        for column in (0..self.columns).step_by(self.columns.div_ceil(9)) {
+        for column in (0..self.columns).step_by(self.columns.div_ceil(self.columns_named())) {
             area.draw(&Text::new(
                 columns[column].clone(),
                 (self.middle(column, 0).0, BOTTOM + 8),
                 below.clone(),
             ))?;
         }
-        for row in (0..self.rows).step_by(self.rows.div_ceil(14)) {
+        for row in (0..self.rows).step_by(self.rows.div_ceil(12)) {
             area.draw(&Text::new(rows[row].clone(), (LEFT - 8, self.middle(0, row).1), beside.clone()))?;
         }
         let title = text(13, &INK);

@@ -54,6 +54,30 @@ impl Ranged for Powers {
     }
 }
 
+/// From nothing to so many bytes: labels are whole numbers of a unit.
+struct Bytes {
+    most: f64,
+}
+
+impl Ranged for Bytes {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        limit.0 + (value / self.most * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        // A power of two that four to eight times goes into it.
+        let step = (self.most / 4.0).log2().floor().exp2().max(1.0);
+        (0..=8).map(|times| f64::from(times) * step).take_while(|&value| value <= self.most).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        0.0..self.most
+    }
+}
+
 /// Places for bars, of width 1 from 0 on, each labelled in its middle.
 struct Slots(usize);
 
@@ -142,13 +166,12 @@ where
     Ok(())
 }
 
-/// Disk reads by SSD size, for up to four RAM sizes around the recommended one, with their error bands.
+/// Disk reads by SSD size, for up to four RAM sizes, the recommended one among them, with their error bands.
 pub(super) fn disk_reads(report: &Report) -> Plot {
     let rows = rows(report);
     let taken = report.recommendation.or(report.fastest).map_or(0, |one| one.cell.ram_bytes);
     let at = rows.iter().position(|row| row[0].cell.ram_bytes == taken).unwrap_or(0);
-    let first = at.saturating_sub(1).min(rows.len().saturating_sub(4));
-    let shown = &rows[first..rows.len().min(first + 4)];
+    let shown: Vec<&[Candidate]> = spread(rows.len(), at).into_iter().map(|index| rows[index]).collect();
     let with_ssd = |row: &[Candidate]| {
         row.iter().filter(|one| one.cell.ssd_bytes > 0).copied().collect::<Vec<Candidate>>()
     };
@@ -187,6 +210,16 @@ pub(super) fn disk_reads(report: &Report) -> Plot {
         format!("Bands: 95 % intervals over {} samples.", report.samples)
     };
     Plot { name: "ssd", title: "What more SSD brings".into(), caption, svg, marks }
+}
+
+/// Up to four of `count` indices, evenly apart, but that the one nearest to `at` is `at`.
+fn spread(count: usize, at: usize) -> Vec<usize> {
+    let wanted = count.min(4);
+    let mut spread: Vec<usize> = (0..wanted).map(|one| one * (count - 1) / (wanted - 1).max(1)).collect();
+    if let Some(nearest) = spread.iter_mut().min_by_key(|one| one.abs_diff(at)) {
+        *nearest = at;
+    }
+    spread
 }
 
 /// The surface, a RAM size each.
@@ -247,14 +280,26 @@ struct Bars<'a> {
 }
 
 impl Bars<'_> {
+    /// The drawing, and how many marks it has.
     fn draw(&self) -> (String, usize) {
+        self.draw_on(|most| RangedCoordf64::from(0.0..most))
+    }
+
+    /// The same where heights are bytes.
+    fn draw_bytes(&self) -> (String, usize) {
+        self.draw_on(|most| Bytes { most })
+    }
+
+    fn draw_on<Y>(&self, y: impl Fn(f64) -> Y) -> (String, usize)
+    where
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64> + 'static,
+    {
         let most = self.parts.iter().map(|parts| parts.iter().sum::<f64>()).fold(0.0, f64::max).max(1e-9);
         let mut marks = 0;
         let name = |at: &f64| self.names.get(*at as usize).cloned().unwrap_or_default();
         let svg = draw(|area| {
             let x = Slots(self.names.len().max(1));
-            let mut chart =
-                axes(area, x, RangedCoordf64::from(0.0..most * 1.12), self.axes, [&name, self.label])?;
+            let mut chart = axes(area, x, y(most * 1.12), self.axes, [&name, self.label])?;
             for (at, parts) in self.parts.iter().enumerate() {
                 let mut bottom = 0.0;
                 for (&height, &color) in parts.iter().zip(self.colors) {
@@ -302,7 +347,7 @@ pub(super) fn wear(report: &Report) -> Plot {
         axes: ["SSD", if is_daily { "written a day" } else { "written during the trace" }],
         label: &bytes,
     };
-    let (svg, marks) = bars.draw();
+    let (svg, marks) = bars.draw_bytes();
     let ram = show_bytes(row.map_or(0, |row| row[0].cell.ram_bytes));
     let caption = if is_daily {
         format!("With {ram} of RAM. Above each bar: how long an SSD of that size lasts.")

@@ -17,6 +17,13 @@ const time = (us) => (us < 1000 ? `${us.toFixed(0)} us` : `${(us / 1000).toFixed
 const share = (part, error) =>
   `${(part * 100).toFixed(1)}${error > 0 ? ` ± ${(error * 100).toFixed(1)}` : ""} %`;
 
+const life = (years) => {
+  if (years >= 100) {
+    return "more than 100 years";
+  }
+  return years < 1 ? `${(years * 365.25).toFixed(0)} days` : `${years.toFixed(1)} years`;
+};
+
 const describe = (one) => {
   const lines = [
     `RAM ${bytes(one.ram_bytes)}, ${one.ssd_bytes ? `SSD ${bytes(one.ssd_bytes)}` : "no SSD"}`,
@@ -28,7 +35,7 @@ const describe = (one) => {
     lines.push(`written a day ${bytes(Math.round(one.ssd_bytes_a_day))}`);
   }
   if (one.life_years !== null) {
-    lines.push(one.life_years >= 100 ? "lasts more than 100 years" : `lasts ${one.life_years.toFixed(1)} years`);
+    lines.push(`lasts ${life(one.life_years)}`);
   }
   lines.push(`price ${one.price.toFixed(2)}, the index takes ${bytes(one.index_bytes)} of RAM`);
   return lines.join("\n");

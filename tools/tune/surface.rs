@@ -124,10 +124,10 @@ pub(super) fn rate_for(references: u64, unique: u64, sizes: &Sizes) -> f64 {
     if steps <= EXACT_STEPS_MAX { 1.0 } else { sampled_rate(unique) }
 }
 
-/// The share that keeps enough blocks in each sample; 1 where samples would together be as long as the trace.
+/// The share that keeps enough blocks in each sample; 1 where samples would together be half as long as the trace.
 pub(super) fn sampled_rate(unique: u64) -> f64 {
     let rate = SAMPLE_BLOCKS as f64 / unique.max(1) as f64;
-    if rate * SALTS as f64 >= 1.0 { 1.0 } else { rate }
+    if rate * SALTS as f64 >= 0.5 { 1.0 } else { rate }
 }
 
 /// One RAM size over all SSD sizes.

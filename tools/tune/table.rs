@@ -93,9 +93,13 @@ fn row(name: &str, one: &Candidate) -> Vec<String> {
     ]
 }
 
-/// `3.4 years`; beyond a century nobody knows.
+/// `40 days`, `3.4 years`; beyond a century nobody knows.
 pub(crate) fn show_years(years: f64) -> String {
-    if years >= 100.0 { "> 100 years".into() } else { format!("{years:.1} years") }
+    match years {
+        years if years >= 100.0 => "> 100 years".into(),
+        years if years < 1.0 => format!("{:.0} days", years * 365.25),
+        years => format!("{years:.1} years"),
+    }
 }
 
 fn variants(report: &Report) -> comfy_table::Table {
