@@ -30,7 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Replay(replay::ReplayArgs),
+    Replay(Box<replay::ReplayArgs>),
     Tune(Box<tune::TuneArgs>),
 }
 

@@ -194,7 +194,7 @@ fn table(report: &Report) -> String {
     ];
     let head = head.map(|name| format!("<th>{name}</th>")).concat();
     format!(
-        "<section>\n<h2>Every pair of sizes</h2>\n<div class=\"scroll\"><table id=\"candidates\"><thead><tr>{head}</tr>\
+        "<section>\n<h2>Every pair of sizes</h2>\n<p>The cheapest first; in italics what breaks a constraint.</p>\n<div class=\"scroll\"><table id=\"candidates\"><thead><tr>{head}</tr>\
          </thead><tbody>\n{rows}</tbody></table></div>\n</section>\n"
     )
 }

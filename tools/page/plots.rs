@@ -1,5 +1,7 @@
 //! The plots with axes: lines, bands and bars.
 
+use std::fmt::Write as _;
+
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -149,15 +151,10 @@ fn legend<'a, 'b: 'a, X: Ranged<ValueType = f64>, Y: Ranged<ValueType = f64>>(
 }
 
 /// A line with its name.
-fn line<X: Ranged<ValueType = f64>, Y: Ranged<ValueType = f64>>(
-    chart: &mut Chart<'_, '_, X, Y>,
-    points: Vec<(f64, f64)>,
-    color: RGBColor,
-    name: &str,
-) -> Drawn
+fn line<X, Y>(chart: &mut Chart<'_, '_, X, Y>, points: Vec<(f64, f64)>, color: RGBColor, name: &str) -> Drawn
 where
-    X: 'static,
-    Y: 'static,
+    X: Ranged<ValueType = f64> + 'static,
+    Y: Ranged<ValueType = f64> + 'static,
 {
     chart
         .draw_series(LineSeries::new(points, color.stroke_width(2)))?
@@ -251,7 +248,7 @@ pub(super) fn curves(report: &Report) -> Plot {
         let dots = points(&curves.arc).into_iter().map(|at| Circle::new(at, 3, SERIES[0].filled()));
         chart.draw_series(dots)?;
         chart.draw_series([Circle::new(knee, 7, MARK.stroke_width(2))])?;
-        legend(&mut chart, SeriesLabelPosition::LowerLeft)
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
     });
     Plot {
         name: "curves",
@@ -296,10 +293,12 @@ impl Bars<'_> {
     {
         let most = self.parts.iter().map(|parts| parts.iter().sum::<f64>()).fold(0.0, f64::max).max(1e-9);
         let mut marks = 0;
+        // Words stand above the bars, and a legend above those.
+        let room = if self.part_names.is_empty() { 1.12 } else { 1.36 };
         let name = |at: &f64| self.names.get(*at as usize).cloned().unwrap_or_default();
         let svg = draw(|area| {
             let x = Slots(self.names.len().max(1));
-            let mut chart = axes(area, x, y(most * 1.12), self.axes, [&name, self.label])?;
+            let mut chart = axes(area, x, y(most * room), self.axes, [&name, self.label])?;
             for (at, parts) in self.parts.iter().enumerate() {
                 let mut bottom = 0.0;
                 for (&height, &color) in parts.iter().zip(self.colors) {
@@ -367,9 +366,7 @@ pub(super) fn latency(report: &Report) -> Plot {
             one.cell.disk_share * world.disk_latency.mean_us,
         ]
     };
-    let mut names = vec!["no cache".to_string()];
-    let mut parts = vec![vec![0.0, 0.0, report.uncached_mean_us]];
-    let mut said = vec![show_us(report.uncached_mean_us)];
+    let (mut names, mut parts, mut said) = (Vec::new(), Vec::new(), Vec::new());
     for (name, one) in
         [("recommended", report.recommendation), ("runner-up", report.runner_up), ("fastest", report.fastest)]
     {
@@ -378,6 +375,10 @@ pub(super) fn latency(report: &Report) -> Plot {
             parts.push(of(&one));
             said.push(show_us(one.read_mean_us));
         }
+    }
+    if names.is_empty() {
+        names.push("no cache".to_string());
+        parts.push(vec![0.0, 0.0, report.uncached_mean_us]);
     }
     let bars = Bars {
         names,
@@ -389,9 +390,11 @@ pub(super) fn latency(report: &Report) -> Plot {
         label: &|us| show_us(*us),
     };
     let (svg, marks) = bars.draw();
-    let caption = report.runner_up.map_or_else(String::new, |one| {
-        format!("The runner-up has {}.", sizes(one.cell.ram_bytes, one.cell.ssd_bytes))
-    });
+    let mut caption = format!("Without a cache a read takes {}.", show_us(report.uncached_mean_us));
+    if let Some(one) = report.runner_up {
+        write!(caption, " The runner-up has {}.", sizes(one.cell.ram_bytes, one.cell.ssd_bytes))
+            .expect("a string takes everything");
+    }
     Plot { name: "latency", title: "Where a read's time goes".into(), caption, svg, marks }
 }
 

@@ -94,8 +94,16 @@ fn the_other_policies_miss_about_as_often_as_in_another_implementation() {
     hold(&LIRS, &others);
 }
 
-/// A line of the two-tier figures, and what it counts.
-fn two_tier_lines(directory: &Path, name: &str) -> Vec<((Kind, u32), (Kind, u32), Mode, Counts)> {
+/// A line of the two-tier figures.
+struct Line {
+    upper: (Kind, u32),
+    lower: (Kind, u32),
+    mode: Mode,
+    counts: Counts,
+}
+
+/// Those of the trace that the figures call `name`.
+fn two_tier_lines(directory: &Path, name: &str) -> Vec<Line> {
     let csv =
         std::fs::read_to_string(directory.join("oracle_two_tier.csv")).expect("the figures can be read");
     let kind = |text: &str| match text {
@@ -119,7 +127,7 @@ fn two_tier_lines(directory: &Path, name: &str) -> Vec<((Kind, u32), (Kind, u32)
         };
         (columns[0] == name).then(|| {
             let (upper, lower) = ((kind(columns[3]), number(1) as u32), (kind(columns[4]), number(2) as u32));
-            (upper, lower, mode(columns[5]), counts())
+            Line { upper, lower, mode: mode(columns[5]), counts: counts() }
         })
     };
     csv.lines().filter_map(parse).collect()
@@ -134,7 +142,7 @@ fn two_tiers_count_what_another_implementation_counts_in_every_mode() {
         let trace = dense(&directory, case);
         let lines = two_tier_lines(&directory, case.name);
         assert!(!lines.is_empty(), "{}", case.name);
-        for (upper, lower, mode, wanted) in lines {
+        for Line { upper, lower, mode, counts: wanted } in lines {
             let found = two_tiers::run(trace.references(), trace.unique(), upper, lower, mode);
             assert_eq!(found, wanted, "{}: {upper:?} over {lower:?}, {mode:?}", case.name);
         }

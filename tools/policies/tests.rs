@@ -177,7 +177,7 @@ fn a_scan_does_not_drive_out_what_is_used_often_but_in_lru_fifo_and_clock() {
             PolicyName::Lru | PolicyName::Fifo | PolicyName::Clock => assert_eq!(more, 29 * 50, "{name:?}"),
             // Their bits, or lists of what left, are worn out by scans ten times as long as the cache.
             PolicyName::Sieve | PolicyName::S3Fifo | PolicyName::TwoQ => {
-                assert!(more <= 29 * 50, "{name:?}: {more}")
+                assert!(more <= 29 * 50, "{name:?}: {more}");
             }
             _ => assert!(more < 200, "{name:?}: {more}"),
         }

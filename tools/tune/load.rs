@@ -224,7 +224,7 @@ mod tests {
         let touch = |step: u64| Touch {
             first: BlockId::from_u64(step * 7 % 1000),
             count: 3,
-            is_write: step % 3 == 0,
+            is_write: step.is_multiple_of(3),
             time_us: step,
         };
         let whole = Recording { touches: (0..5000).map(touch).collect(), rate: 1.0, block_size };

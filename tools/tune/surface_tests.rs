@@ -47,7 +47,12 @@ fn touches(count: u64, seed: u64) -> Vec<Touch> {
             0 => 100_000 + step % 40_000,
             _ => (random.f64().powi(3) * 60_000.0) as u64,
         };
-        Touch { first: terrace::BlockId::from_u64(id), count: 1, is_write: step % 7 == 0, time_us: step }
+        Touch {
+            first: terrace::BlockId::from_u64(id),
+            count: 1,
+            is_write: step.is_multiple_of(7),
+            time_us: step,
+        }
     };
     (0..count).map(touch).collect()
 }
@@ -103,6 +108,10 @@ fn on_recorded_traces_the_mean_error_is_at_most_a_point_and_inside_the_error_bar
         let unique = u64::from(recording.dense().unique());
         let (sizes, work) = (sizes(unique), Work { is_shown: false });
         let rate = sampled_rate(unique);
+        if rate == 1.0 {
+            println!("{file}: never sampled, {unique} blocks are few");
+            continue;
+        }
         let exact = Surface::simulate(&recording, &sizes, 1.0, &work).expect("sizes that work");
         let sampled = Surface::simulate(&recording, &sizes, rate, &work).expect("sizes that work");
         let (mean, worst, outside) = compare(&exact, &sampled);

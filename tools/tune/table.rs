@@ -131,5 +131,9 @@ pub(crate) fn changes(report: &Report) -> Vec<String> {
         };
         format!("With {times} {}: {}.", change.what, sizes(change.ram_bytes, change.ssd_bytes))
     };
-    report.changes.iter().map(line).collect()
+    let said: Vec<String> = report.changes.iter().map(line).collect();
+    if said.is_empty() && report.recommendation.is_some() {
+        return vec!["No price or latency up to eight times as high or as low changes the answer.".into()];
+    }
+    said
 }

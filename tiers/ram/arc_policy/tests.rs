@@ -600,8 +600,11 @@ fn resize_both(hashed: &mut ArcPolicy, dense: &mut ArcPolicy<DenseLists>, capaci
     assert_eq!(blocks(&from_hashed), blocks(&from_dense));
 }
 
-/// What an answer says besides the slots: whether it hit, in which ghosts it was, what left.
-fn without_slots(access: Access) -> Option<(Option<Side>, Option<(BlockId, Side)>)> {
+/// Of a miss: in which ghosts the block was, and what left from which side.
+type Missed = (Option<Side>, Option<(BlockId, Side)>);
+
+/// What an answer says besides the slots; none for a hit.
+fn without_slots(access: Access) -> Option<Missed> {
     match access {
         Access::Hit(_) => None,
         Access::Miss { ghost, evicted, .. } => Some((ghost, evicted.map(|one| (one.block, one.from)))),
