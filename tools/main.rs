@@ -1,14 +1,17 @@
 //! The command `terrace`: puts the library's cache to work.
 //!
-//! Subcommands have a folder each; `trace` reads recorded traces for all of them, `failure` is where causes become
+//! Subcommands have a folder each; `trace` also reads recorded traces for all of them, `failure` is where causes become
 //! exit codes. Results go to standard output, everything else to standard error.
 
 #![forbid(unsafe_code)]
 
 mod failure;
+mod memory;
 mod page;
 mod policies;
+mod progress;
 mod replay;
+mod table;
 mod trace;
 mod tune;
 mod units;
@@ -31,6 +34,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Replay(Box<replay::ReplayArgs>),
+    Trace(trace::command::TraceArgs),
     Tune(Box<tune::TuneArgs>),
 }
 
@@ -57,6 +61,7 @@ fn run() -> Result<()> {
     };
     match arguments.command {
         Command::Replay(args) => replay::main(&args, print),
+        Command::Trace(args) => trace::command::main(&args, print),
         Command::Tune(args) => tune::main(&args, print),
     }
 }

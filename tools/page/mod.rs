@@ -279,7 +279,7 @@ fn variants(report: &Report) -> String {
     let row = |variant: &crate::tune::Variant| {
         let cells = [
             show_bytes(variant.block_bytes),
-            format!("+{} sectors", variant.shift_sectors),
+            show_bytes(variant.shift_bytes),
             show_count(variant.references),
             format!("{:.0}", variant.disk_reads_per_1000_requests),
             show_bytes(variant.disk_bytes_read as u64),

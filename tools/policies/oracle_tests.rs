@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use super::PolicyName;
 use super::two_tiers::{self, Counts, Kind, Mode};
-use crate::replay::oracle_tests::{CLOUD, CLOUD_IDS, Case, LIRS, OLTP, P3, P12, dense, points, traces};
+use crate::replay::oracle_tests::{CLOUD, CLOUD_IDS, Case, LIRS, MSR, OLTP, P3, P12, dense, points, traces};
 
 fn names(policy: PolicyName) -> &'static str {
     match policy {
@@ -74,6 +74,7 @@ const EXACT: [PolicyName; 4] = [PolicyName::Arc, PolicyName::Lru, PolicyName::Fi
 fn lru_fifo_arc_and_the_optimum_miss_as_often_as_published_to_the_miss() {
     hold(&[OLTP, P3, CLOUD, CLOUD_IDS], &EXACT);
     hold(&LIRS, &EXACT);
+    hold(&MSR, &EXACT);
 }
 
 #[test]
@@ -92,6 +93,7 @@ fn the_other_policies_miss_about_as_often_as_in_another_implementation() {
     // Below 100 blocks the other W-TinyLFU has no window and keeps nothing.
     let others: Vec<PolicyName> = others.into_iter().filter(|&name| name != PolicyName::WTinyLfu).collect();
     hold(&LIRS, &others);
+    hold(&MSR, &others);
 }
 
 /// A line of the two-tier figures.

@@ -8,10 +8,11 @@ use terrace::simulate::DenseTrace;
 use super::args::ReplayArgs;
 use super::blocks::{Addressing, Feeder, Scan};
 use super::content::block_id;
-use super::progress::Progress;
-use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, memory_peak_bytes};
+use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass};
 use crate::failure::Result;
+use crate::memory::memory_peak_bytes;
 use crate::policies::PolicyName;
+use crate::progress::Progress;
 use crate::trace::{Kind, Source};
 
 /// Every block that a trace touches, one after another.
@@ -77,6 +78,7 @@ fn count(counters: &mut Counters, kind: Kind, is_hit: bool) {
             counters.writes += 1;
             counters.write_ram_hits += u64::from(is_hit);
         }
+        Kind::Flush | Kind::Discard => unreachable!("they touch no blocks"),
     }
 }
 

@@ -22,7 +22,6 @@ mod latency;
 #[cfg(test)]
 pub(crate) mod oracle_tests;
 mod places;
-mod progress;
 mod report;
 mod run;
 mod session;
@@ -31,8 +30,6 @@ mod table;
 pub(crate) use args::ReplayArgs;
 pub(crate) use blocks::{Addressing, Scan};
 pub(crate) use content::block_id;
-pub(crate) use progress::Progress;
-pub(crate) use table::table;
 
 use crate::failure::Result;
 

@@ -10,10 +10,10 @@ use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
 use super::blocks::{Addressing, Feeder, Scan};
 use super::compare::References;
-use super::progress::Progress;
 use super::report::Counters;
 use super::run::simulate_pieces;
-use crate::trace::{Format, Source};
+use crate::progress::Progress;
+use crate::trace::{Format, Options, Source};
 
 /// A point of the reference figures: so many blocks of RAM, so many misses.
 pub(crate) struct Point {
@@ -84,6 +84,11 @@ pub(crate) const LIRS: [Case; 7] = [
     case("lirs_sprite", "lirs/sprite.trc.zst", Format::Ids),
 ];
 
+pub(crate) const MSR: [Case; 2] = [
+    case("msr_rw_20_80_105_4k", "msr/msr.cut.per_10k.rw_20_80.105.trace.zst", Format::TraceRar),
+    case("msr_rw_40_60_1370_4k", "msr/msr.cut.per_10k.rw_40_60.1370.trace.zst", Format::TraceRar),
+];
+
 /// References and misses of `case` with so many blocks of RAM.
 fn misses(directory: &Path, case: Case, blocks: u64, shards: Option<u32>) -> (u64, u64) {
     let mut config = Config::new(RamSize::Blocks(blocks));
@@ -115,7 +120,8 @@ pub(crate) fn dense(directory: &Path, case: Case) -> DenseTrace {
 }
 
 fn open(directory: &Path, case: Case) -> (Source, Addressing) {
-    let source = Source::open(&directory.join(case.file), None).expect("the trace can be opened");
+    let source =
+        Source::open(&directory.join(case.file), &Options::default()).expect("the trace can be opened");
     assert_eq!(source.format(), case.format, "{}", case.file);
     let block_size = BlockSize::new(4096).expect("a good size");
     (source, Addressing { block_size, one_block_each: case.one_block_each, writes_as_reads: true })

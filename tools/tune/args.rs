@@ -7,7 +7,7 @@ use terrace::BlockSize;
 
 use super::devices::{Latency, Probe};
 use crate::failure::{Failure, Result};
-use crate::trace::Format;
+use crate::trace::InputArgs;
 use crate::units::{parse_duration_us, parse_size};
 
 /// Say from a recorded trace what sizes of RAM and SSD to take
@@ -18,12 +18,11 @@ use crate::units::{parse_duration_us, parse_size};
 #[derive(Args, Debug)]
 #[command(after_long_help = super::report::json_help())]
 pub(crate) struct TuneArgs {
-    /// The trace, plain or zstd; `-` reads standard input
+    /// The trace, plain or packed by zstd, gzip or xz; `-` reads standard input
     pub(crate) trace: PathBuf,
 
-    /// Format of the trace; needed only when its content does not show it
-    #[arg(long, value_name = "FORMAT", help_heading = "Trace")]
-    pub(crate) format: Option<Format>,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
 
     /// One block a request, sizes ignored (see `terrace replay --help`)
     #[arg(long, help_heading = "Trace")]
@@ -32,11 +31,6 @@ pub(crate) struct TuneArgs {
     /// Take writes as reads
     #[arg(long, help_heading = "Trace")]
     pub(crate) as_reads: bool,
-
-    /// Add so many 512-byte sectors to every address, so that requests begin where blocks do; the table says when that
-    /// helps (a partition that starts at sector 63 needs 1)
-    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = "Trace")]
-    pub(crate) shift: u64,
 
     /// How long the recording took, e.g. 7200s, where the trace itself does not say: bytes a day follow from it
     #[arg(long, value_name = "TIME", value_parser = parse_duration_us, help_heading = "Trace")]

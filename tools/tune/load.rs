@@ -9,7 +9,7 @@ use terrace::{BlockId, BlockSize};
 use super::work::Work;
 use crate::failure::{Failure, Result};
 use crate::replay::{Addressing, Scan, block_id};
-use crate::trace::{Kind, Request, Source, Span};
+use crate::trace::{Alignment, Kind, Request, Source, Span};
 
 /// 8 bytes each at the worst (a number and a request of 24 bytes for every third), and 24 for a block.
 const REFERENCES_MAX: u64 = 1 << 25;
@@ -65,10 +65,10 @@ pub(super) struct Recording {
 pub(super) struct Survey {
     pub(super) requests: u64,
     pub(super) references: u64,
-    pub(super) first_us: Option<u64>,
-    pub(super) last_us: Option<u64>,
-    /// Requests by the sector they begin at, modulo 8, where the trace has addresses.
-    pub(super) begins: [u64; 8],
+    /// From the first request to the last; none where the trace has no times.
+    pub(super) time_us: Option<u64>,
+    /// Where in a page requests begin, where the trace has addresses.
+    pub(super) alignment: Alignment,
     /// Requests and bytes by the power of two that holds them, reads and writes.
     pub(super) sizes: [[u64; SIZES]; 2],
     pub(super) bytes: [u64; 2],
@@ -83,7 +83,12 @@ impl Survey {
     pub(super) fn of(source: &Source, grid: &Grid, work: &Work) -> Result<Self> {
         let progress = work.reading("surveying", source.file_bytes());
         let scan = Scan::of(source, &grid.addressing, &progress)?;
-        let mut survey = Self { renumbers: scan.renumbers, ..Self::default() };
+        let mut survey = Self {
+            renumbers: scan.renumbers,
+            time_us: scan.duration_ns().map(|ns| ns / 1000).filter(|&us| us > 0),
+            alignment: scan.alignment,
+            ..Self::default()
+        };
         let (mut reader, position) = source.reader()?;
         while let Some(request) = reader.next_request()? {
             if survey.requests.is_multiple_of(4096) {
@@ -95,34 +100,19 @@ impl Survey {
     }
 
     fn count(&mut self, request: &Request, grid: &Grid) {
+        if !matches!(request.kind, Kind::Read | Kind::Write) {
+            return;
+        }
         self.requests += 1;
         let (_, count) = grid.addressing.blocks(grid.place(request.span));
         self.references += count;
-        self.first_us = self.first_us.or(request.time_us);
-        self.last_us = request.time_us.max(self.last_us);
         let bytes = match request.span {
-            Span::Bytes { offset, bytes } => {
-                self.begins[(offset / 512 % 8) as usize] += 1;
-                bytes
-            }
+            Span::Bytes { bytes, .. } => bytes,
             Span::Ids { .. } => count << grid.addressing.block_size.shift(),
         };
         let kind = usize::from(request.kind == Kind::Write);
         self.sizes[kind][size_class(bytes)] += 1;
         self.bytes[kind] += bytes;
-    }
-
-    /// From the first request to the last, in microseconds; none where the trace has no times.
-    pub(super) fn time_us(&self) -> Option<u64> {
-        Some(self.last_us?.saturating_sub(self.first_us?)).filter(|&us| us > 0)
-    }
-
-    /// The shift, in sectors, that lets most requests begin on a page, if that is not 0; and how many it would help.
-    pub(super) fn better_shift(&self) -> Option<(u64, f64)> {
-        let all: u64 = self.begins.iter().sum();
-        let (place, &count) = self.begins.iter().enumerate().max_by_key(|(_, count)| **count)?;
-        let is_clear = place != 0 && count * 2 > all;
-        is_clear.then(|| (8 - place as u64, count as f64 / all as f64))
     }
 }
 
@@ -146,12 +136,15 @@ impl Recording {
                 progress.show(&position);
             }
             requests += 1;
+            if !matches!(request.kind, Kind::Read | Kind::Write) {
+                continue;
+            }
             let (first, count) = grid.addressing.blocks(grid.place(request.span));
             let touch = |first, count| Touch {
                 first,
                 count,
                 is_write: request.kind == Kind::Write && !grid.addressing.writes_as_reads,
-                time_us: request.time_us.unwrap_or(0),
+                time_us: request.time_us().unwrap_or(0),
             };
             match &mut numbers {
                 None => recording.push(touch(block_id(request.volume, first), count as u32), sample.as_ref()),
@@ -207,15 +200,6 @@ mod tests {
     fn sizes_fall_into_the_power_of_two_that_holds_them() {
         let classes = [0, 1, 512, 513, 1024, 4096, 4097, 1 << 30, 1 << 40].map(size_class);
         assert_eq!(classes, [0, 0, 0, 1, 1, 3, 4, 21, 21]);
-    }
-
-    #[test]
-    fn the_shift_that_helps_is_told_when_most_requests_begin_at_one_odd_place() {
-        let begins = |begins| Survey { begins, ..Survey::default() }.better_shift();
-        assert_eq!(begins([10, 0, 0, 0, 0, 0, 10, 80]), Some((1, 0.8)));
-        assert_eq!(begins([80, 0, 0, 0, 0, 0, 10, 10]), None);
-        assert_eq!(begins([20, 20, 20, 20, 20, 0, 0, 0]), None, "nothing helps most of them");
-        assert_eq!(begins([0; 8]), None);
     }
 
     #[test]

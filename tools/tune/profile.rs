@@ -14,7 +14,7 @@ pub(crate) struct Profile {
     pub(crate) windows: Vec<Window>,
     /// Whether windows are of equal time; else of equal numbers of references.
     pub(crate) windows_by_time: bool,
-    pub(crate) better_shift_sectors: Option<u64>,
+    pub(crate) better_shift_bytes: Option<u64>,
     /// Requests that begin where that shift would put on a page.
     pub(crate) misaligned_share: f64,
 }
@@ -45,12 +45,12 @@ pub(crate) struct Window {
 
 impl Profile {
     pub(super) fn of(trace: &DenseTrace, recording: &Recording, survey: &Survey) -> Self {
-        let shift = survey.better_shift();
+        let shift = survey.alignment.shift();
         Self {
             request_sizes: request_sizes(survey),
-            windows: windows(trace, recording, survey.time_us().is_some()),
-            windows_by_time: survey.time_us().is_some(),
-            better_shift_sectors: shift.map(|(sectors, _)| sectors),
+            windows: windows(trace, recording, survey.time_us.is_some()),
+            windows_by_time: survey.time_us.is_some(),
+            better_shift_bytes: shift.map(|(bytes, _)| bytes),
             misaligned_share: shift.map_or(0.0, |(_, share)| share),
         }
     }

@@ -27,7 +27,7 @@ const KEYS: &[(&str, &str)] = &[
     ("requests, references, unique_blocks", "of the trace: requests, blocks they touch, different blocks"),
     ("bytes_read, bytes_written", "asked for by its requests"),
     ("trace_seconds", "how long it took; null where it has no times"),
-    ("block_bytes, shift_sectors", "the unit of caching, and what was added to every address"),
+    ("block_bytes, shift_bytes", "the unit of caching, and what --shift added to every address"),
     ("method", "exact, or sampled"),
     ("sample_rate, samples", "share of blocks in each sample, and how many there are; 1 and 1 when exact"),
     ("world", "latencies in microseconds, prices of a GiB, endurance: what sizes are judged by"),
@@ -62,7 +62,7 @@ pub(crate) struct Report {
     pub(crate) bytes_written: u64,
     pub(crate) trace_seconds: Option<f64>,
     pub(crate) block_bytes: u64,
-    pub(crate) shift_sectors: u64,
+    pub(crate) shift_bytes: u64,
     pub(crate) method: &'static str,
     pub(crate) sample_rate: f64,
     pub(crate) samples: u64,
@@ -112,12 +112,12 @@ pub(crate) fn sizes(ram_bytes: u64, ssd_bytes: u64) -> String {
 pub(super) fn make(args: &TuneArgs) -> Result<Report> {
     args.check()?;
     let work = Work { is_shown: true };
-    let source = Source::open(&args.trace, args.format)?;
+    let source = Source::open(&args.trace, &args.input.options())?;
     let addressing =
         Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads };
-    let grid = Grid { addressing, shift_bytes: args.shift * 512 };
+    let grid = Grid { addressing, shift_bytes: 0 };
     let survey = Survey::of(&source, &grid, &work)?;
-    let mut world = World::of(args, survey.time_us());
+    let mut world = World::of(args, survey.time_us);
     probe_devices(args, &mut world)?;
     if args.life_years.is_some() && world.trace_days.is_none() {
         return Err(Failure::input("the trace has no times, so --life-years has no days to count")
@@ -216,7 +216,7 @@ fn variants(
         ssd_bytes: vec![taken.cell.ssd_bytes],
         ssd_write_budget: args.ssd_write_budget,
     };
-    let better_shift = profile.better_shift_sectors.filter(|_| args.shift == 0);
+    let better_shift = profile.better_shift_bytes;
     let is_sampled = args.effort == Effort::Sampled;
     Sweep { source, grid, block_sizes: &block_sizes, better_shift, is_sampled }.run(&sizes, work)
 }
@@ -242,9 +242,9 @@ fn report(
         unique_blocks: curves.unique_blocks,
         bytes_read: survey.bytes[0],
         bytes_written: survey.bytes[1],
-        trace_seconds: survey.time_us().map(|us| us as f64 / 1e6),
+        trace_seconds: survey.time_us.map(|us| us as f64 / 1e6),
         block_bytes: args.block_size.bytes() as u64,
-        shift_sectors: args.shift,
+        shift_bytes: source.options().shift_bytes,
         method: if surface.rate < 1.0 { "sampled" } else { "exact" },
         sample_rate: surface.rate,
         samples: surface.salts,
@@ -286,11 +286,11 @@ fn warnings(report: &Report) -> Vec<String> {
             "The trace is shorter than an hour: what an SSD wears in a day is told from it with little ground.".into(),
         );
     }
-    if let Some(sectors) = report.profile.better_shift_sectors.filter(|_| report.shift_sectors == 0) {
+    if let Some(shift) = report.profile.better_shift_bytes {
         warnings.push(format!(
-            "{:.0} % of requests begin {} sectors past a page: --shift {sectors} would let them begin where blocks do.",
+            "{:.0} % of requests begin at one place inside a page: --shift {} would let them begin where blocks do.",
             report.profile.misaligned_share * 100.0,
-            8 - sectors
+            shift + report.shift_bytes
         ));
     }
     if report.method == "sampled" {

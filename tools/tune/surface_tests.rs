@@ -11,7 +11,7 @@ fn recording(path: &Path) -> Recording {
     let block_size = BlockSize::new(4096).expect("a good size");
     let addressing = Addressing { block_size, one_block_each: false, writes_as_reads: false };
     let (grid, work) = (Grid { addressing, shift_bytes: 0 }, Work { is_shown: false });
-    let source = Source::open(path, None).expect("the trace can be opened");
+    let source = Source::open(path, &crate::trace::Options::default()).expect("the trace can be opened");
     let survey = Survey::of(&source, &grid, &work).expect("the trace can be read");
     Recording::load(&source, &grid, &survey, &work).expect("the trace can be read")
 }

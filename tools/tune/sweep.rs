@@ -13,7 +13,8 @@ use crate::trace::Source;
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Variant {
     pub(crate) block_bytes: u64,
-    pub(crate) shift_sectors: u64,
+    /// What is added to every address, of the trace's own shift on top.
+    pub(crate) shift_bytes: u64,
     /// Blocks that requests touch.
     pub(crate) references: u64,
     /// Blocks read from the disk for a thousand requests.
@@ -36,7 +37,7 @@ impl Sweep<'_> {
     /// At `sizes`, of which there is one pair. Block sizes that do not fit them are left out.
     pub(super) fn run(&self, sizes: &Sizes, work: &Work) -> Result<Vec<Variant>> {
         let by_size = self.block_sizes.iter().map(|&block_size| self.grid.with_block_size(block_size));
-        let shifted = self.better_shift.map(|sectors| Grid { shift_bytes: sectors * 512, ..self.grid });
+        let shifted = self.better_shift.map(|shift_bytes| Grid { shift_bytes, ..self.grid });
         let mut variants = Vec::new();
         for grid in by_size.chain(shifted) {
             variants.extend(self.variant(&grid, sizes, work)?);
@@ -61,7 +62,7 @@ impl Sweep<'_> {
         let disk_reads = cell.disk_share * reads.sum::<u64>() as f64 / recording.rate;
         Ok(Some(Variant {
             block_bytes: block_size.bytes() as u64,
-            shift_sectors: grid.shift_bytes / 512,
+            shift_bytes: grid.shift_bytes,
             references: survey.references,
             disk_reads_per_1000_requests: disk_reads * 1000.0 / survey.requests as f64,
             disk_bytes_read: disk_reads * block_size.bytes() as f64,

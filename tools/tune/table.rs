@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::candidate::Candidate;
 use super::report::{Report, sizes};
-use crate::replay::table;
+use crate::table::table;
 use crate::units::{show_bytes, show_count, show_us};
 
 /// The whole answer.
@@ -104,8 +104,7 @@ pub(crate) fn show_years(years: f64) -> String {
 
 fn variants(report: &Report) -> comfy_table::Table {
     let rows = report.variants.iter().map(|variant| {
-        let shift =
-            if variant.shift_sectors == 0 { "-".into() } else { format!("+{}", variant.shift_sectors) };
+        let shift = if variant.shift_bytes == 0 { "-".into() } else { show_bytes(variant.shift_bytes) };
         vec![
             show_bytes(variant.block_bytes),
             shift,

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::replay::Progress;
+use crate::progress::Progress;
 
 /// How work is done and shown.
 pub(super) struct Work {
