@@ -7,7 +7,7 @@
 //! | folder or file                 | what it is                                                                    |
 //! |--------------------------------|-------------------------------------------------------------------------------|
 //! | `cache`                        | joins the tiers, and decides what moves between them                          |
-//! | `simulate`                     | the same policies over ids alone                                              |
+//! | [`simulate`]                   | the same policies over ids alone, and what follows of them for every size     |
 //! | `pool`                         | threads that run jobs on devices; knows no cache                              |
 //! | `config`, `stats`, `error`     | what is chosen, what is counted, what goes wrong                              |
 //! | `sync`                         | the locks and waits of the package                                            |
@@ -17,7 +17,7 @@ mod cache;
 mod config;
 mod error;
 mod pool;
-mod simulate;
+pub mod simulate;
 mod stats;
 mod sync;
 
