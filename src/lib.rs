@@ -17,20 +17,23 @@ mod cache;
 mod config;
 mod error;
 mod pool;
-pub mod simulate;
+pub mod sample;
+mod simulate;
 mod stats;
 mod sync;
+mod what_if;
 
 pub use cache::{
     Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture,
 };
 pub use config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize, WriteMode};
 pub use error::{Error, Result, TierError};
-pub use simulate::Simulation;
+pub use simulate::{DenseTrace, LruCurve, Simulation, StackDistances, arc_misses};
 pub use stats::{SsdFailure, Stats};
 pub use terrace_tiers as tiers;
 pub use terrace_tiers::block::{BlockId, BlockSize, VolumeId};
 pub use terrace_tiers::device::Device;
+pub use what_if::{Outlook, Size, WhatIf};
 
 /// The examples of README.md, compiled and run as tests.
 #[cfg(doctest)]

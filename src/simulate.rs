@@ -12,7 +12,6 @@
 //! | `dense`     | ids numbered off once, so that the rest indexes arrays                         |
 //! | `lru_curve` | LRU's misses for every size, exactly, in one pass                              |
 //! | `arc_curve` | the RAM policy's own misses for one size                                       |
-//! | `sample`    | which blocks a scaled-down simulation keeps                                    |
 //!
 //! Requests are of whole blocks. Written blocks may not leave before their request ends, as in the cache, where they
 //! wait for a sync.
@@ -20,7 +19,6 @@
 mod arc_curve;
 mod dense;
 mod lru_curve;
-mod sample;
 
 use foldhash::fast::FixedState;
 use terrace_tiers::block::{BlockId, Version};
@@ -35,7 +33,6 @@ use crate::stats::Stats;
 pub use arc_curve::arc_misses;
 pub use dense::DenseTrace;
 pub use lru_curve::{LruCurve, StackDistances};
-pub use sample::Sample;
 
 /// Runs the policies of a cache over ids.
 pub struct Simulation {

@@ -24,6 +24,7 @@
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
+//! | `tap`       | a sample of what is referenced, for whoever wants to know                      |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
@@ -55,13 +56,14 @@ mod reclaim;
 mod recover;
 mod ssd;
 mod steady;
+mod tap;
 mod ticker;
 mod volume;
 mod write;
 mod writeback;
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crossbeam::utils::CachePadded;
 use hashbrown::{HashMap, HashSet};
@@ -78,6 +80,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub(crate) use tap::Tap;
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
@@ -92,6 +95,19 @@ const SHARD_GROUP_SHIFT: u32 = 2;
 #[derive(Clone)]
 pub struct Cache {
     handle: Arc<Handle>,
+}
+
+/// The tap of a cache that it does not keep open.
+pub(crate) struct TapHandle {
+    inner: Weak<Inner>,
+}
+
+impl TapHandle {
+    /// Runs `work` on the tap, with the references to all blocks so far; none when the cache is gone.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&Tap, u64) -> T) -> Option<T> {
+        let inner = self.inner.upgrade()?;
+        Some(work(&inner.tap, inner.references()))
+    }
 }
 
 /// Closes the cache when the last [`Cache`] and [`Volume`] are gone.
@@ -138,6 +154,7 @@ struct Inner {
     ticker: Arc<ticker::Ticker>,
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
     pool: Pool,
+    tap: Tap,
     /// One lane for each backing device, by its device number.
     lanes: Mutex<HashMap<u64, Lane, FastHash>>,
     counters: Counters,
@@ -211,6 +228,10 @@ impl Cache {
         self.handle.inner.close()
     }
 
+    pub(crate) fn tap(&self) -> TapHandle {
+        TapHandle { inner: Arc::downgrade(&self.handle.inner) }
+    }
+
     /// For tests: nothing is under way, so all bookkeeping must agree with itself. Waits for what only has its last
     /// line to run.
     ///
@@ -275,6 +296,15 @@ impl Inner {
         if self.released.change() {
             self.ticker.want_wake();
         }
+    }
+
+    /// Blocks that calls touched.
+    fn references(&self) -> u64 {
+        let of = |shard: &CachePadded<Mutex<Shard>>| {
+            let counters = shard.lock().counters;
+            counters.read_ram_hits + counters.read_ssd_hits + counters.disk_reads + counters.writes
+        };
+        self.shards.iter().map(of).sum()
     }
 
     fn stats(&self) -> Stats {

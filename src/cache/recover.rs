@@ -19,6 +19,7 @@ use super::dirty::{VolumeParts, VolumeState};
 use super::index::Shard;
 use super::ssd::SsdTier;
 use super::steady::Steady;
+use super::tap::Tap;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
@@ -80,6 +81,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         ticker,
         ticker_thread: Mutex::new(None),
         pool,
+        tap: Tap::new(),
         lanes: Mutex::new(HashMap::default()),
         counters: Counters::default(),
         limits: limits(config, layout),
