@@ -26,6 +26,7 @@
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `mark`      | what is known of the SSD beside the backing store                             |
+//! | `tap`       | a sample of what is referenced, for whoever wants to know                      |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
@@ -61,13 +62,14 @@ mod recover;
 mod scan;
 mod ssd;
 mod steady;
+mod tap;
 mod ticker;
 mod volume;
 mod write;
 mod writeback;
 
 use std::hash::BuildHasher;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crossbeam::utils::CachePadded;
 use hashbrown::{HashMap, HashSet};
@@ -84,6 +86,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub(crate) use tap::Tap;
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
@@ -98,6 +101,19 @@ const SHARD_GROUP_SHIFT: u32 = 2;
 #[derive(Clone)]
 pub struct Cache {
     handle: Arc<Handle>,
+}
+
+/// The tap of a cache that it does not keep open.
+pub(crate) struct TapHandle {
+    inner: Weak<Inner>,
+}
+
+impl TapHandle {
+    /// Runs `work` on the tap, with the references to all blocks so far; none when the cache is gone.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&Tap, u64) -> T) -> Option<T> {
+        let inner = self.inner.upgrade()?;
+        Some(work(&inner.tap, inner.references()))
+    }
 }
 
 /// Closes the cache when the last [`Cache`] and [`Volume`] are gone.
@@ -146,6 +162,7 @@ struct Inner {
     ticker: Arc<ticker::Ticker>,
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
     pool: Pool,
+    tap: Tap,
     /// One lane for each backing device, by its device number.
     lanes: Mutex<HashMap<u64, Lane, FastHash>>,
     counters: Counters,
@@ -221,6 +238,10 @@ impl Cache {
     /// caller may mend the cause and close again.
     pub fn close(&self) -> Result<()> {
         self.handle.inner.close()
+    }
+
+    pub(crate) fn tap(&self) -> TapHandle {
+        TapHandle { inner: Arc::downgrade(&self.handle.inner) }
     }
 
     /// Takes the SSD out while the cache is in use, leaves its file in order, and lets the device go; the cache goes on with
@@ -307,6 +328,15 @@ impl Inner {
         if self.released.change() {
             self.ticker.want_wake();
         }
+    }
+
+    /// Blocks that calls touched.
+    fn references(&self) -> u64 {
+        let of = |shard: &CachePadded<Mutex<Shard>>| {
+            let counters = shard.lock().counters;
+            counters.read_ram_hits + counters.read_ssd_hits + counters.disk_reads + counters.writes
+        };
+        self.shards.iter().map(of).sum()
     }
 
     fn stats(&self) -> Stats {

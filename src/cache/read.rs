@@ -236,6 +236,7 @@ impl Inner {
         let block = BlockId::new(volume.id, number);
         let sectors = start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
         let frame = self.shard(block).hit(block, sectors)?;
+        self.tap.note(block, false);
         let answer = Answer { ram_blocks: 1, ..Answer::default() };
         Some(Blocks { parts: smallvec![BlockRef::new(frame, start, end)], answer })
     }
@@ -294,6 +295,7 @@ impl Inner {
         piece: &Piece,
         planning: &mut Planning<'_>,
     ) {
+        self.tap.note(piece.block, false);
         let mut shard = self.shard(piece.block);
         let (found, departed) = shard.find(piece.block, piece.sectors());
         if let Some(departed) = departed {

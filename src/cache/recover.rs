@@ -20,6 +20,7 @@ use super::index::Shard;
 use super::mark::Judged;
 use super::ssd::SsdTier;
 use super::steady::Steady;
+use super::tap::Tap;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
@@ -88,6 +89,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         ticker,
         ticker_thread: Mutex::new(None),
         pool,
+        tap: Tap::new(),
         lanes: Mutex::new(HashMap::default()),
         counters: Counters::default(),
         limits,
