@@ -203,6 +203,14 @@ impl Config {
         }
     }
 
+    /// How many blocks the RAM tier holds.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when its sizes do not work.
+    pub fn ram_blocks(&self) -> Result<u64> {
+        Ok(self.ram_layout()?.capacity.into())
+    }
+
     /// The sizes of the RAM tier that follow.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! | folder or file                 | what it is                                                                    |
 //! |--------------------------------|-------------------------------------------------------------------------------|
 //! | `cache`                        | joins the tiers, and decides what moves between them                          |
-//! | `simulate`                     | the same policies over ids alone                                              |
+//! | [`simulate`]                   | the same policies over ids alone, and what follows of them for every size     |
 //! | `pool`                         | threads that run jobs on devices; knows no cache                              |
 //! | `config`, `stats`, `error`     | what is chosen, what is counted, what goes wrong                              |
 //! | `sync`                         | the locks and waits of the package                                            |
@@ -17,9 +17,11 @@ mod cache;
 mod config;
 mod error;
 mod pool;
-mod simulate;
+pub mod sample;
+pub mod simulate;
 mod stats;
 mod sync;
+mod what_if;
 
 pub use cache::{
     Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture,
@@ -33,6 +35,7 @@ pub use stats::{SsdFailure, Stats};
 pub use terrace_tiers as tiers;
 pub use terrace_tiers::block::{BlockId, BlockSize, VolumeId};
 pub use terrace_tiers::device::Device;
+pub use what_if::{Outlook, Size, WhatIf};
 
 /// The examples of README.md, compiled and run as tests.
 #[cfg(doctest)]

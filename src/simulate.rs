@@ -4,8 +4,21 @@
 //! before the next request. A cache with one caller that settles after each request therefore counts the same hits, to
 //! the block (a test holds the two equal on recorded traces).
 //!
+//! One RAM tier can be simulated over several SSD tiers at once: RAM does not depend on what is below it, so each of them
+//! sees what it would see alone, and the work above is done once.
+//!
+//! | file        | what it adds                                                                   |
+//! |-------------|--------------------------------------------------------------------------------|
+//! | `dense`     | ids numbered off once, so that the rest indexes arrays                         |
+//! | `lru_curve` | LRU's misses for every size, exactly, in one pass                              |
+//! | `arc_curve` | the RAM policy's own misses for one size                                       |
+//!
 //! Requests are of whole blocks. Written blocks may not leave before their request ends, as in the cache, where they
 //! wait for a sync.
+
+mod arc_curve;
+mod dense;
+mod lru_curve;
 
 use foldhash::fast::FixedState;
 use terrace_tiers::block::{BlockId, Version};
@@ -13,14 +26,20 @@ use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, Side, Slot};
 use terrace_tiers::ssd::{Demote, SealPlan, Ssd};
 
 use crate::cache::shard_index;
-use crate::config::Config;
+use crate::config::{Config, SsdConfig};
 use crate::error::Result;
 use crate::stats::Stats;
+
+pub use crate::sample::Sample;
+pub use arc_curve::arc_misses;
+pub use dense::DenseTrace;
+pub use lru_curve::{LruCurve, StackDistances};
 
 /// Runs the policies of a cache over ids.
 pub struct Simulation {
     shards: Vec<SimulatedShard>,
-    ssd: Option<Ssd>,
+    /// At least one; without an SSD that one is the disk alone.
+    below: Vec<Below>,
     counts: Stats,
     /// Of the request that runs now.
     request: u64,
@@ -28,26 +47,36 @@ pub struct Simulation {
     set_aside: Vec<(usize, Slot)>,
     /// Blocks written by it, or since the cache waited for the flusher.
     pinned_blocks: u64,
-    /// Blocks that left RAM before the request that reads them had their bytes: they go to the SSD with its end.
-    left_early: Vec<Evicted>,
     /// From so many `pinned_blocks` on a write waits for write-back.
     pinned_blocks_max: u64,
     hasher: FixedState,
 }
 
+/// What lies below RAM, and what was read of it.
+struct Below {
+    ssd: Option<Ssd>,
+    read_ssd_hits: u64,
+    disk_reads: u64,
+    /// Blocks that left RAM before the request that reads them had their bytes: they go to the SSD with its end.
+    left_early: Vec<Evicted>,
+}
+
+/// One bit for each of them.
+const BELOW_MAX: usize = 64;
+
 struct SimulatedShard {
     policy: ArcPolicy,
     /// By slot: the last request that wrote the block there.
     written_in: Vec<u64>,
-    /// By slot: the request that read the block from below.
-    filled_in: Vec<u64>,
+    /// By slot: the request that read the block from a disk, and over which of the tiers below it did.
+    filled_in: Vec<(u64, u64)>,
 }
 
 impl SimulatedShard {
     fn new(capacity: u32) -> Self {
         let policy = ArcPolicy::new(capacity);
         let slots = policy.slot_limit();
-        Self { policy, written_in: vec![0; slots], filled_in: vec![0; slots] }
+        Self { policy, written_in: vec![0; slots], filled_in: vec![(0, 0); slots] }
     }
 }
 
@@ -58,20 +87,32 @@ impl Simulation {
     /// # Errors
     /// As [`crate::Cache::open`] for sizes that do not work.
     pub fn new(config: &Config) -> Result<Self> {
+        Self::over(config, config.ssd.as_slice())
+    }
+
+    /// As [`Self::new`], with each of `ssds` below the one RAM tier in place of the SSD that `config` has.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    ///
+    /// # Panics
+    /// When there are more than 64.
+    pub fn over(config: &Config, ssds: &[SsdConfig]) -> Result<Self> {
+        assert!(ssds.len() <= BELOW_MAX, "{} SSD tiers below one RAM tier", ssds.len());
         let layout = config.ram_layout()?;
         let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
-        let ssd = match &config.ssd {
-            Some(ssd) => Some(Ssd::simulated(ssd.geometry(config)?, ssd.policy.clone())),
-            None => None,
+        let below = |ssd| Below { ssd, read_ssd_hits: 0, disk_reads: 0, left_early: Vec::new() };
+        let simulated = |ssd: &SsdConfig| {
+            Ok(below(Some(Ssd::simulated(ssd.geometry(config.block_size)?, ssd.policy.clone()))))
         };
+        let tiers = ssds.iter().map(simulated).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             shards: (0..layout.shards).map(shard).collect(),
-            ssd,
+            below: if tiers.is_empty() { vec![below(None)] } else { tiers },
             counts: Stats::default(),
             request: 0,
             set_aside: Vec::new(),
             pinned_blocks: 0,
-            left_early: Vec::new(),
             pinned_blocks_max: layout.dirty_high,
             hasher: FixedState::default(),
         })
@@ -82,7 +123,7 @@ impl Simulation {
         for shard in &mut self.shards {
             *shard = SimulatedShard::new(shard.policy.capacity());
         }
-        if let Some(ssd) = &mut self.ssd {
+        for ssd in self.below.iter_mut().filter_map(|below| below.ssd.as_mut()) {
             for seal in ssd.plan_seal_open() {
                 ssd.finish_seal(seal, true);
             }
@@ -98,16 +139,24 @@ impl Simulation {
             let (slot, was_resident) = self.reference(block, false, now_us);
             if was_resident {
                 self.counts.read_ram_hits += 1;
-            } else if self.ssd.as_mut().is_some_and(|ssd| ssd.plan_read(block).is_some()) {
-                self.counts.read_ssd_hits += 1;
-            } else {
-                self.counts.disk_reads += 1;
-                self.shards[slot.0].filled_in[slot.1.index()] = self.request;
+                continue;
             }
+            let mut from_disk = 0;
+            for (index, below) in self.below.iter_mut().enumerate() {
+                if below.ssd.as_mut().is_some_and(|ssd| ssd.plan_read(block).is_some()) {
+                    below.read_ssd_hits += 1;
+                } else {
+                    below.disk_reads += 1;
+                    from_disk |= 1 << index;
+                }
+            }
+            self.shards[slot.0].filled_in[slot.1.index()] = (self.request, from_disk);
         }
-        self.left_early.sort_unstable_by_key(|evicted| evicted.block);
-        for evicted in std::mem::take(&mut self.left_early) {
-            self.demote(evicted, now_us);
+        for below in &mut self.below {
+            below.left_early.sort_unstable_by_key(|evicted| evicted.block);
+            for evicted in std::mem::take(&mut below.left_early) {
+                below.demote(evicted, now_us);
+            }
         }
         self.settle();
     }
@@ -123,7 +172,7 @@ impl Simulation {
             self.pinned_blocks += 1;
             self.counts.writes += 1;
             self.counts.write_ram_hits += u64::from(self.reference(block, true, now_us).1);
-            if let Some(ssd) = &mut self.ssd {
+            for ssd in self.below.iter_mut().filter_map(|below| below.ssd.as_mut()) {
                 ssd.void(block, Version::ZERO.next(), terrace_tiers::ssd::VoidMark::Exact);
             }
         }
@@ -153,29 +202,27 @@ impl Simulation {
             Access::Hit(slot) => (slot, true),
             Access::Miss { slot, evicted, .. } => {
                 if let Some(evicted) = evicted {
-                    if self.shards[index].filled_in[evicted.slot.index()] == self.request {
-                        self.left_early.push(evicted);
-                    } else {
-                        self.demote(evicted, now_us);
-                    }
+                    self.evict(evicted, self.shards[index].filled_in[evicted.slot.index()], now_us);
                 }
                 (slot, false)
             }
         };
         self.shards[index].written_in[slot.index()] = if is_write { self.request } else { 0 };
         if !was_resident {
-            self.shards[index].filled_in[slot.index()] = 0;
+            self.shards[index].filled_in[slot.index()] = (0, 0);
         }
         ((index, slot), was_resident)
     }
 
-    fn demote(&mut self, evicted: Evicted, now_us: u64) {
-        let Some(ssd) = &mut self.ssd else { return };
-        let earned = evicted.from == Side::Frequent;
-        if let Demote::Append(plan) = ssd.plan_demote(evicted.block, Version::ZERO, earned, now_us)
-            && let Some(seal) = ssd.finish_append(&[plan], Some(&[0]))
-        {
-            seal_now(ssd, seal);
+    /// A block leaves RAM that was `filled_in` a request, from the disk of some.
+    fn evict(&mut self, evicted: Evicted, filled_in: (u64, u64), now_us: u64) {
+        let under_way = if filled_in.0 == self.request { filled_in.1 } else { 0 };
+        for (index, below) in self.below.iter_mut().enumerate() {
+            if under_way >> index & 1 == 1 {
+                below.left_early.push(evicted);
+            } else {
+                below.demote(evicted, now_us);
+            }
         }
     }
 
@@ -191,6 +238,43 @@ impl Simulation {
     /// Everything that the request set off ends.
     fn settle(&mut self) {
         self.release();
+        self.below.iter_mut().for_each(Below::settle);
+    }
+
+    /// What the cache would count: references and hits, and what the SSD tier did. Operations and bytes of I/O to the
+    /// backing store, which depend on timing, stay zero.
+    pub fn stats(&self) -> Stats {
+        self.stats_over(0)
+    }
+
+    /// The same over the SSD tier with this index.
+    pub fn stats_over(&self, index: usize) -> Stats {
+        let below = &self.below[index];
+        let mut stats = self.counts;
+        (stats.read_ssd_hits, stats.disk_reads) = (below.read_ssd_hits, below.disk_reads);
+        stats.reads = stats.read_ram_hits + stats.read_ssd_hits + stats.disk_reads;
+        stats.references = stats.reads + stats.writes;
+        stats.ram_hits = stats.read_ram_hits + stats.write_ram_hits;
+        if let Some(ssd) = &below.ssd {
+            stats.ssd_in_use = true;
+            stats.ssd = ssd.stats();
+        }
+        stats
+    }
+}
+
+impl Below {
+    fn demote(&mut self, evicted: Evicted, now_us: u64) {
+        let Some(ssd) = &mut self.ssd else { return };
+        let earned = evicted.from == Side::Frequent;
+        if let Demote::Append(plan) = ssd.plan_demote(evicted.block, Version::ZERO, earned, now_us)
+            && let Some(seal) = ssd.finish_append(&[plan], Some(&[0]))
+        {
+            seal_now(ssd, seal);
+        }
+    }
+
+    fn settle(&mut self) {
         let Some(ssd) = &mut self.ssd else { return };
         ssd.settle_simulated_journal();
         while let Some(plan) = ssd.plan_reclaim() {
@@ -203,20 +287,6 @@ impl Simulation {
             ssd.finish_reclaim(&plan);
             ssd.settle_simulated_journal();
         }
-    }
-
-    /// What the cache would count: references and hits, and what the SSD tier did. Operations and bytes of I/O to the
-    /// backing store, which depend on timing, stay zero.
-    pub fn stats(&self) -> Stats {
-        let mut stats = self.counts;
-        stats.reads = stats.read_ram_hits + stats.read_ssd_hits + stats.disk_reads;
-        stats.references = stats.reads + stats.writes;
-        stats.ram_hits = stats.read_ram_hits + stats.write_ram_hits;
-        if let Some(ssd) = &self.ssd {
-            stats.ssd_in_use = true;
-            stats.ssd = ssd.stats();
-        }
-        stats
     }
 }
 

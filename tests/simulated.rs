@@ -122,3 +122,34 @@ fn two_tiers_count_the_same_in_back_mode() {
 fn two_tiers_in_shards_count_the_same_in_through_mode() {
     run(100, 300, 3, WriteMode::Through);
 }
+
+#[test]
+fn one_ram_tier_over_several_ssds_counts_over_each_what_it_counts_over_it_alone() {
+    let seed = seed();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let files = Files::new();
+    let configs = [0, 200, 512, 3000].map(|ssd_blocks| config(&files, 64, ssd_blocks, 2));
+    let mut alone = configs.clone().map(|config| Simulation::new(&config).expect("the simulation starts"));
+    let ssds: Vec<SsdConfig> = configs.iter().filter_map(|config| config.ssd.clone()).collect();
+    let mut together = Simulation::over(&configs[0], &ssds).expect("the simulation starts");
+    for step in 0..20_000 {
+        // Some requests are longer than RAM: blocks leave it before they were read.
+        let count = if random.u8(..50) == 0 { 100 } else { random.u64(1..6) };
+        let first = BlockId::from_u64((random.f64().powi(3) * 8000.0) as u64);
+        let is_write = random.u8(..4) == 0;
+        for simulation in alone.iter_mut().chain([&mut together]) {
+            if is_write {
+                simulation.write(first, count, step);
+            } else {
+                simulation.read(first, count, step);
+            }
+        }
+    }
+    for (index, simulation) in alone[1..].iter().enumerate() {
+        let (one, all) = (simulation.stats(), together.stats_over(index));
+        assert_eq!(one, all, "seed {seed}, SSD {index}");
+        assert!(one.read_ssd_hits > 0 && one.ssd.evicted_blocks > 0, "seed {seed}: {one:?}");
+    }
+    let (ram, all) = (alone[0].stats(), together.stats());
+    assert_eq!((ram.ram_hits, ram.references), (all.ram_hits, all.references), "seed {seed}");
+}

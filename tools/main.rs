@@ -7,10 +7,13 @@
 
 mod failure;
 mod memory;
+mod page;
+mod policies;
 mod progress;
 mod replay;
 mod table;
 mod trace;
+mod tune;
 mod units;
 
 use std::io::Write;
@@ -30,8 +33,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Replay(replay::ReplayArgs),
+    Replay(Box<replay::ReplayArgs>),
     Trace(trace::command::TraceArgs),
+    Tune(Box<tune::TuneArgs>),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,7 @@ fn run() -> Result<()> {
     match arguments.command {
         Command::Replay(args) => replay::main(&args, print),
         Command::Trace(args) => trace::command::main(&args, print),
+        Command::Tune(args) => tune::main(&args, print),
     }
 }
 
@@ -74,7 +79,7 @@ fn usage(error: &clap::Error) -> Failure {
     let words: Vec<&str> = said.trim_start_matches("error:").split_whitespace().collect();
     let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let said = if is_help { "a subcommand is missing".to_string() } else { words.join(" ") };
-    Failure::input(said).remedy("see `terrace replay --help`, `terrace trace --help`")
+    Failure::input(said).remedy("see `terrace --help`, and `--help` of its commands")
 }
 
 #[cfg(test)]

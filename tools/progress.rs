@@ -29,9 +29,18 @@ impl Progress {
         Self(bar)
     }
 
-    #[cfg(test)]
+    /// A bar that is full when `total` steps of work are done.
+    pub(crate) fn counted(what: &str, total: u64) -> Self {
+        Self::styled(what, Some(total), "{msg:<12} {wide_bar} {percent:>3} % {elapsed} (left: {eta})")
+    }
+
     pub(crate) fn hidden() -> Self {
         Self(ProgressBar::hidden())
+    }
+
+    /// So many more steps are done.
+    pub(crate) fn advance(&self, steps: u64) {
+        self.0.inc(steps);
     }
 
     pub(crate) fn show(&self, position: &AtomicU64) {

@@ -31,22 +31,28 @@
 //!   coldest ghosts go until the invariants hold. While blocks that may not leave keep the cache larger than its
 //!   capacity, a miss lets one block go for the one that comes, and `shrink_excess` works the rest off.
 //!
+//! The lists are a type parameter: for any ids, hashed ([`ArcPolicy::new`]), or for ids that were numbered from 0 on, in
+//! an array ([`ArcPolicy::dense`]). The answers are the same.
+//!
 //! Every request is O(1) but for the questions above; memory is allocated by `new` and `resize` alone.
 //! Pure bookkeeping: no bytes, no I/O, no locks, no clock. Same calls, same victims, so the tuner replays a trace
 //! through this very type.
 
-use super::id_lists::{ENTRIES_MAX, IdLists, PLACES, Place};
+use super::block_lists::BlockLists;
+use super::id_lists::IdLists;
+use super::rings::{ENTRIES_MAX, PLACES, Place};
 use crate::block::BlockId;
 
 mod answers;
 #[cfg(test)]
 mod tests;
 
+pub use super::block_lists::DenseLists;
 pub use answers::{Access, Evicted, List, NoVictim, Side, Slot};
 
 /// See the head of this file.
-pub struct ArcPolicy {
-    lists: IdLists,
+pub struct ArcPolicy<L = IdLists> {
+    lists: L,
     capacity: u32,
     recent_target: f64,
 }
@@ -68,7 +74,21 @@ impl ArcPolicy {
         check_capacity(capacity);
         Self { lists: IdLists::new(resident_entries(capacity), capacity), capacity, recent_target: 0.0 }
     }
+}
 
+impl ArcPolicy<DenseLists> {
+    /// As [`ArcPolicy::new`], for blocks whose [`BlockId::as_u64`] is below `ids`; slots are below `ids` too.
+    ///
+    /// # Panics
+    /// When `capacity` or `ids` is 0 or above [`ArcPolicy::CAPACITY_MAX`].
+    pub fn dense(capacity: u32, ids: u32) -> Self {
+        check_capacity(capacity);
+        check_capacity(ids);
+        Self { lists: DenseLists::new(ids), capacity, recent_target: 0.0 }
+    }
+}
+
+impl<L: BlockLists> ArcPolicy<L> {
     #[inline]
     pub fn capacity(&self) -> u32 {
         self.capacity
@@ -239,7 +259,7 @@ impl ArcPolicy {
     /// cache stays larger (see [`Self::excess`]) until [`Self::shrink_excess`]. O(capacity).
     ///
     /// # Panics
-    /// As [`Self::new`].
+    /// As [`ArcPolicy::new`].
     pub fn resize(&mut self, capacity: u32, may_leave: impl FnMut(Slot) -> bool, evicted: &mut Vec<Evicted>) {
         check_capacity(capacity);
         let before = std::mem::replace(&mut self.capacity, capacity);

@@ -1,4 +1,4 @@
-//! Block ids in doubly linked lists, each found by its id: the memory under [`super::arc_policy`].
+//! Block ids in lists, each found by its hash: the memory under [`super::arc_policy`] in the cache.
 //!
 //! ```text
 //!  buckets: u32        entries: 16 bytes               links: u32
@@ -10,113 +10,49 @@
 //!            0                      PLACES               first_ghost
 //! ```
 //!
-//! Every entry is in exactly one list, that of its [`Place`]; unused entries are in lists of their own. A list is
-//! a ring through its sentinel, whose `next` is the coldest entry and whose `prev` is the hottest: linking and
-//! unlinking have no special cases and no branches.
+//! Lists are [`super::rings`]; unused entries are in lists of their own.
 //!
 //! Why no hash table off the shelf: an open-addressed one keeps a mark for every deletion. Full of ghosts it would
 //! collect those marks with each miss, then rehash everything under the shard's lock or double its memory. Chains
 //! need neither: every operation is O(1) always, nothing is allocated after [`IdLists::rebuild`], and the bytes are
 //! the same for every capacity, no rounding up to a power of two.
 //!
-//! Invariants, checked by [`IdLists::assert_invariants`]:
-//! 1. Every list is a sound ring of entries that say so, as many as `lengths` says.
-//! 2. An id in use is found and is found nowhere else; entries below `first_ghost` never are ghosts.
+//! Invariant, checked by [`IdLists::assert_invariants`]: an id in use is found and is found nowhere else; every entry is
+//! in a list; those below `first_ghost` never are ghosts.
 
+use super::block_lists::BlockLists;
+use super::rings::{Link, Linked, PLACES, Place, Rings};
 use crate::block::BlockId;
-
-/// Which list an entry is in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
-    Recent,
-    Frequent,
-    RecentAside,
-    FrequentAside,
-    RecentGhost,
-    FrequentGhost,
-    FreeResident,
-    FreeGhost,
-}
-
-impl Place {
-    const ALL: [Self; PLACES] = [
-        Self::Recent,
-        Self::Frequent,
-        Self::RecentAside,
-        Self::FrequentAside,
-        Self::RecentGhost,
-        Self::FrequentGhost,
-        Self::FreeResident,
-        Self::FreeGhost,
-    ];
-
-    /// Where the list starts and ends.
-    #[inline]
-    fn sentinel(self) -> u32 {
-        self as u32
-    }
-
-    #[inline]
-    pub(super) fn is_resident(self) -> bool {
-        (self as u32) < Self::RecentGhost as u32
-    }
-
-    #[inline]
-    fn is_free(self) -> bool {
-        self as u32 >= Self::FreeResident as u32
-    }
-
-    /// Where an entry of this place's kind goes when it is given back.
-    fn free(self) -> Self {
-        if self.is_resident() { Self::FreeResident } else { Self::FreeGhost }
-    }
-}
-
-pub(super) const PLACES: usize = 8;
-
-/// The upper 3 bits of an entry's `place_and_prev` are its place.
-const INDEX_BITS: u32 = 29;
-const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
-
-/// The most entries there can be.
-pub(super) const ENTRIES_MAX: usize = 1 << INDEX_BITS;
 
 /// Ends a bucket's chain; a sentinel has no id and so is in no bucket.
 const NONE: u32 = 0;
 
 /// Aligned so that no entry lies across two cache lines.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(align(16))]
 struct Entry {
     id: u64,
-    place_and_prev: u32,
-    next: u32,
+    link: Link,
 }
 
-impl Entry {
+impl Linked for Entry {
     #[inline]
-    fn prev(self) -> u32 {
-        self.place_and_prev & INDEX_MASK
+    fn link(&self) -> Link {
+        self.link
     }
 
     #[inline]
-    fn set_prev(&mut self, prev: u32) {
-        self.place_and_prev = self.place_and_prev & !INDEX_MASK | prev;
-    }
-
-    #[inline]
-    fn place(self) -> Place {
-        Place::ALL[(self.place_and_prev >> INDEX_BITS) as usize]
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
     }
 }
 
 /// See the head of this file. Entries are named by their index.
-pub(super) struct IdLists {
-    entries: Vec<Entry>,
+pub struct IdLists {
+    rings: Rings<Entry>,
     links: Vec<u32>,
     buckets: Vec<u32>,
     first_ghost: u32,
-    lengths: [u32; PLACES],
 }
 
 impl IdLists {
@@ -125,192 +61,22 @@ impl IdLists {
 
     /// Room for `residents` and `ghosts` entries.
     pub(super) fn new(residents: u32, ghosts: u32) -> Self {
-        let mut lists = Self {
-            entries: Vec::new(),
-            links: Vec::new(),
-            buckets: Vec::new(),
-            first_ghost: PLACES as u32,
-            lengths: [0; PLACES],
-        };
-        for place in Place::ALL {
-            lists.entries.push(Entry { id: 0, place_and_prev: 0, next: 0 });
-            lists.reset(place);
-        }
+        let (links, buckets) = (Vec::new(), Vec::new());
+        let mut lists = Self { rings: Rings::new(), links, buckets, first_ghost: PLACES as u32 };
         lists.rebuild(residents, ghosts);
         lists
     }
 
-    /// Makes room for `residents` and `ghosts` entries. Residents stay where they are, so there may not become fewer;
-    /// the ghosts must fit. O(entries).
-    pub(super) fn rebuild(&mut self, residents: u32, ghosts: u32) {
-        let first_new = self.first_ghost;
-        assert!(PLACES as u32 + residents >= first_new, "resident entries cannot move");
-        let remembered = [Place::RecentGhost, Place::FrequentGhost]
-            .map(|place| (place, self.iter(place).map(|entry| self.id(entry)).collect::<Vec<_>>()));
-        for place in [Place::RecentGhost, Place::FrequentGhost, Place::FreeGhost] {
-            self.reset(place);
-        }
-        let count = PLACES + residents as usize + ghosts as usize;
-        self.first_ghost = PLACES as u32 + residents;
-        self.entries.truncate(first_new as usize);
-        self.entries.reserve_exact(count - self.entries.len());
-        self.entries.resize(count, Entry { id: 0, place_and_prev: 0, next: 0 });
-        self.entries.shrink_to_fit();
-        for entry in first_new..count as u32 {
-            let free = if entry < self.first_ghost { Place::FreeResident } else { Place::FreeGhost };
-            self.link_cold(entry, free);
-        }
-        self.links = vec![NONE; count];
-        self.buckets = vec![NONE; count - PLACES];
-        for entry in PLACES as u32..self.first_ghost {
-            if !self.place(entry).is_free() {
-                self.add_to_bucket(entry);
-            }
-        }
-        for (place, ids) in remembered {
-            for id in ids {
-                self.insert(id, place);
-            }
-        }
-    }
-
-    /// The entries that are or may become residents.
-    pub(super) fn resident_entries(&self) -> u32 {
-        self.first_ghost - PLACES as u32
-    }
-
-    /// Every byte allocated.
-    pub(super) fn allocated_bytes(&self) -> usize {
-        let words = self.links.capacity() + self.buckets.capacity();
-        self.entries.capacity() * size_of::<Entry>() + words * size_of::<u32>()
-    }
-
-    #[inline]
-    pub(super) fn len(&self, place: Place) -> u32 {
-        self.lengths[place as usize]
-    }
-
-    #[inline]
-    pub(super) fn id(&self, entry: u32) -> BlockId {
-        BlockId::from_u64(self.entries[entry as usize].id)
-    }
-
-    #[inline]
-    pub(super) fn place(&self, entry: u32) -> Place {
-        self.entries[entry as usize].place()
-    }
-
-    /// The entry of `block`.
-    #[inline]
-    pub(super) fn find(&self, block: BlockId) -> Option<u32> {
-        let id = block.as_u64();
-        let mut entry = self.buckets[self.bucket(id)];
-        while entry != NONE {
-            if self.entries[entry as usize].id == id {
-                return Some(entry);
-            }
-            entry = self.links[entry as usize];
-        }
-        None
-    }
-
-    /// The entry of the list that was longest without a use.
-    #[inline]
-    pub(super) fn coldest(&self, place: Place) -> Option<u32> {
-        let entry = self.entries[place.sentinel() as usize].next;
-        (entry != place.sentinel()).then_some(entry)
-    }
-
-    /// From the coldest to the hottest.
-    pub(super) fn iter(&self, place: Place) -> impl Iterator<Item = u32> + '_ {
-        let mut entry = place.sentinel();
-        std::iter::from_fn(move || {
-            entry = self.entries[entry as usize].next;
-            (entry != place.sentinel()).then_some(entry)
-        })
-    }
-
-    /// Adds `block`, which must be absent, at the hot end.
-    pub(super) fn insert(&mut self, block: BlockId, place: Place) -> u32 {
-        let entry = self.take_free(place);
-        self.entries[entry as usize].id = block.as_u64();
-        self.link_hot(entry, place);
-        self.add_to_bucket(entry);
-        entry
-    }
-
-    /// Gives the entry back.
-    pub(super) fn delete(&mut self, entry: u32) {
-        self.replace_in_bucket(entry, self.links[entry as usize]);
-        self.move_hot(entry, self.place(entry).free());
-    }
-
-    /// Makes a ghost of a resident, or the other way round, at the hot end of `place`; its new entry.
-    pub(super) fn convert(&mut self, entry: u32, place: Place) -> u32 {
-        debug_assert_ne!(self.place(entry).is_resident(), place.is_resident());
-        let to = self.take_free(place);
-        self.entries[to as usize].id = self.entries[entry as usize].id;
-        self.link_hot(to, place);
-        self.links[to as usize] = self.links[entry as usize];
-        self.replace_in_bucket(entry, to);
-        self.move_hot(entry, self.place(entry).free());
-        to
-    }
-
-    #[inline]
-    pub(super) fn move_hot(&mut self, entry: u32, place: Place) {
-        self.unlink(entry);
-        self.link_hot(entry, place);
-    }
-
-    pub(super) fn move_cold(&mut self, entry: u32, place: Place) {
-        self.unlink(entry);
-        self.link_cold(entry, place);
-    }
-
     /// A free entry that is in no list now: the one freed last, whose cache line may still be near.
     fn take_free(&mut self, place: Place) -> u32 {
-        let free = place.free();
-        let entry = self.entries[free.sentinel() as usize].prev();
-        assert!(entry != free.sentinel(), "no free entry for {place:?}");
-        self.unlink(entry);
+        let entry = self.rings.hottest(place.free()).unwrap_or_else(|| panic!("no free entry for {place:?}"));
+        self.rings.unlink(entry);
         entry
     }
 
-    fn reset(&mut self, place: Place) {
-        let own = place.sentinel();
-        self.entries[own as usize] = Entry { id: 0, place_and_prev: own << INDEX_BITS | own, next: own };
-        self.lengths[place as usize] = 0;
-    }
-
     #[inline]
-    fn unlink(&mut self, entry: u32) {
-        let Entry { next, .. } = self.entries[entry as usize];
-        let prev = self.entries[entry as usize].prev();
-        self.lengths[self.place(entry) as usize] -= 1;
-        self.entries[prev as usize].next = next;
-        self.entries[next as usize].set_prev(prev);
-    }
-
-    #[inline]
-    fn link_hot(&mut self, entry: u32, place: Place) {
-        let prev = self.entries[place.sentinel() as usize].prev();
-        self.link(entry, place, prev, place.sentinel());
-    }
-
-    fn link_cold(&mut self, entry: u32, place: Place) {
-        let next = self.entries[place.sentinel() as usize].next;
-        self.link(entry, place, place.sentinel(), next);
-    }
-
-    #[inline]
-    fn link(&mut self, entry: u32, place: Place, prev: u32, next: u32) {
-        self.lengths[place as usize] += 1;
-        self.entries[prev as usize].next = entry;
-        self.entries[next as usize].set_prev(entry);
-        let own = &mut self.entries[entry as usize];
-        own.place_and_prev = (place as u32) << INDEX_BITS | prev;
-        own.next = next;
+    fn raw_id(&self, entry: u32) -> u64 {
+        self.rings.entries[entry as usize].id
     }
 
     /// A multiplication folded in half, its lower bits scaled to the buckets: every bit of an id reaches them, of the
@@ -324,14 +90,14 @@ impl IdLists {
     }
 
     fn add_to_bucket(&mut self, entry: u32) {
-        let bucket = self.bucket(self.entries[entry as usize].id);
+        let bucket = self.bucket(self.raw_id(entry));
         self.links[entry as usize] = self.buckets[bucket];
         self.buckets[bucket] = entry;
     }
 
     /// Lets what points to `entry` in its bucket's chain point to `to`.
     fn replace_in_bucket(&mut self, entry: u32, to: u32) {
-        let bucket = self.bucket(self.entries[entry as usize].id);
+        let bucket = self.bucket(self.raw_id(entry));
         let mut at = self.buckets[bucket];
         if at == entry {
             self.buckets[bucket] = to;
@@ -342,32 +108,6 @@ impl IdLists {
             at = self.links[at as usize];
         }
         self.links[at as usize] = to;
-    }
-
-    /// Walks everything; see the head of this file.
-    ///
-    /// # Panics
-    /// When an invariant does not hold.
-    pub(super) fn assert_invariants(&self) {
-        for place in Place::ALL {
-            let mut prev = place.sentinel();
-            let mut length = 0;
-            for entry in self.iter(place) {
-                let own = self.entries[entry as usize];
-                assert_eq!((own.place(), own.prev()), (place, prev), "entry {entry}");
-                let is_below = place.is_resident() || place == Place::FreeResident;
-                assert_eq!(entry < self.first_ghost, is_below, "entry {entry} in {place:?}");
-                if !place.is_free() {
-                    assert_eq!(self.find(self.id(entry)), Some(entry), "{:?} in {place:?}", self.id(entry));
-                }
-                prev = entry;
-                length += 1;
-            }
-            assert_eq!(self.entries[place.sentinel() as usize].prev(), prev, "{place:?}");
-            assert_eq!(self.len(place), length, "{place:?}");
-        }
-        let listed: u32 = self.lengths.iter().sum();
-        assert_eq!(listed as usize + PLACES, self.entries.len(), "entries in no list");
     }
 
     /// The longest chain and the sum over entries of the chain steps it takes to find them.
@@ -383,6 +123,131 @@ impl IdLists {
             lengths.iter().copied().max().unwrap_or(0),
             lengths.iter().map(|length| length * (length + 1) / 2).sum(),
         )
+    }
+}
+
+impl BlockLists for IdLists {
+    fn rebuild(&mut self, residents: u32, ghosts: u32) {
+        let first_new = self.first_ghost;
+        assert!(PLACES as u32 + residents >= first_new, "resident entries cannot move");
+        let remembered = [Place::RecentGhost, Place::FrequentGhost]
+            .map(|place| (place, self.iter(place).map(|entry| self.id(entry)).collect::<Vec<_>>()));
+        for place in [Place::RecentGhost, Place::FrequentGhost, Place::FreeGhost] {
+            self.rings.reset(place);
+        }
+        let count = PLACES + residents as usize + ghosts as usize;
+        self.first_ghost = PLACES as u32 + residents;
+        let entries = &mut self.rings.entries;
+        entries.truncate(first_new as usize);
+        entries.reserve_exact(count - entries.len());
+        entries.resize(count, Entry::default());
+        entries.shrink_to_fit();
+        for entry in first_new..count as u32 {
+            let free = if entry < self.first_ghost { Place::FreeResident } else { Place::FreeGhost };
+            self.rings.link_cold(entry, free);
+        }
+        self.links = vec![NONE; count];
+        self.buckets = vec![NONE; count - PLACES];
+        for entry in PLACES as u32..self.first_ghost {
+            if !self.place(entry).is_free() {
+                self.add_to_bucket(entry);
+            }
+        }
+        for (place, ids) in remembered {
+            for id in ids {
+                self.insert(id, place);
+            }
+        }
+    }
+
+    fn resident_entries(&self) -> u32 {
+        self.first_ghost - PLACES as u32
+    }
+
+    fn allocated_bytes(&self) -> usize {
+        let words = self.links.capacity() + self.buckets.capacity();
+        self.rings.entries.capacity() * size_of::<Entry>() + words * size_of::<u32>()
+    }
+
+    #[inline]
+    fn len(&self, place: Place) -> u32 {
+        self.rings.len(place)
+    }
+
+    #[inline]
+    fn id(&self, entry: u32) -> BlockId {
+        BlockId::from_u64(self.raw_id(entry))
+    }
+
+    #[inline]
+    fn place(&self, entry: u32) -> Place {
+        self.rings.place(entry)
+    }
+
+    #[inline]
+    fn find(&self, block: BlockId) -> Option<u32> {
+        let id = block.as_u64();
+        let mut entry = self.buckets[self.bucket(id)];
+        while entry != NONE {
+            if self.raw_id(entry) == id {
+                return Some(entry);
+            }
+            entry = self.links[entry as usize];
+        }
+        None
+    }
+
+    #[inline]
+    fn coldest(&self, place: Place) -> Option<u32> {
+        self.rings.coldest(place)
+    }
+
+    fn iter(&self, place: Place) -> impl Iterator<Item = u32> + '_ {
+        self.rings.iter(place)
+    }
+
+    fn insert(&mut self, block: BlockId, place: Place) -> u32 {
+        let entry = self.take_free(place);
+        self.rings.entries[entry as usize].id = block.as_u64();
+        self.rings.link_hot(entry, place);
+        self.add_to_bucket(entry);
+        entry
+    }
+
+    fn delete(&mut self, entry: u32) {
+        self.replace_in_bucket(entry, self.links[entry as usize]);
+        self.rings.move_hot(entry, self.place(entry).free());
+    }
+
+    fn convert(&mut self, entry: u32, place: Place) -> u32 {
+        debug_assert_ne!(self.place(entry).is_resident(), place.is_resident());
+        let to = self.take_free(place);
+        self.rings.entries[to as usize].id = self.raw_id(entry);
+        self.rings.link_hot(to, place);
+        self.links[to as usize] = self.links[entry as usize];
+        self.replace_in_bucket(entry, to);
+        self.rings.move_hot(entry, self.place(entry).free());
+        to
+    }
+
+    #[inline]
+    fn move_hot(&mut self, entry: u32, place: Place) {
+        self.rings.move_hot(entry, place);
+    }
+
+    fn move_cold(&mut self, entry: u32, place: Place) {
+        self.rings.move_cold(entry, place);
+    }
+
+    fn assert_invariants(&self) {
+        let listed = self.rings.assert_sound(|entry, place| {
+            let is_below = place.is_resident() || place == Place::FreeResident;
+            assert_eq!(entry < self.first_ghost, is_below, "entry {entry} in {place:?}");
+            if !place.is_free() {
+                assert_eq!(self.find(self.id(entry)), Some(entry), "{:?} in {place:?}", self.id(entry));
+            }
+        });
+        assert_eq!(listed + PLACES, self.rings.entries.len(), "entries in no list");
     }
 }
 

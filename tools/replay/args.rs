@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use terrace::{BlockSize, RamSize, SsdSize, WriteMode};
 
 use crate::failure::{Failure, Result};
+use crate::policies::PolicyName;
 use crate::trace::InputArgs;
 use crate::units::{parse_bandwidth, parse_duration_us, parse_size};
 
@@ -123,6 +124,12 @@ pub(crate) struct ReplayArgs {
     /// The same policies without data, thousands of times faster; latencies are left out
     #[arg(long, conflicts_with_all = ["demo", "settle"], help_heading = "Run")]
     pub(crate) simulate: bool,
+
+    /// With --simulate: RAM alone with this replacement policy, in one directory, to compare with. Sizes are resident
+    /// blocks; `belady` is the best there can be [default: the cache as it is]
+    #[arg(long, value_name = "NAME", value_enum, requires = "simulate", help_heading = "Run",
+          conflicts_with_all = ["ssd_file", "ssd_size", "ssd_blocks", "ssd_write_budget", "shards"])]
+    pub(crate) policy: Option<PolicyName>,
 
     /// Seed of all content, and of the demo's trace
     #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Run")]

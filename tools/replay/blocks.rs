@@ -48,7 +48,7 @@ impl Addressing {
     }
 
     /// The first block and the number of blocks that a request touches.
-    fn blocks(&self, span: Span) -> (u64, u64) {
+    pub(crate) fn blocks(&self, span: Span) -> (u64, u64) {
         match span {
             Span::Ids { first, .. } if self.one_block_each => (first, 1),
             Span::Ids { first, count } => (first, count),

@@ -4,7 +4,8 @@
 //! trace ──> blocks::Scan (once, to see sizes and errors)
 //!   └─────> blocks::Feeder ──> session (threads) ──> Cache        ──> report ──> table, or JSON
 //!                         │      └─ checker ── content                ▲
-//!                         └──> run::simulate ────> Simulation   ──────┘
+//!                         ├──> run::simulate ────> Simulation   ──────┤
+//!                         └──> compare ──────────> policies     ──────┘
 //! ```
 //!
 //! Nothing is made on disk before the arguments were checked and the trace was read to its end once; what a run that
@@ -14,11 +15,12 @@ mod args;
 mod backing;
 mod blocks;
 mod checker;
+mod compare;
 mod content;
 mod demo;
 mod latency;
 #[cfg(test)]
-mod oracle_tests;
+pub(crate) mod oracle_tests;
 mod places;
 mod report;
 mod run;
@@ -26,6 +28,8 @@ mod session;
 mod table;
 
 pub(crate) use args::ReplayArgs;
+pub(crate) use blocks::{Addressing, Scan};
+pub(crate) use content::block_id;
 
 use crate::failure::Result;
 

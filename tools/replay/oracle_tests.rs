@@ -5,22 +5,24 @@
 
 use std::path::{Path, PathBuf};
 
+use terrace::simulate::DenseTrace;
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
 use super::blocks::{Addressing, Feeder, Scan};
+use super::compare::References;
 use super::report::Counters;
 use super::run::simulate_pieces;
 use crate::progress::Progress;
 use crate::trace::{Format, Options, Source};
 
 /// A point of the reference figures: so many blocks of RAM, so many misses.
-struct Point {
-    blocks: u64,
-    misses: u64,
+pub(crate) struct Point {
+    pub(crate) blocks: u64,
+    pub(crate) misses: u64,
 }
 
 #[expect(clippy::print_stdout, reason = "a test that skips says so")]
-fn traces() -> Option<PathBuf> {
+pub(crate) fn traces() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces");
     let directory = std::env::var_os("TERRACE_TRACES").map_or(beside, PathBuf::from);
     if directory.join("oracle.csv").is_file() {
@@ -31,13 +33,13 @@ fn traces() -> Option<PathBuf> {
     None
 }
 
-/// The figures for adaptive replacement on the trace that the figures call `name`.
-fn points(directory: &Path, name: &str) -> Vec<Point> {
+/// The figures for `policy` on the trace that the figures call `name`.
+pub(crate) fn points(directory: &Path, name: &str, policy: &str) -> Vec<Point> {
     let csv = std::fs::read_to_string(directory.join("oracle.csv")).expect("the figures can be read");
     // A quoted column holds a comma; the ones we need stand at fixed places from the end.
     let point = |line: &str| {
         let from_end: Vec<&str> = line.rsplit(',').collect();
-        let at = from_end.iter().position(|&column| column == "ARC")?;
+        let at = from_end.iter().position(|&column| column == policy)?;
         let number = |index: usize| from_end[index].parse().expect("a number");
         (line.split(',').next() == Some(name))
             .then(|| Point { blocks: number(at + 1), misses: number(at - 1) })
@@ -49,8 +51,8 @@ fn points(directory: &Path, name: &str) -> Vec<Point> {
 
 /// How a trace is read so that its accesses are those of the figures.
 #[derive(Clone, Copy)]
-struct Case {
-    name: &'static str,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
     file: &'static str,
     format: Format,
     one_block_each: bool,
@@ -60,11 +62,11 @@ const fn case(name: &'static str, file: &'static str, format: Format) -> Case {
     Case { name, file, format, one_block_each: false }
 }
 
-const OLTP: Case = case("arc_OLTP", "arc/OLTP.lis.zst", Format::Arc);
-const P3: Case = case("arc_P3", "arc/P3.lis.zst", Format::Arc);
-const P12: Case = case("arc_P12", "arc/P12.lis.zst", Format::Arc);
-const CLOUD: Case = case("cpio_4k", "cloudphysics/cloudPhysicsIO.vscsi.zst", Format::Vscsi);
-const CLOUD_IDS: Case = Case {
+pub(crate) const OLTP: Case = case("arc_OLTP", "arc/OLTP.lis.zst", Format::Arc);
+pub(crate) const P3: Case = case("arc_P3", "arc/P3.lis.zst", Format::Arc);
+pub(crate) const P12: Case = case("arc_P12", "arc/P12.lis.zst", Format::Arc);
+pub(crate) const CLOUD: Case = case("cpio_4k", "cloudphysics/cloudPhysicsIO.vscsi.zst", Format::Vscsi);
+pub(crate) const CLOUD_IDS: Case = Case {
     one_block_each: true,
     ..case("cpio_rawlbn", "cloudphysics/cloudPhysicsIO.oracleGeneral.bin.zst", Format::OracleGeneral)
 };
@@ -72,7 +74,7 @@ const CLOUD_SECTORS: Case = Case {
     one_block_each: true,
     ..case("cpio_rawlbn", "cloudphysics/cloudPhysicsIO.vscsi.zst", Format::Vscsi)
 };
-const LIRS: [Case; 7] = [
+pub(crate) const LIRS: [Case; 7] = [
     case("lirs_cpp", "lirs/cpp.trc.zst", Format::Ids),
     case("lirs_loop", "lirs/loop.trc.zst", Format::Ids),
     case("lirs_multi1", "lirs/multi1.trc.zst", Format::Ids),
@@ -80,6 +82,11 @@ const LIRS: [Case; 7] = [
     case("lirs_multi3", "lirs/multi3.trc.zst", Format::Ids),
     case("lirs_scan", "lirs/scan.trc.zst", Format::Ids),
     case("lirs_sprite", "lirs/sprite.trc.zst", Format::Ids),
+];
+
+pub(crate) const MSR: [Case; 2] = [
+    case("msr_rw_20_80_105_4k", "msr/msr.cut.per_10k.rw_20_80.105.trace.zst", Format::TraceRar),
+    case("msr_rw_40_60_1370_4k", "msr/msr.cut.per_10k.rw_40_60.1370.trace.zst", Format::TraceRar),
 ];
 
 /// References and misses of `case` with so many blocks of RAM.
@@ -92,25 +99,39 @@ fn misses(directory: &Path, case: Case, blocks: u64, shards: Option<u32>) -> (u6
 
 /// What a simulation of `case` counts, in blocks of 4 KiB; the format is told from the content.
 fn counters(directory: &Path, case: Case, mut config: Config) -> Counters {
-    let source =
-        Source::open(&directory.join(case.file), &Options::default()).expect("the trace can be opened");
-    assert_eq!(source.format(), case.format, "{}", case.file);
-    let block_size = BlockSize::new(4096).expect("a good size");
-    let addressing = Addressing { block_size, one_block_each: case.one_block_each, writes_as_reads: true };
+    let (source, addressing) = open(directory, case);
     let progress = Progress::hidden();
     let scan = Scan::of(&source, &addressing, &progress).expect("the trace can be read");
     let reader = source.reader().expect("it was just read");
     let feeder = Feeder::new(reader, addressing, scan.renumbers, &progress);
-    config.block_size = block_size;
+    config.block_size = addressing.block_size;
     let mut simulation = Simulation::new(&config).expect("sizes that work");
     simulate_pieces(&mut simulation, &feeder).expect("the trace can be read").counters
+}
+
+/// The references of `case`, ids numbered off.
+pub(crate) fn dense(directory: &Path, case: Case) -> DenseTrace {
+    let (source, addressing) = open(directory, case);
+    let progress = Progress::hidden();
+    let scan = Scan::of(&source, &addressing, &progress).expect("the trace can be read");
+    let reader = source.reader().expect("it was just read");
+    let feeder = Feeder::new(reader, addressing, scan.renumbers, &progress);
+    References::of(&feeder).expect("the trace can be read").trace
+}
+
+fn open(directory: &Path, case: Case) -> (Source, Addressing) {
+    let source =
+        Source::open(&directory.join(case.file), &Options::default()).expect("the trace can be opened");
+    assert_eq!(source.format(), case.format, "{}", case.file);
+    let block_size = BlockSize::new(4096).expect("a good size");
+    (source, Addressing { block_size, one_block_each: case.one_block_each, writes_as_reads: true })
 }
 
 /// One shard is the policy undivided: to the miss.
 fn hold_exactly(cases: &[Case]) {
     let Some(directory) = traces() else { return };
     for &case in cases {
-        for point in points(&directory, case.name) {
+        for point in points(&directory, case.name, "ARC") {
             let (_, found) = misses(&directory, case, point.blocks, Some(1));
             assert_eq!(found, point.misses, "misses of {} with {} blocks", case.name, point.blocks);
         }
@@ -121,7 +142,7 @@ fn hold_exactly(cases: &[Case]) {
 fn hold_sharded(cases: &[Case]) {
     let Some(directory) = traces() else { return };
     for &case in cases {
-        for point in points(&directory, case.name).into_iter().filter(|point| point.blocks >= 2000) {
+        for point in points(&directory, case.name, "ARC").into_iter().filter(|point| point.blocks >= 2000) {
             let (references, found) = misses(&directory, case, point.blocks, None);
             let points_off = (found as f64 - point.misses as f64).abs() * 100.0 / references as f64;
             assert!(

@@ -11,6 +11,7 @@ use super::args::ReplayArgs;
 use super::backing::{disk_model, open_backing};
 use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
+use super::compare;
 use super::content::block_id;
 use super::places::Places;
 use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup};
@@ -39,7 +40,10 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
         let _ = writeln!(std::io::stderr(), "{}", super::table::trace(&setup, scan.requests, 1));
     }
     if args.simulate {
-        let passes = simulate(args, &source, &addressing, &scan)?;
+        let passes = match args.policy {
+            Some(policy) => compare::simulate(policy, args, &source, &addressing, &scan)?,
+            None => simulate(args, &source, &addressing, &scan)?,
+        };
         return Ok(Outcome { report: Report::new(setup, passes), failure: None });
     }
     let (passes, failure) = replay(args, &source, &addressing, &scan)?;
@@ -201,6 +205,7 @@ pub(crate) fn setup(args: &ReplayArgs, trace: &Trace, scan: &Scan) -> Result<Set
         duration_seconds: scan.duration_ns().map(|ns| ns as f64 / 1e9),
         aligning_shift_bytes: scan.alignment.shift().map(|(shift, _)| shift),
         simulated: args.simulate,
+        policy: args.policy,
         block_bytes: args.block_size.bytes() as u64,
         ram_bytes: if let RamSize::Bytes(bytes) = ram { Some(bytes) } else { None },
         ram_blocks: if let RamSize::Blocks(blocks) = ram { Some(blocks) } else { None },

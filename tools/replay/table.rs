@@ -60,10 +60,10 @@ fn heading(report: &Report) -> String {
         size(setup.ssd_bytes, setup.ssd_blocks).map_or("no SSD tier".into(), |size| format!("SSD {size}"));
     let block = show_bytes(setup.block_bytes);
     let mut text = trace(setup, report.total.requests, report.passes.len());
-    let how = if setup.simulated {
-        "simulated".into()
-    } else {
-        format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" })
+    let how = match setup.policy {
+        Some(policy) => format!("simulated with {}", policy.title()),
+        None if setup.simulated => "simulated".into(),
+        None => format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" }),
     };
     let mode = match setup.write_mode {
         super::args::Write::Around => "write-around",

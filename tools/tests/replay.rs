@@ -189,3 +189,22 @@ fn help_and_version_go_to_standard_output_with_0() {
         assert!(help.contains(word), "{word}");
     }
 }
+
+#[test]
+fn another_policy_is_simulated_by_name_and_the_optimum_misses_least() {
+    let ground = Playground::new();
+    ground.file("t", &msr_lines(3000));
+    let misses = |policy: &str| {
+        let run = ["replay", "t", "--simulate", "--policy", policy, "--json", "--ram-blocks", "500"];
+        let report = json(&ground.terrace(&[&run[..], &["--block-size", "4k"]].concat()));
+        laws_hold(&report);
+        assert_eq!(report["policy"], policy);
+        count(&report, "references") - count(&report, "ram_hits")
+    };
+    let optimum = misses("belady");
+    for policy in ["arc", "lru", "fifo", "clock", "s3-fifo", "sieve", "2q", "lirs", "w-tiny-lfu"] {
+        assert!(misses(policy) > optimum, "{policy}");
+    }
+    let refused = ground.terrace(&["replay", "t", "--policy", "lru"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+}

@@ -1,6 +1,6 @@
 //! What the policy is asked with and answers: slots, sides, lists, and what a request found.
 
-use super::super::id_lists::{PLACES, Place};
+use super::super::rings::{PLACES, Place};
 use crate::block::BlockId;
 
 /// Where a block's entry is while the block is resident.

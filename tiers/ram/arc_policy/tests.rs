@@ -564,3 +564,49 @@ fn a_directory_takes_no_more_memory_than_it_says() {
         assert!(used <= allowed, "{used} bytes for {capacity} blocks, {allowed} allowed");
     }
 }
+
+#[test]
+fn ids_in_an_array_or_hashed_give_the_same_answers() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for capacity in [1, 2, 7, 40] {
+        let ids = capacity * 4;
+        let (mut hashed, mut dense) = (ArcPolicy::new(capacity), ArcPolicy::dense(capacity, ids));
+        for step in 0..5000 {
+            let id = block(u64::from(random.u32(..ids)).min(u64::from(random.u32(..ids))));
+            let context = || format!("seed {seed}, capacity {capacity}, step {step}");
+            match random.u8(..20) {
+                0 => assert_eq!(hashed.remove(id).is_some(), dense.remove(id).is_some(), "{}", context()),
+                1 => resize_both(&mut hashed, &mut dense, random.u32(1..=capacity * 2)),
+                _ => {
+                    let answers = (hashed.request(id, |_| true), dense.request(id, |_| true));
+                    assert_eq!(answers.0.map(without_slots), answers.1.map(without_slots), "{}", context());
+                }
+            }
+            for list in [List::Recent, List::Frequent, List::RecentGhost, List::FrequentGhost] {
+                assert!(hashed.list(list).eq(dense.list(list)), "{}, {list:?}", context());
+            }
+            assert_eq!(hashed.recent_target(), dense.recent_target(), "{}", context());
+            dense.assert_invariants();
+        }
+    }
+}
+
+fn resize_both(hashed: &mut ArcPolicy, dense: &mut ArcPolicy<DenseLists>, capacity: u32) {
+    let (mut from_hashed, mut from_dense) = (Vec::new(), Vec::new());
+    hashed.resize(capacity, |_| true, &mut from_hashed);
+    dense.resize(capacity, |_| true, &mut from_dense);
+    let blocks = |evicted: &[Evicted]| evicted.iter().map(|one| (one.block, one.from)).collect::<Vec<_>>();
+    assert_eq!(blocks(&from_hashed), blocks(&from_dense));
+}
+
+/// Of a miss: in which ghosts the block was, and what left from which side.
+type Missed = (Option<Side>, Option<(BlockId, Side)>);
+
+/// What an answer says besides the slots; none for a hit.
+fn without_slots(access: Access) -> Option<Missed> {
+    match access {
+        Access::Hit(_) => None,
+        Access::Miss { ghost, evicted, .. } => Some((ghost, evicted.map(|one| (one.block, one.from)))),
+    }
+}

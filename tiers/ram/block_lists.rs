@@ -1,0 +1,150 @@
+//! What [`super::arc_policy`] asks of the memory under it: blocks in lists, each found by its id.
+
+use super::rings::{Link, PLACES, Place, Rings};
+use crate::block::BlockId;
+
+/// Blocks in the lists of their [`Place`]s. An entry names a block until it is deleted or converted.
+pub trait BlockLists {
+    /// Makes room for `residents` and `ghosts` entries. Residents stay where they are, so there may not become fewer;
+    /// the ghosts must fit. O(entries).
+    fn rebuild(&mut self, residents: u32, ghosts: u32);
+
+    /// The entries that are or may become residents.
+    fn resident_entries(&self) -> u32;
+
+    /// Every byte allocated.
+    fn allocated_bytes(&self) -> usize;
+
+    fn len(&self, place: Place) -> u32;
+
+    fn id(&self, entry: u32) -> BlockId;
+
+    fn place(&self, entry: u32) -> Place;
+
+    /// The entry of `block`.
+    fn find(&self, block: BlockId) -> Option<u32>;
+
+    /// The entry of the list that was longest without a use.
+    fn coldest(&self, place: Place) -> Option<u32>;
+
+    /// From the coldest to the hottest.
+    fn iter(&self, place: Place) -> impl Iterator<Item = u32> + '_;
+
+    /// Adds `block`, which must be absent, at the hot end.
+    fn insert(&mut self, block: BlockId, place: Place) -> u32;
+
+    /// Gives the entry back.
+    fn delete(&mut self, entry: u32);
+
+    /// Makes a ghost of a resident, or the other way round, at the hot end of `place`; its new entry.
+    fn convert(&mut self, entry: u32, place: Place) -> u32;
+
+    fn move_hot(&mut self, entry: u32, place: Place);
+
+    fn move_cold(&mut self, entry: u32, place: Place);
+
+    /// Walks everything.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    fn assert_invariants(&self);
+}
+
+/// Blocks that were numbered from 0 on, an entry of 8 bytes each whether they are in a list or not: nothing is hashed, and
+/// to find a block is to look at it. For simulations, which renumber the ids of a trace once.
+///
+/// Invariant: entry `PLACES + n` is block n; one in no list of the policy's is in no ring, and its place is
+/// [`Place::FreeResident`]: to take it costs no look at strangers.
+pub struct DenseLists {
+    rings: Rings<Link>,
+}
+
+impl DenseLists {
+    /// For blocks whose id is below `ids`.
+    pub(super) fn new(ids: u32) -> Self {
+        let mut rings = Rings::new();
+        rings.entries.resize(PLACES + ids as usize, Link::lone(Place::FreeResident));
+        Self { rings }
+    }
+}
+
+impl BlockLists for DenseLists {
+    /// There is room for all.
+    fn rebuild(&mut self, _residents: u32, _ghosts: u32) {}
+
+    fn resident_entries(&self) -> u32 {
+        // As elsewhere one more than can be resident.
+        (self.rings.entries.len() - PLACES) as u32 + 1
+    }
+
+    fn allocated_bytes(&self) -> usize {
+        self.rings.entries.capacity() * size_of::<Link>()
+    }
+
+    #[inline]
+    fn len(&self, place: Place) -> u32 {
+        self.rings.len(place)
+    }
+
+    #[inline]
+    fn id(&self, entry: u32) -> BlockId {
+        BlockId::from_u64(u64::from(entry) - PLACES as u64)
+    }
+
+    #[inline]
+    fn place(&self, entry: u32) -> Place {
+        self.rings.place(entry)
+    }
+
+    #[inline]
+    fn find(&self, block: BlockId) -> Option<u32> {
+        let entry = block.as_u64() as u32 + PLACES as u32;
+        (!self.rings.place(entry).is_free()).then_some(entry)
+    }
+
+    #[inline]
+    fn coldest(&self, place: Place) -> Option<u32> {
+        self.rings.coldest(place)
+    }
+
+    fn iter(&self, place: Place) -> impl Iterator<Item = u32> + '_ {
+        self.rings.iter(place)
+    }
+
+    #[inline]
+    fn insert(&mut self, block: BlockId, place: Place) -> u32 {
+        let entry = block.as_u64() as u32 + PLACES as u32;
+        self.rings.link_hot(entry, place);
+        entry
+    }
+
+    #[inline]
+    fn delete(&mut self, entry: u32) {
+        self.rings.unlink(entry);
+        self.rings.entries[entry as usize] = Link::lone(Place::FreeResident);
+    }
+
+    #[inline]
+    fn convert(&mut self, entry: u32, place: Place) -> u32 {
+        self.rings.move_hot(entry, place);
+        entry
+    }
+
+    #[inline]
+    fn move_hot(&mut self, entry: u32, place: Place) {
+        self.rings.move_hot(entry, place);
+    }
+
+    fn move_cold(&mut self, entry: u32, place: Place) {
+        self.rings.move_cold(entry, place);
+    }
+
+    fn assert_invariants(&self) {
+        let listed = self.rings.assert_sound(|entry, place| {
+            assert_eq!(self.find(self.id(entry)), Some(entry), "{place:?}");
+        });
+        let entries = PLACES as u32..self.rings.entries.len() as u32;
+        let taken = entries.filter(|&entry| !self.rings.place(entry).is_free()).count();
+        assert_eq!(taken, listed, "blocks that say so are in no list");
+    }
+}

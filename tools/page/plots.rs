@@ -1,0 +1,449 @@
+//! The plots with axes: lines, bands and bars.
+
+use std::fmt::Write as _;
+
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::Plot;
+use super::canvas::{Area, GRID, INK, MARK, MUTED, SERIES, draw, text};
+use super::maps::time;
+use crate::tune::{Candidate, CurvePoint, Report, show_years, sizes};
+use crate::units::{show_bytes, show_us};
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+type Chart<'a, 'b, X, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, Y>>;
+
+/// Powers of two along an axis, from one to another: labels are whole ones.
+struct Powers {
+    from: f64,
+    to: f64,
+}
+
+impl Powers {
+    /// Around these sizes, in bytes.
+    fn around(bytes: impl Iterator<Item = u64>) -> Self {
+        let (mut from, mut to) = (f64::INFINITY, 0f64);
+        for exponent in bytes.filter(|&bytes| bytes > 0).map(|bytes| (bytes as f64).log2()) {
+            (from, to) = (from.min(exponent), to.max(exponent));
+        }
+        if from > to {
+            (from, to) = (12.0, 13.0);
+        }
+        Self { from, to: if to - from < 1.0 { from + 1.0 } else { to } }
+    }
+}
+
+impl Ranged for Powers {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let share = (value.max(1.0).log2() - self.from) / (self.to - self.from);
+        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        let (first, last) = (self.from.ceil() as i32, self.to.floor() as i32);
+        let step = ((last - first) as usize / hint.max_num_points().max(1) + 1).max(1);
+        (first..=last).step_by(step).map(|exponent| f64::from(exponent).exp2()).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        self.from.exp2()..self.to.exp2()
+    }
+}
+
+/// From nothing to so many bytes: labels are whole numbers of a unit.
+struct Bytes {
+    most: f64,
+}
+
+impl Ranged for Bytes {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        limit.0 + (value / self.most * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        // A power of two that four to eight times goes into it.
+        let step = (self.most / 4.0).log2().floor().exp2().max(1.0);
+        (0..=8).map(|times| f64::from(times) * step).take_while(|&value| value <= self.most).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        0.0..self.most
+    }
+}
+
+/// Places for bars, of width 1 from 0 on, each labelled in its middle.
+struct Slots(usize);
+
+impl Ranged for Slots {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        limit.0 + (value / self.0 as f64 * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        // As many names as can be read side by side.
+        (0..self.0).step_by(self.0.div_ceil(10)).map(|slot| slot as f64 + 0.5).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        0.0..self.0 as f64
+    }
+}
+
+/// Axes in `area`, their labels, and what they are.
+fn axes<'a, 'b, X, Y>(
+    area: &'a Area<'b>,
+    x: X,
+    y: Y,
+    names: [&str; 2],
+    labels: [&dyn Fn(&f64) -> String; 2],
+) -> Result<Chart<'a, 'b, X, Y>, Box<dyn std::error::Error>>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut builder = ChartBuilder::on(area);
+    builder.margin(12).x_label_area_size(44).y_label_area_size(76);
+    let mut chart = builder.build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .x_labels(8)
+        .y_labels(6)
+        .x_desc(names[0])
+        .y_desc(names[1])
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID.stroke_width(1))
+        .axis_style(GRID.stroke_width(1))
+        .label_style(text(12, &MUTED))
+        .axis_desc_style(text(13, &INK))
+        .x_label_formatter(labels[0])
+        .y_label_formatter(labels[1])
+        .draw()?;
+    Ok(chart)
+}
+
+fn percent(share: &f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+fn bytes(bytes: &f64) -> String {
+    show_bytes(*bytes as u64)
+}
+
+/// The names of the lines, in a corner.
+fn legend<'a, 'b: 'a, X: Ranged<ValueType = f64>, Y: Ranged<ValueType = f64>>(
+    chart: &mut Chart<'a, 'b, X, Y>,
+    position: SeriesLabelPosition,
+) -> Drawn {
+    chart.configure_series_labels().position(position).label_font(text(12, &INK)).margin(8).draw()?;
+    Ok(())
+}
+
+/// A line with its name.
+fn line<X, Y>(chart: &mut Chart<'_, '_, X, Y>, points: Vec<(f64, f64)>, color: RGBColor, name: &str) -> Drawn
+where
+    X: Ranged<ValueType = f64> + 'static,
+    Y: Ranged<ValueType = f64> + 'static,
+{
+    chart
+        .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+        .label(name)
+        .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], color.stroke_width(2)));
+    Ok(())
+}
+
+/// Disk reads by SSD size, for up to four RAM sizes, the recommended one among them, with their error bands.
+pub(super) fn disk_reads(report: &Report) -> Plot {
+    let rows = rows(report);
+    let taken = report.recommendation.or(report.fastest).map_or(0, |one| one.cell.ram_bytes);
+    let at = rows.iter().position(|row| row[0].cell.ram_bytes == taken).unwrap_or(0);
+    let shown: Vec<&[Candidate]> = spread(rows.len(), at).into_iter().map(|index| rows[index]).collect();
+    let with_ssd = |row: &[Candidate]| {
+        row.iter().filter(|one| one.cell.ssd_bytes > 0).copied().collect::<Vec<Candidate>>()
+    };
+    let x = || Powers::around(report.surface.iter().map(|one| one.cell.ssd_bytes));
+    let svg = draw(|area| {
+        let mut chart = axes(
+            area,
+            x(),
+            RangedCoordf64::from(0.0..1.0),
+            ["SSD", "reads that wait for the disk"],
+            [&bytes, &percent],
+        )?;
+        for (row, &color) in shown.iter().zip(&SERIES) {
+            let points = with_ssd(row);
+            let at = |one: &Candidate, sign: f64| {
+                let share = one.cell.disk_share + sign * one.cell.disk_share_error;
+                (one.cell.ssd_bytes as f64, share.clamp(0.0, 1.0))
+            };
+            let band: Vec<(f64, f64)> = points
+                .iter()
+                .map(|one| at(one, 1.0))
+                .chain(points.iter().rev().map(|one| at(one, -1.0)))
+                .collect();
+            chart.draw_series(std::iter::once(Polygon::new(band, color.mix(0.16))))?;
+            let name = format!("RAM {}", show_bytes(row[0].cell.ram_bytes));
+            line(&mut chart, points.iter().map(|one| at(one, 0.0)).collect(), color, &name)?;
+            let dots = points.iter().map(|one| Circle::new(at(one, 0.0), 3, color.filled()));
+            chart.draw_series(dots)?;
+        }
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
+    });
+    let marks = shown.iter().map(|row| with_ssd(row).len()).sum::<usize>() + shown.len();
+    let caption = if report.method == "exact" {
+        "Simulated exactly: there is no error to show.".into()
+    } else {
+        format!("Bands: 95 % intervals over {} samples.", report.samples)
+    };
+    Plot { name: "ssd", title: "What more SSD brings".into(), caption, svg, marks }
+}
+
+/// Up to four of `count` indices, evenly apart, but that the one nearest to `at` is `at`.
+fn spread(count: usize, at: usize) -> Vec<usize> {
+    let wanted = count.min(4);
+    let mut spread: Vec<usize> = (0..wanted).map(|one| one * (count - 1) / (wanted - 1).max(1)).collect();
+    if let Some(nearest) = spread.iter_mut().min_by_key(|one| one.abs_diff(at)) {
+        *nearest = at;
+    }
+    spread
+}
+
+/// The surface, a RAM size each.
+fn rows(report: &Report) -> Vec<&[Candidate]> {
+    report.surface.chunk_by(|one, other| one.cell.ram_bytes == other.cell.ram_bytes).collect()
+}
+
+/// RAM alone: LRU's whole curve and the cache's own policy, with the knee.
+pub(super) fn curves(report: &Report) -> Plot {
+    let curves = &report.curves;
+    let points = |points: &[CurvePoint]| -> Vec<(f64, f64)> {
+        points.iter().map(|point| (point.bytes as f64, point.miss_ratio)).collect()
+    };
+    let x = Powers::around(curves.lru.iter().map(|point| point.bytes));
+    let knee = (curves.knee.bytes as f64, curves.knee.miss_ratio);
+    let ends = x.range();
+    let svg = draw(|area| {
+        let mut chart = axes(
+            area,
+            x,
+            RangedCoordf64::from(0.0..1.0),
+            ["RAM", "references that miss"],
+            [&bytes, &percent],
+        )?;
+        let floor = [(ends.start, curves.compulsory_ratio), (ends.end, curves.compulsory_ratio)];
+        line(&mut chart, floor.to_vec(), MUTED, "first references")?;
+        line(&mut chart, points(&curves.lru), SERIES[1], "LRU")?;
+        line(&mut chart, points(&curves.arc), SERIES[0], "adaptive (the cache's)")?;
+        let dots = points(&curves.arc).into_iter().map(|at| Circle::new(at, 3, SERIES[0].filled()));
+        chart.draw_series(dots)?;
+        chart.draw_series([Circle::new(knee, 7, MARK.stroke_width(2))])?;
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
+    });
+    Plot {
+        name: "curves",
+        title: "RAM alone".into(),
+        caption: format!(
+            "Ring: the knee, at {}, where {:.1} % miss. More RAM than that gives less for its price than up to there. {}",
+            show_bytes(curves.knee.bytes),
+            curves.knee.miss_ratio * 100.0,
+            "Both curves are exact for what was read."
+        ),
+        svg,
+        marks: curves.arc.len() + 3,
+    }
+}
+
+/// Bars side by side, each with words above it.
+struct Bars<'a> {
+    names: Vec<String>,
+    /// Stacked from below; the same parts in each bar.
+    parts: Vec<Vec<f64>>,
+    above: Vec<String>,
+    part_names: Vec<&'a str>,
+    colors: &'a [RGBColor],
+    axes: [&'a str; 2],
+    label: &'a dyn Fn(&f64) -> String,
+}
+
+impl Bars<'_> {
+    /// The drawing, and how many marks it has.
+    fn draw(&self) -> (String, usize) {
+        self.draw_on(|most| RangedCoordf64::from(0.0..most))
+    }
+
+    /// The same where heights are bytes.
+    fn draw_bytes(&self) -> (String, usize) {
+        self.draw_on(|most| Bytes { most })
+    }
+
+    fn draw_on<Y>(&self, y: impl Fn(f64) -> Y) -> (String, usize)
+    where
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64> + 'static,
+    {
+        let most = self.parts.iter().map(|parts| parts.iter().sum::<f64>()).fold(0.0, f64::max).max(1e-9);
+        let mut marks = 0;
+        // Words stand above the bars, and a legend above those.
+        let room = if self.part_names.is_empty() { 1.12 } else { 1.36 };
+        let name = |at: &f64| self.names.get(*at as usize).cloned().unwrap_or_default();
+        let svg = draw(|area| {
+            let x = Slots(self.names.len().max(1));
+            let mut chart = axes(area, x, y(most * room), self.axes, [&name, self.label])?;
+            for (at, parts) in self.parts.iter().enumerate() {
+                let mut bottom = 0.0;
+                for (&height, &color) in parts.iter().zip(self.colors) {
+                    let corners = [(at as f64 + 0.16, bottom), (at as f64 + 0.84, bottom + height)];
+                    chart.draw_series([Rectangle::new(corners, color.filled())])?;
+                    bottom += height;
+                    marks += 1;
+                }
+                let style = text(12, &INK).pos(Pos::new(HPos::Center, VPos::Bottom));
+                let place = (at as f64 + 0.5, bottom + most * 0.015);
+                chart.draw_series([Text::new(
+                    self.above.get(at).cloned().unwrap_or_default(),
+                    place,
+                    style,
+                )])?;
+            }
+            for (name, &color) in self.part_names.iter().zip(self.colors) {
+                let nothing: [Rectangle<(f64, f64)>; 0] = [];
+                chart
+                    .draw_series(nothing)?
+                    .label(*name)
+                    .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled()));
+            }
+            legend(&mut chart, SeriesLabelPosition::UpperRight)
+        });
+        (svg, marks)
+    }
+}
+
+/// What each SSD size writes, and how long it lasts.
+pub(super) fn wear(report: &Report) -> Plot {
+    let rows = rows(report);
+    let taken = report.recommendation.or(report.fastest).map_or(0, |one| one.cell.ram_bytes);
+    let row = rows.iter().find(|row| row[0].cell.ram_bytes == taken).or(rows.first());
+    let shown: Vec<Candidate> =
+        row.map_or(Vec::new(), |row| row.iter().filter(|one| one.cell.ssd_bytes > 0).copied().collect());
+    let written = |one: &Candidate| one.ssd_bytes_a_day.unwrap_or(one.cell.ssd_bytes_written);
+    let is_daily = report.world.trace_days.is_some();
+    let bars = Bars {
+        names: shown.iter().map(|one| show_bytes(one.cell.ssd_bytes)).collect(),
+        parts: shown.iter().map(|one| vec![written(one)]).collect(),
+        above: shown.iter().map(|one| one.life_years.map_or_else(String::new, show_years)).collect(),
+        part_names: vec![],
+        colors: &SERIES,
+        axes: ["SSD", if is_daily { "written a day" } else { "written during the trace" }],
+        label: &bytes,
+    };
+    let (svg, marks) = bars.draw_bytes();
+    let ram = show_bytes(row.map_or(0, |row| row[0].cell.ram_bytes));
+    let caption = if is_daily {
+        format!("With {ram} of RAM. Above each bar: how long an SSD of that size lasts.")
+    } else {
+        format!("With {ram} of RAM. The trace has no times, so it is not known how long an SSD lasts.")
+    };
+    Plot { name: "wear", title: "What the SSD is written".into(), caption, svg, marks }
+}
+
+/// Where a read's mean time is spent.
+pub(super) fn latency(report: &Report) -> Plot {
+    let world = &report.world;
+    let of = |one: &Candidate| {
+        vec![
+            one.cell.ram_share * world.ram_latency.mean_us,
+            one.cell.ssd_share * world.ssd_latency.mean_us,
+            one.cell.disk_share * world.disk_latency.mean_us,
+        ]
+    };
+    let (mut names, mut parts, mut said) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, one) in
+        [("recommended", report.recommendation), ("runner-up", report.runner_up), ("fastest", report.fastest)]
+    {
+        if let Some(one) = one {
+            names.push(name.into());
+            parts.push(of(&one));
+            said.push(show_us(one.read_mean_us));
+        }
+    }
+    if names.is_empty() {
+        names.push("no cache".to_string());
+        parts.push(vec![0.0, 0.0, report.uncached_mean_us]);
+    }
+    let bars = Bars {
+        names,
+        parts,
+        above: said,
+        part_names: vec!["RAM", "SSD", "disk"],
+        colors: &[SERIES[2], SERIES[0], SERIES[1]],
+        axes: ["", "mean time of a read"],
+        label: &|us| show_us(*us),
+    };
+    let (svg, marks) = bars.draw();
+    let mut caption = format!("Without a cache a read takes {}.", show_us(report.uncached_mean_us));
+    if let Some(one) = report.runner_up {
+        write!(caption, " The runner-up has {}.", sizes(one.cell.ram_bytes, one.cell.ssd_bytes))
+            .expect("a string takes everything");
+    }
+    Plot { name: "latency", title: "Where a read's time goes".into(), caption, svg, marks }
+}
+
+pub(super) fn request_sizes(report: &Report) -> Plot {
+    let classes = &report.profile.request_sizes;
+    let all: u64 = classes.iter().map(|class| class.reads + class.writes).sum();
+    let share = |count: u64| count as f64 / all.max(1) as f64;
+    let bars = Bars {
+        names: classes.iter().map(|class| show_bytes(class.bytes_max)).collect(),
+        parts: classes.iter().map(|class| vec![share(class.reads), share(class.writes)]).collect(),
+        above: Vec::new(),
+        part_names: vec!["reads", "writes"],
+        colors: &SERIES,
+        axes: ["bytes, at most", "requests"],
+        label: &percent,
+    };
+    let (svg, marks) = bars.draw();
+    let caption = "Powers of two; a request counts where it fits.".into();
+    Plot { name: "requests", title: "Sizes of requests".into(), caption, svg, marks }
+}
+
+/// What is in use over the trace's time, and what was ever used.
+pub(super) fn working_set(report: &Report) -> Plot {
+    let windows = &report.profile.windows;
+    let most = windows.iter().map(|window| window.footprint_bytes).max().unwrap_or(1).max(1) as f64;
+    let end = windows.last().map_or(1.0, |window| window.end).max(1e-9);
+    let is_seconds = report.profile.windows_by_time;
+    let svg = draw(|area| {
+        let label = |at: &f64| time(*at, is_seconds);
+        let x = RangedCoordf64::from(0.0..end);
+        let mut chart = axes(
+            area,
+            x,
+            RangedCoordf64::from(0.0..most * 1.05),
+            ["time", "different blocks"],
+            [&label, &bytes],
+        )?;
+        let points = |of: &dyn Fn(&crate::tune::Window) -> u64| -> Vec<(f64, f64)> {
+            windows.iter().map(|window| (window.end, of(window) as f64)).collect()
+        };
+        let in_use = points(&|window| window.working_set_bytes);
+        let color = SERIES[0];
+        chart.draw_series(AreaSeries::new(in_use.clone(), 0.0, color.mix(0.16)))?;
+        line(&mut chart, in_use, color, "used in a 48th of the trace")?;
+        line(&mut chart, points(&|window| window.footprint_bytes), SERIES[1], "used so far")?;
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)
+    });
+    let caption =
+        "A footprint that still rises at the end says that the recording saw only a part of what is used."
+            .into();
+    Plot { name: "working-set", title: "How much is in use".into(), caption, svg, marks: 3 }
+}

@@ -1,0 +1,172 @@
+//! `terrace tune` as its user sees it: text, JSON, files; and in the slow run the page in a browser.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{Playground, is_slow_run, json, many_ids, recorded};
+use serde_json::Value;
+
+/// Popular pages of one disk, a scan now and then, a request each second.
+fn lines(count: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(5);
+    let line = |step: u64| {
+        let page = if step % 1000 < 250 { 9000 + step } else { (random.f64().powi(3) * 4000.0) as u64 };
+        let kind = if step.is_multiple_of(8) { "Write" } else { "Read" };
+        let filetime = 128_166_386_787_582_087 + step * 10_000_000;
+        format!("{filetime},host,0,{kind},{},4096,1\n", page * 4096).into_bytes()
+    };
+    (0..count).flat_map(line).collect()
+}
+
+#[test]
+fn tables_json_page_and_plots_say_the_same() {
+    let ground = Playground::new();
+    ground.file("t", &lines(20_000));
+    let tune = ["tune", "t", "--block-size", "4k"];
+    let report =
+        json(&ground.terrace(&[&tune[..], &["--json", "--report", "page.html", "--svg", "plots"]].concat()));
+    let taken = &report["recommendation"];
+    assert!(taken["ram_bytes"].as_u64() > Some(0) && report["runner_up"].is_object());
+    assert!(report["surface"].as_array().expect("a list").iter().any(|one| one == taken));
+    let page = std::fs::read_to_string(ground.path().join("page.html")).expect("the page is there");
+    let said = format!("data-ram=\"{}\" data-ssd=\"{}\"", taken["ram_bytes"], taken["ssd_bytes"]);
+    assert!(page.contains(&said), "{said}");
+    assert_eq!(std::fs::read_dir(ground.path().join("plots")).expect("the plots are there").count(), 8);
+    let text = ground.terrace(&tune);
+    assert_eq!((text.code, text.stderr.as_str()), (Some(0), ""));
+    for words in ["recommended", "runner-up", "Take ", "no SSD", "simulated exactly"] {
+        assert!(text.stdout.contains(words), "{words}: {}", text.stdout);
+    }
+}
+
+#[test]
+fn constraints_are_kept_and_a_trace_without_times_is_asked_for_its_length() {
+    let ground = Playground::new();
+    ground.file("ids", &many_ids(20_000));
+    let tune = ["tune", "ids", "--block-size", "4k", "--life-years", "2"];
+    let refused = ground.terrace(&tune);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("--trace-time"), "{}", refused.stderr);
+    let report = json(&ground.terrace(&[&tune[..], &["--trace-time", "86400s", "--json"]].concat()));
+    let taken = &report["recommendation"];
+    assert!(taken["ssd_bytes"] == 0 || taken["life_years"].as_f64() >= Some(2.0), "{taken}");
+    let report = json(&ground.terrace(&["tune", "ids", "--block-size", "4k", "--ram-max", "1MiB", "--json"]));
+    assert!(report["recommendation"]["ram_bytes_total"].as_u64() <= Some(1 << 20));
+}
+
+#[test]
+fn bad_sizes_and_places_end_in_one_line_and_2() {
+    let ground = Playground::new();
+    ground.file("t", &many_ids(1000));
+    for more in [
+        &["--ram-sizes", "4k"][..],
+        &["--ssd-sizes", "8k"],
+        &["--report", "missing/page.html"],
+        &["--probe", "missing"],
+        &["--within", "0"],
+        &["--ssd-latency", "5ms,1ms"],
+    ] {
+        let run = ground.terrace(&[&["tune", "t", "--block-size", "4k"], more].concat());
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{more:?}: {}", run.stderr);
+        assert!(run.stderr.lines().count() == 1 && run.stderr.contains("; "), "{more:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_measured_device_stands_in_for_a_named_latency_and_nothing_stays_behind() {
+    let ground = Playground::new();
+    ground.file("t", &many_ids(2000));
+    ground.file("disk", &vec![1; 4 << 20]);
+    let before = ground.listing();
+    let probe = ["tune", "t", "--block-size", "4k", "--probe", "disk=disk", "--json"];
+    let report = json(&ground.terrace(&probe));
+    let mean = report["world"]["disk_latency"]["mean_us"].as_f64().expect("a number");
+    assert!(mean > 0.0 && mean != 8000.0, "{mean}");
+    assert_eq!(ground.listing(), before);
+}
+
+/// A browser without a window; none, and a word about it, where there is none. Where `CI` is set there must be.
+#[expect(clippy::print_stdout, reason = "a test that skips says so")]
+fn browser() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let runs =
+        |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|run| run.status.success());
+    let found = names.into_iter().find(runs);
+    assert!(found.is_some() || std::env::var_os("CI").is_none(), "no browser: none of {names:?}");
+    if found.is_none() {
+        println!("skipped: no browser");
+    }
+    found
+}
+
+/// Runs after the page's own script: what it found goes into the title, where `--dump-dom` shows it.
+const LOOK: &str = "<script>
+const found = { errors: window.failures, plots: {}, tip: '' };
+for (const figure of document.querySelectorAll('figure')) {
+  const marks = figure.querySelectorAll('svg rect, svg polyline, svg polygon, svg circle, svg path, svg line');
+  const seen = [...marks].filter((mark) => {
+    const { width, height } = mark.getBoundingClientRect();
+    return width + height > 0 && getComputedStyle(mark).visibility === 'visible';
+  });
+  found.plots[figure.id] = [seen.length, Number(figure.dataset.marks)];
+}
+const { ram, ssd } = document.getElementById('recommendation').dataset;
+found.recommendation = [Number(ram), Number(ssd)];
+const surface = document.querySelector('#surface svg');
+const box = surface.getBoundingClientRect();
+const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+surface.dispatchEvent(new PointerEvent('pointermove', { clientX: x, clientY: y, bubbles: true }));
+found.tip = document.getElementById('tip').textContent;
+document.title = 'FOUND' + JSON.stringify(found) + 'END';
+</script>";
+
+/// Opens `page` in `browser` and tells what a script finds on it.
+fn look(browser: &str, page: &Path, home: &Path) -> (Value, String) {
+    let watch = "<head>\n<script>window.failures = []; addEventListener('error', (event) => \
+                 window.failures.push(event.message)); console.error = (...words) => \
+                 window.failures.push(words.join(' '));</script>";
+    let text = std::fs::read_to_string(page).expect("the page is there");
+    let watched = text.replacen("<head>", watch, 1).replace("</body>", &format!("{LOOK}</body>"));
+    let copy = home.join("watched.html");
+    std::fs::write(&copy, watched).expect("a file in our directory");
+    let profile = format!("--user-data-dir={}", home.join("profile").display());
+    let run = Command::new(browser)
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--log-level=0"])
+        .args([&profile, "--window-size=1280,2400", "--virtual-time-budget=5000", "--dump-dom"])
+        .arg(format!("file://{}", copy.display()))
+        .output()
+        .expect("the browser runs");
+    let (dom, log) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let found = dom.split("FOUND").nth(1).and_then(|rest| rest.split("END").next());
+    let found = found.unwrap_or_else(|| panic!("the script did not run: {log}")).replace("&amp;", "&");
+    (serde_json::from_str(&found).expect("one JSON object"), log.into_owned())
+}
+
+#[test]
+fn the_page_opens_in_a_browser_without_an_error_and_every_plot_has_its_marks() {
+    let Some(browser) = Some(()).filter(|()| is_slow_run()).and_then(|()| browser()) else { return };
+    let ground = Playground::new();
+    ground.file("t", &lines(20_000));
+    let mut traces = vec!["t".to_string()];
+    traces.extend(recorded("cloudphysics/cloudPhysicsIO.vscsi.zst"));
+    for trace in traces {
+        let tune = ["tune", &trace, "--block-size", "16k", "--json", "--report", "page.html"];
+        let report = json(&ground.terrace(&tune));
+        let (found, log) = look(browser, &ground.path().join("page.html"), ground.path());
+        assert_eq!(found["errors"], serde_json::json!([]), "{trace}");
+        assert!(!log.contains("CONSOLE") || !log.to_lowercase().contains("error:console"), "{log}");
+        let taken = &report["recommendation"];
+        let wanted = serde_json::json!([taken["ram_bytes"], taken["ssd_bytes"]]);
+        assert_eq!(found["recommendation"], wanted, "{trace}");
+        let plots = found["plots"].as_object().expect("plots");
+        assert_eq!(plots.len(), 8, "{found}");
+        for (name, marks) in plots {
+            let (seen, wanted) = (marks[0].as_u64(), marks[1].as_u64());
+            assert!(wanted > Some(0) && seen >= wanted, "{trace}, {name}: {marks}");
+        }
+        let tip = found["tip"].as_str().expect("text");
+        assert!(tip.contains("RAM ") && tip.contains("price"), "the pointer shows nothing: {tip}");
+    }
+}

@@ -1,0 +1,177 @@
+//! The arguments of `terrace tune`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use terrace::BlockSize;
+
+use super::devices::{Latency, Probe};
+use crate::failure::{Failure, Result};
+use crate::trace::InputArgs;
+use crate::units::{parse_duration_us, parse_size};
+
+/// Say from a recorded trace what sizes of RAM and SSD to take
+///
+/// The cache's own policies are simulated for each pair of sizes, and each pair gets its latency, its wear of the SSD and
+/// its price. Taken is the cheapest of those that keep every constraint and whose mean read latency is within --within of
+/// the best of them. Sizes are bytes or carry a unit, a power of 1024 however it is spelled.
+#[derive(Args, Debug)]
+#[command(after_long_help = super::report::json_help())]
+pub(crate) struct TuneArgs {
+    /// The trace, plain or packed by zstd, gzip or xz; `-` reads standard input
+    pub(crate) trace: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+
+    /// One block a request, sizes ignored (see `terrace replay --help`)
+    #[arg(long, help_heading = "Trace")]
+    pub(crate) ids: bool,
+
+    /// Take writes as reads
+    #[arg(long, help_heading = "Trace")]
+    pub(crate) as_reads: bool,
+
+    /// How long the recording took, e.g. 7200s, where the trace itself does not say: bytes a day follow from it
+    #[arg(long, value_name = "TIME", value_parser = parse_duration_us, help_heading = "Trace")]
+    pub(crate) trace_time: Option<u64>,
+
+    /// Unit of caching
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = block_size, help_heading = "Sizes")]
+    pub(crate) block_size: BlockSize,
+
+    /// Other block sizes to compare at the recommended sizes [default: 4KiB,16KiB,64KiB]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = block_size, help_heading = "Sizes")]
+    pub(crate) block_sizes: Vec<BlockSize>,
+
+    /// RAM sizes to try, e.g. 256MiB,1GiB [default: powers of two up to what the trace touches]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size, help_heading = "Sizes")]
+    pub(crate) ram_sizes: Vec<u64>,
+
+    /// SSD sizes to try, 0 for none [default: none, and powers of two up to what the trace touches]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size, help_heading = "Sizes")]
+    pub(crate) ssd_sizes: Vec<u64>,
+
+    /// Bytes a day that may be written to the SSD, as in the cache [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Sizes")]
+    pub(crate) ssd_write_budget: Option<u64>,
+
+    /// When a write is acknowledged: after the disk, or after RAM
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Sizes")]
+    pub(crate) write: Write,
+
+    /// Latency of a hit in RAM: mean, and 99th percentile behind a comma
+    #[arg(long, value_name = "TIMES", default_value = "2us,10us", help_heading = "Devices")]
+    pub(crate) ram_latency: Latency,
+
+    /// Latency of a read from the SSD
+    #[arg(long, value_name = "TIMES", default_value = "120us,500us", help_heading = "Devices")]
+    pub(crate) ssd_latency: Latency,
+
+    /// Latency of the disk
+    #[arg(long, value_name = "TIMES", default_value = "8ms,25ms", help_heading = "Devices")]
+    pub(crate) disk_latency: Latency,
+
+    /// Measure a device with a second of random reads in place of naming its latency: `disk=PATH` or `ssd=PATH`, a file,
+    /// a block device, or a directory in which a file is made and removed. Nothing else is written. A PATH alone is the
+    /// disk's
+    #[arg(long, value_name = "PATH", help_heading = "Devices")]
+    pub(crate) probe: Vec<Probe>,
+
+    /// How many times over the SSD may be written in its life: its TBW over its size
+    #[arg(long, value_name = "COUNT", default_value_t = 600.0, value_parser = positive, help_heading = "Devices")]
+    pub(crate) ssd_endurance: f64,
+
+    /// What the SSD writes inside for each byte it is given
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.2, value_parser = positive, help_heading = "Devices")]
+    pub(crate) ssd_inner_amplification: f64,
+
+    /// Price of a GiB of RAM
+    #[arg(long, value_name = "PRICE", default_value_t = 4.0, value_parser = positive, help_heading = "Devices")]
+    pub(crate) ram_price: f64,
+
+    /// Price of a GiB of SSD
+    #[arg(long, value_name = "PRICE", default_value_t = 0.1, value_parser = positive, help_heading = "Devices")]
+    pub(crate) ssd_price: f64,
+
+    /// The most that RAM and SSD may cost together
+    #[arg(long, value_name = "PRICE", value_parser = positive, help_heading = "Constraints")]
+    pub(crate) budget: Option<f64>,
+
+    /// The most RAM, the SSD's index included
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Constraints")]
+    pub(crate) ram_max: Option<u64>,
+
+    /// How many years the SSD must last
+    #[arg(long, value_name = "YEARS", value_parser = positive, help_heading = "Constraints")]
+    pub(crate) life_years: Option<f64>,
+
+    /// The longest 99th percentile of read latency, e.g. 5ms
+    #[arg(long, value_name = "TIME", value_parser = parse_duration_us, help_heading = "Constraints")]
+    pub(crate) p99: Option<u64>,
+
+    /// How much slower than the best the answer may be for being cheaper, in percent of the mean read latency
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = positive, help_heading = "Constraints")]
+    pub(crate) within: f64,
+
+    /// Simulate all of the trace, or samples of it; by itself: all of it where that takes seconds
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Effort::Auto, help_heading = "Run")]
+    pub(crate) effort: Effort,
+
+    /// One self-contained page with every plot
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Each plot as an SVG in this directory, which is made
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub(crate) svg: Option<PathBuf>,
+
+    /// One JSON object in place of the tables; its keys are at the end of --help
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Write {
+    /// After the disk has it
+    Through,
+    /// After RAM has it
+    Back,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Effort {
+    /// All where that takes seconds, else samples
+    Auto,
+    /// All of it, however long it takes
+    Exact,
+    /// Samples, however short the trace is
+    Sampled,
+}
+
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "expected a number above 0".into())
+}
+
+impl TuneArgs {
+    /// What must hold between arguments and is not clap's to say.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(&bytes) =
+            self.ram_sizes.iter().find(|&&bytes| bytes < 64 * self.block_size.bytes() as u64)
+        {
+            let least = 64 * self.block_size.bytes();
+            return Err(Failure::input(format!("a RAM of {bytes} bytes is too small to simulate"))
+                .remedy(format!("begin --ram-sizes at {least}")));
+        }
+        if self.ssd_sizes.len() > 64 || self.ram_sizes.len() > 64 {
+            return Err(Failure::input("more than 64 sizes of one tier").remedy("name fewer"));
+        }
+        Ok(())
+    }
+}

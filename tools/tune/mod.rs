@@ -1,0 +1,60 @@
+//! `terrace tune`: what each size of RAM and SSD would give, wear out and cost, and which one to take.
+//!
+//! ```text
+//! trace ──> load::Recording ──> profile   what the trace is like, over time
+//!                 │   ├───────> curves    misses of RAM alone: LRU for every size, ARC for some, exactly
+//!                 │   └───────> surface   hits by tier for each RAM size over each SSD size: exact, or sampled
+//!                 │                │
+//!   devices ──────┼───────────> candidate   latency, wear, price of each
+//!   prices        │                │
+//!                 └──> sweep    choose    constraints, the rule, the runner-up, what would change the answer
+//!                        │         │
+//!                        └─────> report ──> table, JSON, HTML, SVG
+//! ```
+//!
+//! Everything below `surface` is arithmetic on counts: other prices or devices need no new simulation, and that is how
+//! `choose` tells what would change the answer.
+
+mod args;
+mod candidate;
+mod choose;
+mod curves;
+mod devices;
+mod load;
+mod probe;
+mod profile;
+mod report;
+mod surface;
+mod sweep;
+mod table;
+mod work;
+
+pub(crate) use args::TuneArgs;
+pub(crate) use candidate::Candidate;
+pub(crate) use curves::CurvePoint;
+pub(crate) use devices::Latency;
+pub(crate) use profile::Window;
+#[cfg(test)]
+pub(crate) use report::tests::report as report_of_a_small_trace;
+pub(crate) use report::{Report, sizes};
+pub(crate) use sweep::Variant;
+pub(crate) use table::{changes, show_years};
+
+use crate::failure::Result;
+
+/// Runs the subcommand; `print` takes what goes to standard output.
+pub(crate) fn main(args: &TuneArgs, print: impl Fn(&str)) -> Result<()> {
+    let report = report::make(args)?;
+    if let Some(path) = &args.report {
+        crate::page::write(&report, path)?;
+    }
+    if let Some(directory) = &args.svg {
+        crate::page::write_plots(&report, directory)?;
+    }
+    if args.json {
+        print(&serde_json::to_string_pretty(&report).expect("plain data always serialises"));
+    } else {
+        print(&table::show(&report));
+    }
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! What `tune` found: the object that `--json` prints, of which table and page are made.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::args::{Effort, TuneArgs};
+use super::candidate::{Candidate, World};
+use super::choose::{Change, Choice, Constraints, choose};
+use super::curves::Curves;
+use super::load::{Grid, Recording, Survey};
+use super::probe;
+use super::profile::Profile;
+use super::surface::{Sizes, Surface, rate_for, sampled_rate};
+use super::sweep::{Sweep, Variant};
+use super::work::Work;
+use crate::failure::{Failure, Result};
+use crate::replay::Addressing;
+use crate::trace::Source;
+
+/// With more first references than this the recording is too short to tell much of large caches.
+const COMPULSORY_RATIO_MAX: f64 = 0.5;
+
+/// The keys of `--json`, and what they say.
+const KEYS: &[(&str, &str)] = &[
+    ("trace, format", "what was read"),
+    ("requests, references, unique_blocks", "of the trace: requests, blocks they touch, different blocks"),
+    ("bytes_read, bytes_written", "asked for by its requests"),
+    ("trace_seconds", "how long it took; null where it has no times"),
+    ("block_bytes, shift_bytes", "the unit of caching, and what --shift added to every address"),
+    ("method", "exact, or sampled"),
+    ("sample_rate, samples", "share of blocks in each sample, and how many there are; 1 and 1 when exact"),
+    ("world", "latencies in microseconds, prices of a GiB, endurance: what sizes are judged by"),
+    ("constraints", "what was asked for; null where nothing was"),
+    (
+        "recommendation, runner_up, fastest",
+        "candidates, or null: ram_bytes and ssd_bytes; index_bytes of RAM that the SSD's index takes, ram_bytes_total; \
+         ram_share, ssd_share, disk_share of reads and their errors (half a 95 % interval); read_mean_us, read_p99_us, \
+         write_mean_us; ssd_bytes_written, write_amplification, ssd_bytes_a_day, life_years; price",
+    ),
+    ("refusal", "why there is no recommendation; else null"),
+    ("changes", "what would have to be how many times as much for another answer, and which"),
+    ("surface", "every candidate, by ram_bytes and then ssd_bytes; ssd_bytes 0 is without an SSD"),
+    ("curves", "RAM alone: lru and arc as blocks, bytes, miss_ratio of references; knee; compulsory_ratio"),
+    (
+        "profile",
+        "request sizes, and windows over the trace's time: working set, footprint, reuse distances in blocks",
+    ),
+    ("variants", "other block sizes, and a better shift, at the recommended sizes"),
+    ("warnings", "what to know before believing any of it"),
+    ("uncached_mean_us", "mean latency of reads without any cache"),
+];
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) trace: String,
+    pub(crate) format: crate::trace::Format,
+    pub(crate) requests: u64,
+    pub(crate) references: u64,
+    pub(crate) unique_blocks: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_written: u64,
+    pub(crate) trace_seconds: Option<f64>,
+    pub(crate) block_bytes: u64,
+    pub(crate) shift_bytes: u64,
+    pub(crate) method: &'static str,
+    pub(crate) sample_rate: f64,
+    pub(crate) samples: u64,
+    pub(crate) world: World,
+    pub(crate) constraints: Constraints,
+    pub(crate) recommendation: Option<Candidate>,
+    pub(crate) runner_up: Option<Candidate>,
+    pub(crate) fastest: Option<Candidate>,
+    pub(crate) refusal: Option<String>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) surface: Vec<Candidate>,
+    pub(crate) curves: Curves,
+    pub(crate) profile: Profile,
+    pub(crate) variants: Vec<Variant>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) uncached_mean_us: f64,
+}
+
+impl Report {
+    /// The answer in a sentence.
+    pub(crate) fn sentence(&self) -> String {
+        let Some(taken) = &self.recommendation else {
+            return format!("No recommendation: {}.", self.refusal.clone().unwrap_or_default());
+        };
+        let sizes = sizes(taken.cell.ram_bytes, taken.cell.ssd_bytes);
+        let times = self.uncached_mean_us / taken.read_mean_us;
+        format!(
+            "Take {sizes}: {:.1} % of reads do not wait for the disk, a read takes {} on average, {} without a cache \
+             ({times:.1} times as long).",
+            (1.0 - taken.cell.disk_share) * 100.0,
+            crate::units::show_us(taken.read_mean_us),
+            crate::units::show_us(self.uncached_mean_us),
+        )
+    }
+}
+
+/// A pair of sizes in words.
+pub(crate) fn sizes(ram_bytes: u64, ssd_bytes: u64) -> String {
+    let ram = crate::units::show_bytes(ram_bytes);
+    match ssd_bytes {
+        0 => format!("{ram} of RAM and no SSD"),
+        ssd => format!("{ram} of RAM and {} of SSD", crate::units::show_bytes(ssd)),
+    }
+}
+
+/// Everything that `args` ask for.
+pub(super) fn make(args: &TuneArgs) -> Result<Report> {
+    args.check()?;
+    let work = Work { is_shown: true };
+    let source = Source::open(&args.trace, &args.input.options())?;
+    let addressing =
+        Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads };
+    let grid = Grid { addressing, shift_bytes: 0 };
+    let survey = Survey::of(&source, &grid, &work)?;
+    let mut world = World::of(args, survey.time_us);
+    probe_devices(args, &mut world)?;
+    if args.life_years.is_some() && world.trace_days.is_none() {
+        return Err(Failure::input("the trace has no times, so --life-years has no days to count")
+            .remedy("say with --trace-time how long the recording took"));
+    }
+    let recording = Recording::load(&source, &grid, &survey, &work)?;
+    let trace = recording.dense();
+    let curves = Curves::of(&trace, &recording, &work);
+    let sizes = sizes_to_try(args, curves.unique_blocks << args.block_size.shift())?;
+    let rate = match args.effort {
+        Effort::Exact => 1.0,
+        Effort::Sampled => sampled_rate(trace.unique().into()),
+        Effort::Auto => rate_for(recording.references(), trace.unique().into(), &sizes),
+    };
+    let surface = Surface::simulate(&recording, &sizes, rate, &work)?;
+    let constraints = constraints(args);
+    let choice = choose(&surface.cells, &world, &constraints);
+    let profile = Profile::of(&trace, &recording, &survey);
+    drop(trace);
+    let variants = variants(args, &source, grid, &profile, &choice, &work)?;
+    Ok(report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants))
+}
+
+fn probe_devices(args: &TuneArgs, world: &mut World) -> Result<()> {
+    for probe in &args.probe {
+        let latency = probe::measure(&probe.path, args.block_size.bytes())?;
+        if probe.is_ssd {
+            world.ssd_latency = latency;
+        } else {
+            world.disk_latency = latency;
+        }
+    }
+    Ok(())
+}
+
+fn constraints(args: &TuneArgs) -> Constraints {
+    Constraints {
+        budget: args.budget,
+        ram_bytes_max: args.ram_max,
+        life_years_min: args.life_years,
+        read_p99_us_max: args.p99.map(|us| us as f64),
+        within_percent: args.within,
+    }
+}
+
+/// The sizes that were named, or powers of two up to what the trace touches.
+fn sizes_to_try(args: &TuneArgs, footprint_bytes: u64) -> Result<Sizes> {
+    let block = args.block_size.bytes() as u64;
+    let powers = |from: u64, to: u64, most: usize| {
+        let all: Vec<u64> =
+            (0..50).map(|shift| 1u64 << shift).filter(|size| (from..=to).contains(size)).collect();
+        all[all.len().saturating_sub(most)..].to_vec()
+    };
+    let top = footprint_bytes.next_power_of_two().max(block * 256);
+    let mut ram_bytes = if args.ram_sizes.is_empty() {
+        powers(block * 128, top.min(args.ram_max.unwrap_or(u64::MAX)), 10)
+    } else {
+        args.ram_sizes.clone()
+    };
+    if ram_bytes.is_empty() {
+        return Err(Failure::input("--ram-max leaves no size to try")
+            .remedy(format!("raise it to {} or more", block * 128)));
+    }
+    let mut ssd_bytes = if args.ssd_sizes.is_empty() {
+        // A log has spare segments: less than that holds hardly anything.
+        let least = (block * 1024).max(top >> 6);
+        [vec![0], powers(least, top * 2, 8)].concat()
+    } else {
+        args.ssd_sizes.clone()
+    };
+    for sizes in [&mut ram_bytes, &mut ssd_bytes] {
+        sizes.sort_unstable();
+        sizes.dedup();
+    }
+    Ok(Sizes { ram_bytes, ssd_bytes, ssd_write_budget: args.ssd_write_budget })
+}
+
+fn variants(
+    args: &TuneArgs,
+    source: &Source,
+    grid: Grid,
+    profile: &Profile,
+    choice: &Choice,
+    work: &Work,
+) -> Result<Vec<Variant>> {
+    let Some(taken) = &choice.recommendation else { return Ok(Vec::new()) };
+    let size = |bytes: u64| terrace::BlockSize::new(bytes).expect("a power of two in the range");
+    let defaults = [4 << 10, 16 << 10, 64 << 10].map(size);
+    let mut block_sizes =
+        if args.block_sizes.is_empty() { defaults.to_vec() } else { args.block_sizes.clone() };
+    block_sizes.push(args.block_size);
+    block_sizes.sort_unstable_by_key(|size| size.bytes());
+    block_sizes.dedup();
+    let sizes = Sizes {
+        ram_bytes: vec![taken.cell.ram_bytes],
+        ssd_bytes: vec![taken.cell.ssd_bytes],
+        ssd_write_budget: args.ssd_write_budget,
+    };
+    let better_shift = profile.better_shift_bytes;
+    let is_sampled = args.effort == Effort::Sampled;
+    Sweep { source, grid, block_sizes: &block_sizes, better_shift, is_sampled }.run(&sizes, work)
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is a part of the answer")]
+fn report(
+    args: &TuneArgs,
+    source: &Source,
+    survey: &Survey,
+    surface: &Surface,
+    world: World,
+    constraints: Constraints,
+    choice: Choice,
+    curves: Curves,
+    profile: Profile,
+    variants: Vec<Variant>,
+) -> Report {
+    let mut report = Report {
+        trace: source.name().into(),
+        format: source.format(),
+        requests: survey.requests,
+        references: survey.references,
+        unique_blocks: curves.unique_blocks,
+        bytes_read: survey.bytes[0],
+        bytes_written: survey.bytes[1],
+        trace_seconds: survey.time_us.map(|us| us as f64 / 1e6),
+        block_bytes: args.block_size.bytes() as u64,
+        shift_bytes: source.options().shift_bytes,
+        method: if surface.rate < 1.0 { "sampled" } else { "exact" },
+        sample_rate: surface.rate,
+        samples: surface.salts,
+        constraints,
+        surface: surface.cells.iter().map(|cell| Candidate::of(cell, &world)).collect(),
+        recommendation: choice.recommendation,
+        runner_up: choice.runner_up,
+        fastest: choice.fastest,
+        refusal: choice.refusal,
+        changes: choice.changes,
+        curves,
+        profile,
+        variants,
+        warnings: Vec::new(),
+        uncached_mean_us: world.uncached_mean_us(),
+        world,
+    };
+    report.warnings = warnings(&report);
+    report
+}
+
+fn warnings(report: &Report) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if report.curves.compulsory_ratio > COMPULSORY_RATIO_MAX {
+        warnings.push(format!(
+            "The trace is too short for large caches: {:.0} % of its references are the first to their block, and no cache \
+             answers those. A longer recording would show more hits.",
+            report.curves.compulsory_ratio * 100.0
+        ));
+    }
+    if report.trace_seconds.is_none() && report.world.trace_days.is_none() {
+        warnings.push(
+            "The trace has no times: bytes a day and years of life are not known. --trace-time says how long it took."
+                .into(),
+        );
+    }
+    if report.trace_seconds.is_some_and(|seconds| seconds < 3600.0) {
+        warnings.push(
+            "The trace is shorter than an hour: what an SSD wears in a day is told from it with little ground.".into(),
+        );
+    }
+    if let Some(shift) = report.profile.better_shift_bytes {
+        warnings.push(format!(
+            "{:.0} % of requests begin at one place inside a page: --shift {} would let them begin where blocks do.",
+            report.profile.misaligned_share * 100.0,
+            shift + report.shift_bytes
+        ));
+    }
+    if report.method == "sampled" {
+        warnings.push(format!(
+            "Hits are estimated from {} samples of {:.2} % of the blocks; errors are stated. --effort exact simulates all.",
+            report.samples,
+            report.sample_rate * 100.0
+        ));
+    }
+    warnings
+}
+
+/// The last part of `terrace tune --help`.
+pub(super) fn json_help() -> String {
+    let mut help = String::from("JSON: --json prints one object with these keys, all of them always.\n\n");
+    for (key, text) in KEYS {
+        writeln!(help, "  {key}: {text}").expect("a string takes everything");
+    }
+    help.push_str("\nExit codes: 0, also when nothing can be recommended; 2, bad input or environment.");
+    help
+}
+
+/// The keys that `--help` explains.
+#[cfg(test)]
+fn explained() -> std::collections::BTreeSet<String> {
+    KEYS.iter().flat_map(|(keys, _)| keys.split(", ")).map(String::from).collect()
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,138 @@
+//! The answer as text for people.
+
+use std::fmt::Write as _;
+
+use super::candidate::Candidate;
+use super::report::{Report, sizes};
+use crate::table::table;
+use crate::units::{show_bytes, show_count, show_us};
+
+/// The whole answer.
+pub(super) fn show(report: &Report) -> String {
+    let mut text = heading(report);
+    text.push_str(&surface(report));
+    let mut rows = Vec::new();
+    for (name, candidate) in [
+        ("recommended", &report.recommendation),
+        ("runner-up", &report.runner_up),
+        ("fastest", &report.fastest),
+    ] {
+        rows.extend(candidate.as_ref().map(|candidate| row(name, candidate)));
+    }
+    if !rows.is_empty() {
+        writeln!(text, "\n{}", table(&HEAD, rows)).expect("a string takes everything");
+    }
+    if !report.variants.is_empty() {
+        writeln!(text, "\nAt the recommended sizes:\n{}", variants(report))
+            .expect("a string takes everything");
+    }
+    for line in changes(report).into_iter().chain(report.warnings.iter().cloned()) {
+        writeln!(text, "{line}").expect("a string takes everything");
+    }
+    write!(text, "\n{}", report.sentence()).expect("a string takes everything");
+    text
+}
+
+fn heading(report: &Report) -> String {
+    let how = match report.method {
+        "exact" => "simulated exactly".to_string(),
+        _ => format!("{} samples of {:.2} % of the blocks", report.samples, report.sample_rate * 100.0),
+    };
+    format!(
+        "{}: {} requests, {} references to {} blocks of {}; {how}\nShare of reads that wait for the disk, by RAM and SSD:\n",
+        report.trace,
+        show_count(report.requests),
+        show_count(report.references),
+        show_count(report.unique_blocks),
+        show_bytes(report.block_bytes),
+    )
+}
+
+/// RAM downwards, SSD to the right; `*` is what is recommended, brackets what breaks a constraint.
+fn surface(report: &Report) -> String {
+    let mut ssds: Vec<u64> = report.surface.iter().map(|one| one.cell.ssd_bytes).collect();
+    ssds.sort_unstable();
+    ssds.dedup();
+    let name = |&bytes: &u64| if bytes == 0 { "no SSD".to_string() } else { show_bytes(bytes) };
+    let head: Vec<String> = std::iter::once("RAM".to_string()).chain(ssds.iter().map(name)).collect();
+    let rows = report.surface.chunks(ssds.len()).map(|row| {
+        let cell = |one: &Candidate| {
+            let share = match one.cell.disk_share_error {
+                error if error > 0.0 => format!("{:.1} ±{:.1}", one.cell.disk_share * 100.0, error * 100.0),
+                _ => format!("{:.1} %", one.cell.disk_share * 100.0),
+            };
+            let is_taken = report.recommendation.is_some_and(|taken| taken.cell == one.cell);
+            match (is_taken, report.constraints.keeps(one)) {
+                (true, _) => format!("* {share}"),
+                (_, false) => format!("({share})"),
+                _ => share,
+            }
+        };
+        std::iter::once(show_bytes(row[0].cell.ram_bytes)).chain(row.iter().map(cell)).collect()
+    });
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    table(&head, rows.collect()).to_string()
+}
+
+const HEAD: [&str; 10] =
+    ["", "RAM", "index", "SSD", "disk reads", "mean", "p99", "written a day", "life", "price"];
+
+fn row(name: &str, one: &Candidate) -> Vec<String> {
+    let unknown = || "-".to_string();
+    vec![
+        name.into(),
+        show_bytes(one.cell.ram_bytes),
+        show_bytes(one.index_bytes),
+        if one.cell.ssd_bytes == 0 { unknown() } else { show_bytes(one.cell.ssd_bytes) },
+        format!("{:.2} %", one.cell.disk_share * 100.0),
+        show_us(one.read_mean_us),
+        show_us(one.read_p99_us),
+        one.ssd_bytes_a_day.map_or_else(unknown, |bytes| show_bytes(bytes as u64)),
+        one.life_years.map_or_else(unknown, show_years),
+        format!("{:.2}", one.price),
+    ]
+}
+
+/// `40 days`, `3.4 years`; beyond a century nobody knows.
+pub(crate) fn show_years(years: f64) -> String {
+    match years {
+        years if years >= 100.0 => "> 100 years".into(),
+        years if years < 1.0 => format!("{:.0} days", years * 365.25),
+        years => format!("{years:.1} years"),
+    }
+}
+
+fn variants(report: &Report) -> comfy_table::Table {
+    let rows = report.variants.iter().map(|variant| {
+        let shift = if variant.shift_bytes == 0 { "-".into() } else { show_bytes(variant.shift_bytes) };
+        vec![
+            show_bytes(variant.block_bytes),
+            shift,
+            show_count(variant.references),
+            format!("{:.0}", variant.disk_reads_per_1000_requests),
+            show_bytes(variant.disk_bytes_read as u64),
+            show_bytes(variant.ssd_bytes_written as u64),
+            show_bytes(variant.index_bytes),
+        ]
+    });
+    let head =
+        ["block", "shift", "references", "disk reads / 1000 requests", "disk read", "SSD written", "index"];
+    table(&head, rows.collect())
+}
+
+/// What would change the answer, a line each.
+pub(crate) fn changes(report: &Report) -> Vec<String> {
+    let line = |change: &super::choose::Change| {
+        let times = if change.factor > 1.0 {
+            format!("{:.0} times", change.factor)
+        } else {
+            format!("1/{:.0} of", 1.0 / change.factor)
+        };
+        format!("With {times} {}: {}.", change.what, sizes(change.ram_bytes, change.ssd_bytes))
+    };
+    let said: Vec<String> = report.changes.iter().map(line).collect();
+    if said.is_empty() && report.recommendation.is_some() {
+        return vec!["No price or latency up to eight times as high or as low changes the answer.".into()];
+    }
+    said
+}
