@@ -289,7 +289,7 @@ pub(crate) const SCRIPTS: &[Script] = &[
     // What the process left is not found again before it is written to and dies, or closes.
     Script {
         name: "summaries unread",
-        modes: &[Back, Through, BackSsd],
+        modes: &[Back, Through],
         background: Background::OnSettle,
         blocks: 20,
         ssd_blocks: 32,
@@ -298,6 +298,25 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (6, WritePart),
             (3, WriteBlocks),
             (2, Discard),
+            (3, Read),
+            (4, Scan),
+            (2, Flush),
+            (1, Settle),
+            (3, Reopen),
+            (2, Die),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "a log beside summaries unread",
+        modes: &[BackSsd, Through],
+        background: Background::OnSettle,
+        blocks: 20,
+        ssd_blocks: 32,
+        steps: 40,
+        mixture: &[
+            (6, WritePart),
+            (3, WriteBlocks),
             (3, Read),
             (4, Scan),
             (2, Flush),
