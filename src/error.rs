@@ -28,8 +28,6 @@ pub enum Error {
     /// Written below by `around` writes, which keep nothing, and then the sync failed: nobody can write these blocks
     /// again. Every flush says so until [`crate::Volume::forget`] is told of them.
     Lost { volume: String, blocks: u64, cause: TierError },
-    /// A volume in mode `back-ssd` cannot do this: what its log has is newer than the backing store.
-    NotWithLog { what: &'static str },
     /// A volume of this name is attached already.
     AlreadyAttached { name: String },
     /// The volume was detached, or is being detached; attach it again.
@@ -72,10 +70,6 @@ impl fmt::Display for Error {
                      again, then forget them"
                 )
             }
-            Self::NotWithLog { what } => write!(
-                f,
-                "a volume that writes back to a log on the SSD cannot {what}; detach it, and attach it in another mode"
-            ),
             Self::AlreadyAttached { name } => {
                 write!(f, "a volume named {name} is attached already; give each volume its own name")
             }

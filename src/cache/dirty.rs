@@ -17,6 +17,7 @@ use super::Result;
 use super::destage::Destage;
 use super::fence::Fences;
 use super::flush::FlushDone;
+use super::mode::Route;
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Lane;
@@ -38,6 +39,8 @@ pub(super) struct VolumeState {
     pub(super) dirty: Mutex<Dirty>,
     pub(super) block_shift: u32,
     mode: AtomicU8,
+    /// Changes under the lock of `dirty`.
+    route: AtomicU8,
     pub(super) destage: Mutex<Destage>,
     pub(super) destage_ended: Condvar,
     /// The newest version of any block of the volume.
@@ -46,7 +49,7 @@ pub(super) struct VolumeState {
     pub(super) is_watched: AtomicBool,
     /// Calls are refused: it is detached, or about to be.
     pub(super) is_detached: AtomicBool,
-    /// With `dirty`: what a forget waits for may have ended.
+    /// With `dirty`: what a forget or a change of mode waits for may have ended.
     pub(super) fence_changed: Condvar,
 }
 
@@ -73,6 +76,7 @@ impl VolumeState {
             dirty: Mutex::new(Dirty::default()),
             block_shift: size.shift(),
             mode: AtomicU8::new(mode as u8),
+            route: AtomicU8::new(Route::of(mode) as u8),
             destage: Mutex::new(Destage::default()),
             destage_ended: Condvar::new(),
             version: AtomicU64::new(version.as_u64()),
@@ -89,13 +93,25 @@ impl VolumeState {
         modes.into_iter().find(|&known| known as u8 == mode).expect("only modes are stored")
     }
 
-    /// Refuses what would have to take newer blocks out of the log on the SSD.
-    pub(super) fn check_no_log(&self, what: &'static str) -> Result<()> {
-        if self.mode() == WriteMode::BackSsd { Err(Error::NotWithLog { what }) } else { Ok(()) }
-    }
-
     pub(super) fn set_mode(&self, mode: WriteMode) {
         self.mode.store(mode as u8, Ordering::Release);
+    }
+
+    /// See [`super::mode`]; it is what it is for as long as the lock of `dirty` is held.
+    pub(super) fn route(&self) -> Route {
+        let route = self.route.load(Ordering::Acquire);
+        let routes = [Route::Below, Route::Changing, Route::Log];
+        routes.into_iter().find(|&known| known as u8 == route).expect("only routes are stored")
+    }
+
+    /// Under the lock of `dirty`.
+    pub(super) fn set_route(&self, route: Route) {
+        self.route.store(route as u8, Ordering::Release);
+    }
+
+    /// Whether the log may have blocks of this volume that the backing store lacks, or soon will.
+    pub(super) fn may_have_log(&self) -> bool {
+        self.route() != Route::Below
     }
 
     pub(super) fn version(&self) -> Version {
@@ -143,6 +159,8 @@ pub(super) struct Dirty {
     pub(super) flushes: Vec<(u64, FlushDone)>,
     /// Runs under way.
     pub(super) writing_runs: u32,
+    /// Groups and discards on their way to the log.
+    pub(super) logging: u32,
     /// Where the next run is looked for: write-back sweeps upwards.
     pub(super) cursor: u64,
     /// Blocks were dirty for `writeback_delay`: write-back goes on until none is waiting.
@@ -340,9 +358,14 @@ impl Dirty {
         run
     }
 
+    /// Whether nothing waits for a sync of the backing store, so that a flush of what is in the log waits for nothing.
+    pub(super) fn is_log_enough(&self) -> bool {
+        self.syncs.is_log_enough() && !self.fences.needs_sync()
+    }
+
     /// The flushes whose blocks are all in the log, when no sync of the backing store is left for any of them.
     pub(super) fn take_logged_flushes(&mut self) -> Vec<FlushDone> {
-        if self.syncs.is_log_enough() { self.take_written_flushes() } else { Vec::new() }
+        if self.is_log_enough() { self.take_written_flushes() } else { Vec::new() }
     }
 
     /// The flushes whose blocks are all below, or in the log.

@@ -94,6 +94,8 @@ pub(super) enum Step {
     Running,
     /// The device refused it: it is tried again after a pause.
     HeldBack,
+    /// There is no room for its tombstone before something is destaged.
+    PutOff,
     /// It is below, and its fence lifted; the sync of this number will cover it.
     Written {
         covered_by: u64,
@@ -144,6 +146,23 @@ impl Fences {
         }
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        self.discards.iter().any(|discard| discard.step == Step::Running)
+    }
+
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.discards.iter().any(|discard| discard.step == Step::PutOff)
+    }
+
+    /// Something was destaged. Whether any waited for that.
+    pub(super) fn take_put_off(&mut self) -> bool {
+        let mut any = false;
+        for discard in self.discards.iter_mut().filter(|discard| discard.step == Step::PutOff) {
+            (discard.step, any) = (Step::Waiting, true);
+        }
+        any
+    }
+
     /// The pause after a failure is over.
     pub(super) fn take_held_back(&mut self) {
         for discard in self.discards.iter_mut().filter(|discard| discard.step == Step::HeldBack) {
@@ -165,6 +184,7 @@ impl Dirty {
     /// A dirty block is behind a fence.
     pub(super) fn put_behind_fence(&mut self, number: u64) {
         self.waiting.remove(&number);
+        self.put_off.remove(&number);
         self.fences.fenced.insert(number);
     }
 
@@ -172,6 +192,7 @@ impl Dirty {
     fn drop_dirty(&mut self, number: u64, epoch: u64) {
         self.waiting.remove(&number);
         self.held_back.remove(&number);
+        self.put_off.remove(&number);
         self.fences.fenced.remove(&number);
         self.count_in(epoch, -1);
     }
@@ -379,8 +400,9 @@ impl Inner {
         }
         dirty.fences.forgets.retain(|forget| forget.id != id);
         dirty.release_fenced(&stretch.blocks);
-        let starts = dirty.await_sync_of_written();
+        let (logged, starts) = self.take_ended_flushes(volume, &mut dirty);
         drop(dirty);
+        logged.into_iter().for_each(|done| done(Ok(())));
         volume.fence_changed.notify_all();
         if starts {
             self.start_sync(volume);

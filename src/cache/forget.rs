@@ -3,7 +3,8 @@
 //! 1. Discards of the range that are not below are taken back; one that is running is waited for.
 //! 2. A fence keeps write-back off the range (see [`super::fence`]). What is in RAM goes at once, or when the fill or
 //!    the write below ends that was under way.
-//! 3. The copies on the SSD are void, durably. Until then no read of the range looks there.
+//! 3. The copies on the SSD are void, durably: those in the log too, while nothing is destaged. Until then no read of the
+//!    range looks there.
 //! 4. The fence is lifted; flushes that waited for nothing else go on.
 //!
 //! A write that runs beside it counts as before it or after it.
@@ -35,7 +36,6 @@ impl Inner {
     pub(super) fn forget(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, bytes: u64) -> Result<()> {
         self.check_volume(volume)?;
         volume.check_stretch(offset, bytes)?;
-        volume.check_no_log("forget")?;
         let (block_bytes, end) = (self.size.bytes() as u64, offset + bytes);
         let is_whole = end.is_multiple_of(block_bytes) || end == volume.len_bytes;
         if bytes > 0 && !(offset.is_multiple_of(block_bytes) && is_whole) {
@@ -55,14 +55,24 @@ impl Inner {
             let syncs = &mut volume.dirty.lock().syncs;
             syncs.is_given_up |= syncs.failures > 0;
         }
-        if let Some(ssd) = &self.ssd {
-            let stretch = Stretch::new(volume, blocks.clone());
-            let version = self.next_version();
-            volume.raise_version(version);
+        let voided = self.void_forgotten(volume, &blocks);
+        self.lift_fence(volume, id, blocks, None);
+        voided
+    }
+
+    /// What the SSD has of `blocks` goes.
+    fn void_forgotten(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &Range<u64>) -> Result<()> {
+        let Some(ssd) = &self.ssd else { return Ok(()) };
+        let stretch = Stretch::new(volume, blocks.clone());
+        let version = self.next_version();
+        volume.raise_version(version);
+        if !volume.may_have_log() {
             ssd.void_range(stretch.first(), stretch.count(), version);
             self.make_voids_durable();
+            return Ok(());
         }
-        self.lift_fence(volume, id, blocks, None);
+        // What was read from the log must not be written below after this returned.
+        self.without_destage(volume, || ssd.void_range_durably(stretch.first(), stretch.count(), version))?;
         Ok(())
     }
 

@@ -22,10 +22,12 @@ use terrace_tiers::ssd::{LogFate, LogTicket, NewCopy, ReadVerdict, SectorMask};
 
 use super::Inner;
 use super::dirty::VolumeState;
+use super::fence::Swept;
 use super::read::{PlannedFill, Runner, Source};
 use super::ssd::SsdTier;
 use super::writeback::{Group, TakenBlock};
 use crate::error::TierError;
+use crate::pool::Priority;
 use crate::sync::wake_all;
 
 impl SsdTier {
@@ -34,6 +36,11 @@ impl SsdTier {
         let mut state = self.state.lock();
         state.tier.void_clean(block, version);
         state.on_the_way.remove(&block);
+    }
+
+    /// Whether nothing newer than `block` may go below by another way than through the log.
+    pub(super) fn holds_back(&self, block: BlockId) -> bool {
+        self.with(|tier| tier.holds_back(block))
     }
 
     /// The sectors of `block` that only the log has.
@@ -121,7 +128,10 @@ impl Inner {
             if let Some(older) = ssd.dirty_mask(taken.block) {
                 mask::add(&mut mask, &older);
             }
-            NewCopy { block: taken.block, version: taken.version, mask }
+            // Of its own: later than every discard that was let go before, which a write behind its fence may not be.
+            let version = self.next_version();
+            volume.raise_version(version);
+            NewCopy { block: taken.block, version, mask }
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
@@ -136,6 +146,7 @@ impl Inner {
                 let (logged, left) = group.blocks.split_at(count);
                 self.finish_logged(volume, logged);
                 self.put_off(volume, left);
+                self.go_on_behind_fences(volume);
                 self.after_group(volume, logged.len() as u64, Ok(()));
                 self.start_destage(volume);
             }
@@ -143,31 +154,63 @@ impl Inner {
         }
     }
 
+    /// These blocks go below by another way than through the log, which has none of them that is newer.
+    pub(super) fn void_destaged(&self, volume: &VolumeState, blocks: &[TakenBlock]) {
+        let Some(ssd) = &self.ssd else { return };
+        let version = self.next_version();
+        volume.raise_version(version);
+        ssd.with(|tier| tier.void_destaged(blocks.iter().map(|taken| taken.block), version));
+    }
+
     /// The log has these blocks, durably.
     fn finish_logged(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
-        let mut writers = Vec::new();
+        let (mut writers, mut swept) = (Vec::new(), Swept::default());
+        let (mut acknowledged, mut again) = (Vec::new(), Vec::new());
         for taken in blocks {
             let mut shard = self.shard(taken.block);
             let (slot, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
             entry.writing = false;
+            if entry.is_void_write || entry.is_forgotten {
+                self.finish_unwanted_write(volume, &mut shard, taken.block, taken.epoch, &mut swept);
+                continue;
+            }
             let is_free = !entry.is_pinned();
-            volume.dirty.lock().finish_taken(taken.block.number(), taken.epoch, entry.dirty);
+            {
+                let mut dirty = volume.dirty.lock();
+                dirty.finish_taken(taken.block.number(), taken.epoch, entry.dirty);
+                dirty.fences.write_ended(taken.block.number());
+            }
             if is_free {
                 shard.settle_entry(slot);
                 writers.extend(self.throttle.remove());
             }
+            // Of writes that began in another mode: the log is as good to them.
+            acknowledged.extend(taken.take_waiters(&mut shard, false));
+            if shard.write_waiters.contains_key(&taken.block) {
+                again.push(taken.block.number());
+            }
         }
         wake_all(writers);
+        swept.finish(self);
         self.announce_release();
+        acknowledged.into_iter().for_each(|waiter| waiter.deliver(Ok(())));
+        if !again.is_empty() {
+            self.write_back_blocks(volume, &again, Runner::Pool(Priority::Awaited));
+        }
     }
 
     /// The log had no room for these blocks: they are dirty as before, and wait until something is destaged.
     fn put_off(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
+        let mut swept = Swept::default();
         for taken in blocks {
             let mut shard = self.shard(taken.block);
             let size = self.size;
             let (_, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
             entry.writing = false;
+            if entry.is_void_write || entry.is_forgotten {
+                self.finish_unwanted_write(volume, &mut shard, taken.block, taken.epoch, &mut swept);
+                continue;
+            }
             mask::add(entry.sectors_mut(size).dirty_mut(), &taken.sectors);
             let mut dirty = volume.dirty.lock();
             if entry.dirty {
@@ -176,7 +219,9 @@ impl Inner {
             (entry.dirty, entry.dirty_epoch) = (true, taken.epoch);
             dirty.waiting.remove(&taken.block.number());
             dirty.put_off.insert(taken.block.number());
+            dirty.fences.write_ended(taken.block.number());
         }
+        swept.finish(self);
     }
 }
 
@@ -215,7 +260,9 @@ impl Inner {
         let mut next = Some(read.clone());
         // A copy goes elsewhere when a newer one is in the log, or when the backing store has it.
         while let Some(read) = next {
-            if !read.is_whole() {
+            if !read.is_whole() && read.is_on_zeros {
+                frame.fill(0);
+            } else if !read.is_whole() {
                 read_below(volume, block, self.size, frame)?;
             }
             let mut scratch = (!read.is_whole()).then(|| PageBuf::zeroed(self.size.bytes()));
@@ -241,6 +288,10 @@ impl Inner {
                     next = ssd.with(|tier| tier.plan_log_read(block));
                 }
             }
+        }
+        if ssd.with(|tier| tier.is_buried(block)) {
+            frame.fill(0);
+            return Ok(());
         }
         read_below(volume, block, self.size, frame)
     }

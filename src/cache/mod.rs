@@ -15,6 +15,7 @@
 //! | `fence`     | keeps write-back off a range while it is discarded or forgotten               |
 //! | `discard`   | zeros from now on, given back below                                           |
 //! | `forget`    | drops what is cached of a range                                               |
+//! | `mode`      | changes how a volume in use writes                                            |
 //! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `ssd`       | the SSD: where a block is, what is void                                       |
@@ -46,6 +47,7 @@ mod forget;
 mod index;
 mod journal;
 mod log;
+mod mode;
 mod quiet;
 mod read;
 mod reclaim;

@@ -312,18 +312,20 @@ impl Inner {
             planning.error = Some(volume.detached_error());
             return;
         }
-        if shard.is_discarded(block) {
-            let Some(frame) = self.frames.alloc() else {
-                shard.give_up(block);
-                planning.error = Some(Error::WouldBlock);
-                return;
-            };
-            planning.answer.ram_blocks += 1;
-            let frame = shard.take_zeros(block, frame, volume.version());
-            return planning.take(part, frame, &piece.bytes);
-        }
-        let ssd = self.ssd.as_ref().filter(|_| !shard.is_fenced(block));
-        let source = match ssd.and_then(|ssd| ssd.find(block)) {
+        let is_discarded = shard.is_discarded(block);
+        let ssd = self.ssd.as_ref().filter(|_| !is_discarded && !shard.is_fenced(block));
+        let found = if is_discarded { Some(OnSsd::Zeros) } else { ssd.and_then(|ssd| ssd.find(block)) };
+        let source = match found {
+            Some(OnSsd::Zeros) => {
+                let Some(frame) = self.frames.alloc() else {
+                    shard.give_up(block);
+                    planning.error = Some(Error::WouldBlock);
+                    return;
+                };
+                planning.answer.ram_blocks += 1;
+                let frame = shard.take_zeros(block, frame, volume.version());
+                return planning.take(part, frame, &piece.bytes);
+            }
             Some(OnSsd::OnTheWay(frame)) => {
                 planning.answer.ssd_blocks += 1;
                 let frame = shard.take_back(block, frame, volume.version());

@@ -225,15 +225,7 @@ impl Inner {
         if volume.mode() != WriteMode::BackSsd {
             return self.drain_log(volume);
         }
-        let ssd = self.ssd.as_ref().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
-        let Some(ssd) = ssd else {
-            return Err(Error::Config(format!(
-                "volume {} cannot write back to an SSD: there is none, or its table of volumes is full or the name too long",
-                volume.name
-            )));
-        };
-        // Its records are believed only once its name is on the device.
-        ssd.make_durable(None)?;
+        self.record_for_log(volume)?;
         self.start_destage(volume);
         Ok(())
     }

@@ -20,7 +20,11 @@ use terrace_tiers::ram::frames::FrameRef;
 
 use super::dirty::{Dirty, VolumeState};
 use super::fence::Swept;
+use super::flush::FlushDone;
+use super::index::Shard;
+use super::mode::Route;
 use super::read::Runner;
+use super::write::WriteWaiter;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
@@ -37,9 +41,24 @@ pub(super) struct TakenBlock {
     pub(super) frame: FrameRef,
 }
 
-/// Neighbouring blocks that are written below together.
+impl TakenBlock {
+    /// The writes that this one ends, since it failed or has what they wrote; later ones stay.
+    pub(super) fn take_waiters(&self, shard: &mut Shard, has_failed: bool) -> Vec<WriteWaiter> {
+        let Some(waiters) = shard.write_waiters.remove(&self.block) else { return Vec::new() };
+        let is_ended = |waiter: &WriteWaiter| has_failed || waiter.version <= self.version;
+        let (ended, later): (Vec<_>, Vec<_>) = waiters.into_iter().partition(is_ended);
+        if !later.is_empty() {
+            shard.write_waiters.insert(self.block, later);
+        }
+        ended
+    }
+}
+
+/// Neighbouring blocks that are written below together, or to the log.
 pub(super) struct Group {
     pub(super) blocks: Vec<TakenBlock>,
+    /// They go to the log.
+    is_logged: bool,
     run_bytes_max: usize,
     /// Stretches of bytes without a hole: where each starts, and its pieces.
     runs: Vec<(u64, Vec<WritePiece>)>,
@@ -48,8 +67,13 @@ pub(super) struct Group {
 impl Inner {
     /// Takes those of `numbers` (ascending) that are dirty and not being written.
     fn take_group(&self, volume: &VolumeState, numbers: &[u64]) -> Group {
-        let mut group =
-            Group { blocks: Vec::new(), run_bytes_max: self.limits.run_bytes_max, runs: Vec::new() };
+        let route = volume.begin_route();
+        let mut group = Group {
+            blocks: Vec::new(),
+            is_logged: route == Route::Log,
+            run_bytes_max: self.limits.run_bytes_max,
+            runs: Vec::new(),
+        };
         for &number in numbers {
             let block = BlockId::new(volume.id, number);
             let mut shard = self.shard(block);
@@ -60,6 +84,12 @@ impl Inner {
             }
             if is_fenced {
                 volume.dirty.lock().put_behind_fence(number);
+                continue;
+            }
+            if route == Route::Changing && self.ssd.as_ref().is_some_and(|ssd| ssd.holds_back(block)) {
+                let mut dirty = volume.dirty.lock();
+                dirty.waiting.remove(&number);
+                dirty.put_off.insert(number);
                 continue;
             }
             let frame = entry.frame.clone().expect("a dirty block has a frame");
@@ -79,13 +109,17 @@ impl Inner {
             }
             group.blocks.push(TakenBlock { block, version, epoch, sectors, frame });
         }
+        if group.is_logged && group.blocks.is_empty() {
+            volume.end_logging();
+        }
         group
     }
 
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
-        if volume.mode() == WriteMode::BackSsd {
-            return self.log_group(volume, &group);
+        if group.is_logged {
+            self.log_group(volume, &group);
+            return volume.end_logging();
         }
         self.submit_group(volume, group, priority, Lane::run_write);
     }
@@ -98,6 +132,7 @@ impl Inner {
         priority: Priority,
         submit: fn(&Lane, WriteRequest),
     ) {
+        self.void_destaged(volume, &group.blocks);
         self.make_voids_durable();
         let under_way = Arc::new(GroupUnderWay {
             blocks: group.blocks,
@@ -176,16 +211,10 @@ impl Inner {
                 shard.settle_entry(slot);
                 swept.wakes.append(&mut self.throttle.remove());
             }
-            if let Some(waiters) = shard.write_waiters.remove(&taken.block) {
-                let (ready, later): (Vec<_>, Vec<_>) = waiters
-                    .into_iter()
-                    .partition(|waiter| result.is_err() || waiter.version <= taken.version);
-                acknowledged.extend(ready);
-                if !later.is_empty() {
-                    debug_assert!(is_dirty, "a later write to {} is not dirty", taken.block);
-                    shard.write_waiters.insert(taken.block, later);
-                    again.push(taken.block.number());
-                }
+            acknowledged.extend(taken.take_waiters(&mut shard, result.is_err()));
+            if shard.write_waiters.contains_key(&taken.block) {
+                debug_assert!(is_dirty, "a later write to {} is not dirty", taken.block);
+                again.push(taken.block.number());
             }
         }
         swept.finish(self);
@@ -216,9 +245,7 @@ impl Inner {
                 if dirty.held_back.is_empty() {
                     dirty.failure = None;
                 }
-                let is_logged = volume.mode() == WriteMode::BackSsd;
-                let logged = if is_logged { dirty.take_logged_flushes() } else { Vec::new() };
-                let starts = dirty.await_sync_of_written();
+                let (logged, starts) = self.take_ended_flushes(volume, &mut dirty);
                 drop(dirty);
                 if starts {
                     self.start_sync(volume);
@@ -247,6 +274,19 @@ impl Inner {
         self.sync_if_due(volume);
     }
 
+    /// Takes the flushes that wait for no block any more: those that are done, and whether a sync is to be started, for
+    /// which the others wait.
+    #[must_use]
+    pub(super) fn take_ended_flushes(
+        &self,
+        volume: &VolumeState,
+        dirty: &mut Dirty,
+    ) -> (Vec<FlushDone>, bool) {
+        let is_logged = volume.mode() == WriteMode::BackSsd;
+        let logged = if is_logged { dirty.take_logged_flushes() } else { Vec::new() };
+        (logged, dirty.await_sync_of_written())
+    }
+
     /// Writes these blocks (ascending) below now, those that are dirty and not being written already.
     pub(super) fn write_back_blocks(
         self: &Arc<Self>,
@@ -263,13 +303,14 @@ impl Inner {
             for taken in &group.blocks {
                 dirty.waiting.remove(&taken.block.number());
                 dirty.held_back.remove(&taken.block.number());
+                dirty.put_off.remove(&taken.block.number());
                 dirty.fences.fenced.remove(&taken.block.number());
             }
         }
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
             // Neighbours that other calls write meanwhile go along.
-            Runner::Pool(priority) if !self.has_pending_voids() && volume.mode() != WriteMode::BackSsd => {
+            Runner::Pool(priority) if !self.has_pending_voids() && !group.is_logged => {
                 self.submit_group(volume, group, priority, Lane::write);
             }
             Runner::Pool(priority) => {

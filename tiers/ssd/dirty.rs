@@ -4,7 +4,8 @@
 //! ```text
 //! log:     plan_record -> RecordPlan::run -> finish_record; plan_log_sync -> Device::sync -> finish_log_sync
 //! read:    plan_log_read -> LogRead::run -> finish_log_read
-//! destage: dirty_run, plan_log_read -> LogRead::run, write and sync below -> finish_destage -> retire_unneeded
+//! destage: plan_destage -> LogRead::run, write and sync below -> finish_destage -> retire_unneeded
+//! discard: put_tombstone -> plan_destage -> discard and sync below -> finish_tombstone
 //! ```
 
 use std::io::IoSliceMut;
@@ -19,6 +20,7 @@ use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
 use super::format::block_crc_of;
 use super::plan::ReadVerdict;
 use super::record::{RecordPlan, SectorMask, page_bytes, page_count, page_runs};
+use super::tombstones::Tombstone;
 
 /// Where the copy of a block in the log can be read, which sectors of the block it has, and what it must look like.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,12 +30,23 @@ pub struct LogRead {
     pub mask: SectorMask,
     /// The backing store does not have it.
     pub is_dirty: bool,
+    /// What it lacks of the block is zeros, whatever the backing store has.
+    pub is_on_zeros: bool,
     generation: u32,
     /// On the device, in bytes.
     offset: u64,
     crc: u32,
     file_id: u64,
     size: BlockSize,
+}
+
+/// What is to be done below next.
+#[derive(Clone, Debug)]
+pub enum DestageRun {
+    /// To be discarded.
+    Discard(Tombstone),
+    /// Neighbours by address, to be written; none at the end of a round.
+    Write(Vec<LogRead>),
 }
 
 impl LogRead {
@@ -126,6 +139,7 @@ impl Ssd {
     pub fn plan_log_read(&mut self, block: BlockId) -> Option<LogRead> {
         let LogCopy { segment, generation, page, crc, version, ref mask, state, .. } =
             *self.dirty.get(block)?;
+        let is_on_zeros = self.dirty.tombstones.covers(block);
         let offset = self.geometry.segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
         self.stats.log_reads_planned += 1;
         Some(LogRead {
@@ -133,6 +147,7 @@ impl Ssd {
             version,
             mask: mask.clone(),
             is_dirty: state != CopyState::Destaged,
+            is_on_zeros,
             generation,
             offset,
             crc,
@@ -163,16 +178,50 @@ impl Ssd {
         Some(&copy.mask)
     }
 
-    /// The first run of neighbours of `volume` that are dirty here, from block number `from` on; at most `count`.
-    pub fn dirty_run(&self, volume: VolumeId, from: u64, count: usize) -> Vec<BlockId> {
-        self.dirty.dirty_run(BlockId::new(volume, from), count)
+    /// What of `volume` goes below next: the next tombstone after that one, or else the first run of neighbours that are
+    /// dirty here, from block number `from` on, at most `count`. What is planned here is older than every tombstone that
+    /// comes later.
+    pub fn plan_destage(
+        &mut self,
+        volume: VolumeId,
+        after: Option<&Tombstone>,
+        from: u64,
+        count: usize,
+    ) -> DestageRun {
+        if let Some(tombstone) = self.next_tombstone(volume, after) {
+            return DestageRun::Discard(tombstone);
+        }
+        let run = self.dirty.dirty_run(BlockId::new(volume, from), count);
+        DestageRun::Write(run.into_iter().filter_map(|block| self.plan_log_read(block)).collect())
     }
 
-    /// Blocks of `volume` that the backing store does not have.
+    /// Whether [`Self::plan_destage`] finds anything in a round that begins now.
+    pub fn has_destage(&self, volume: VolumeId) -> bool {
+        let has_blocks = !self.dirty.dirty_run(BlockId::new(volume, 0), 1).is_empty();
+        has_blocks || self.next_tombstone(volume, None).is_some()
+    }
+
+    /// Blocks and discarded ranges of `volume` that the backing store does not have.
     pub fn dirty_blocks_of(&self, volume: VolumeId) -> u64 {
         self.dirty.dirty_count_of(volume) as u64
     }
 
+    /// Whether nothing newer than `block` may go below by another way: the log has something of it that the backing store
+    /// lacks, or a record of it is under way.
+    pub fn holds_back(&self, block: BlockId) -> bool {
+        self.dirty.holds_back(block)
+    }
+
+    /// Takes the copies of `blocks` in the log out, which the backing store all has: something newer goes there by
+    /// another way.
+    pub fn void_destaged(&mut self, blocks: impl Iterator<Item = BlockId>, version: Version) {
+        for block in blocks {
+            debug_assert!(!self.dirty.holds_back(block), "{block} overtakes what the log has of it");
+            self.void_logged(block, version);
+        }
+    }
+
+    /// Blocks and discarded ranges of all volumes that their backing stores do not have.
     pub fn dirty_blocks(&self) -> u64 {
         self.dirty.dirty_count() as u64
     }

@@ -16,7 +16,7 @@
 //!    below by another way sees here that a void is needed, also when its copy was destaged long ago.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use hashbrown::HashMap;
 
@@ -24,6 +24,7 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId};
 
 use super::geometry::Geometry;
 use super::record::{RecordEntry, RecordHeader, SectorMask, header_pages, page_count};
+use super::tombstones::{Tombstone, Tombstones};
 
 type Hasher = foldhash::fast::FixedState;
 
@@ -181,9 +182,12 @@ pub(super) struct DirtyLog {
     copies: HashMap<BlockId, LogCopy, Hasher>,
     /// Those of `copies` that are dirty, by address.
     dirty: BTreeSet<BlockId>,
+    /// Those that are bad.
+    bad: BTreeSet<BlockId>,
     /// Blocks in `records`.
     pending: HashMap<BlockId, PendingCopy, Hasher>,
     records: BTreeMap<u64, OpenRecord>,
+    pub(super) tombstones: Tombstones,
     pub(super) next_sequence: u64,
     pub(super) synced_through: u64,
     /// The first to go first; the last may be open.
@@ -203,8 +207,10 @@ impl DirtyLog {
             segments_max: (geometry.capacity_segments as usize).div_ceil(2).max(1),
             copies: HashMap::default(),
             dirty: BTreeSet::new(),
+            bad: BTreeSet::new(),
             pending: HashMap::default(),
             records: BTreeMap::new(),
+            tombstones: Tombstones::default(),
             next_sequence: 1,
             synced_through: 0,
             segments: VecDeque::new(),
@@ -223,16 +229,19 @@ impl DirtyLog {
         self.copies.get(&block)
     }
 
+    /// What the backing stores lack: blocks, also those that are bad, and tombstones.
     pub(super) fn dirty_count(&self) -> usize {
-        self.dirty.len()
+        self.dirty.len() + self.bad.len() + self.tombstones.len()
     }
 
     pub(super) fn dirty_count_of(&self, volume: VolumeId) -> usize {
-        self.dirty.range(all_of(volume)).count()
+        let blocks = [&self.dirty, &self.bad].map(|blocks| blocks.range(all_of(volume)).count());
+        blocks.into_iter().sum::<usize>() + self.tombstones.of(volume).count()
     }
 
     pub(super) fn has_dirty(&self, volume: VolumeId) -> bool {
-        self.dirty.range(all_of(volume)).next().is_some()
+        let has_any = |blocks: &BTreeSet<BlockId>| blocks.range(all_of(volume)).next().is_some();
+        has_any(&self.dirty) || has_any(&self.bad) || self.tombstones.of(volume).next().is_some()
     }
 
     /// The share of the allowed segments that is in use.
@@ -423,6 +432,7 @@ impl DirtyLog {
         if let Some(old) = self.copies.insert(block, copy) {
             self.let_go(&old, old.state != CopyState::Destaged);
         }
+        self.bad.remove(&block);
         self.dirty.insert(block);
     }
 
@@ -444,6 +454,7 @@ impl DirtyLog {
     pub(super) fn void(&mut self, block: BlockId) -> bool {
         let copy = self.copies.remove(&block);
         self.dirty.remove(&block);
+        self.bad.remove(&block);
         if let Some(copy) = &copy {
             self.let_go(copy, copy.state != CopyState::Destaged);
         }
@@ -455,10 +466,31 @@ impl DirtyLog {
         true
     }
 
-    /// Blocks with a copy or a record under way from `first` on, up to `last`.
-    pub(super) fn blocks_within(&self, first: BlockId, last: BlockId) -> Vec<BlockId> {
-        let known = self.copies.keys().chain(self.pending.keys());
-        known.copied().filter(|block| (first..=last).contains(block)).collect()
+    /// Those of `ids` with a copy or a record under way, found without a look at the others when there are more of them.
+    pub(super) fn blocks_within(&self, ids: &Range<u64>) -> Vec<BlockId> {
+        if ids.end.saturating_sub(ids.start) <= (self.copies.len() + self.pending.len()) as u64 {
+            let blocks = ids.clone().map(BlockId::from_u64);
+            return blocks.filter(|&block| self.may_be_found(block)).collect();
+        }
+        let pending = self.pending.keys().filter(|block| !self.copies.contains_key(*block));
+        let known = self.copies.keys().chain(pending);
+        known.copied().filter(|block| ids.contains(&block.as_u64())).collect()
+    }
+
+    /// A tombstone takes the place of what is older.
+    pub(super) fn bury(&mut self, tombstone: Tombstone) {
+        for block in self.blocks_within(&tombstone.ids) {
+            if self.copies.get(&block).is_some_and(|copy| copy.version < tombstone.version) {
+                self.void(block);
+            }
+        }
+        self.tombstones.insert(tombstone);
+    }
+
+    /// Whether the backing store lacks something of `block`, or will by a record that is under way.
+    pub(super) fn holds_back(&self, block: BlockId) -> bool {
+        let is_newer = self.copies.get(&block).is_some_and(|copy| copy.state != CopyState::Destaged);
+        is_newer || self.pending.contains_key(&block) || self.tombstones.covers(block)
     }
 
     /// Dirty blocks of one volume by address: from `from` on, the first run of neighbours, at most `count`.
@@ -496,7 +528,10 @@ impl DirtyLog {
             && copy.version == version
         {
             match copy.state {
-                CopyState::Dirty => copy.state = CopyState::Bad,
+                CopyState::Dirty => {
+                    copy.state = CopyState::Bad;
+                    self.bad.insert(block);
+                }
                 // The backing store has it.
                 CopyState::Destaged => {
                     self.void(block);

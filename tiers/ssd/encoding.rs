@@ -62,6 +62,9 @@ pub(super) enum JournalEntry {
     SyncedThrough { volume: u32, version: u64 },
     /// No clean copy of the volume is valid in a segment of a lower generation.
     VolumeCold { volume: u32, generation: u32 },
+    /// `count` blocks from `first` on are zeros: no copy older than the version is valid, and the backing store is to
+    /// discard them.
+    Tombstone { first: u64, count: u64, version: u64 },
 }
 
 /// One item of a checkpoint.
@@ -72,6 +75,12 @@ pub(super) enum CheckpointItem {
     Segment(SegmentEntry),
     Ghosts(GhostEntry),
     DirtySegment(DirtySegmentEntry),
+    /// As [`JournalEntry::Tombstone`].
+    Tombstone {
+        first: u64,
+        count: u64,
+        version: u64,
+    },
 }
 
 /// A stretch of the list of ids lately refused or evicted, in a checkpoint of a file that was closed in order. Without
@@ -214,6 +223,10 @@ mod tests {
             (JournalEntry::VolumeUsed { volume: 1 }, "0700000001000000"),
             (JournalEntry::SyncedThrough { volume: 1, version: 2 }, "08000000010000000200000000000000"),
             (JournalEntry::VolumeCold { volume: 1, generation: 2 }, "090000000100000002000000"),
+            (
+                JournalEntry::Tombstone { first: 1, count: 2, version: 3 },
+                "0a000000010000000000000002000000000000000300000000000000",
+            ),
         ];
         for (entry, bytes) in golden {
             assert_eq!(hex(&entry), bytes, "{entry:?}");
@@ -254,6 +267,10 @@ mod tests {
                 CheckpointItem::DirtySegment(dirty),
                 "0400000001000000020000000300000000000000010400000001000000000000000500000000000000",
             ),
+            (
+                CheckpointItem::Tombstone { first: 1, count: 2, version: 3 },
+                "05000000010000000000000002000000000000000300000000000000",
+            ),
         ];
         for (item, bytes) in golden {
             assert_eq!(hex(&item), bytes, "{item:?}");
@@ -278,7 +295,7 @@ mod tests {
         for _ in 0..20_000 {
             let mut bytes: Vec<u8> = (0..random.usize(..80)).map(|_| random.u8(..)).collect();
             if bytes.len() > 4 {
-                bytes[..4].copy_from_slice(&random.u32(..10).to_le_bytes());
+                bytes[..4].copy_from_slice(&random.u32(..12).to_le_bytes());
             }
             let _ = JournalEntry::take(&bytes);
             let _ = CheckpointItem::take(&bytes);

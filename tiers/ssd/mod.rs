@@ -12,6 +12,7 @@
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
+//! | tombstones | ranges that read as zeros and are not discarded below                              |
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
 //! | recover    | which copies of a file at rest are believed                                        |
@@ -54,6 +55,7 @@ mod recover_log;
 mod segment;
 mod slot_bits;
 mod stats;
+mod tombstones;
 mod void;
 mod volumes;
 
@@ -70,7 +72,7 @@ use crate::error::{Error, Result};
 
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
-pub use dirty::LogRead;
+pub use dirty::{DestageRun, LogRead};
 pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
@@ -79,6 +81,7 @@ pub use plan::{
 };
 pub use record::{RecordPlan, SectorMask};
 pub use stats::SsdStats;
+pub use tombstones::Tombstone;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;
 
@@ -228,7 +231,7 @@ impl Ssd {
             segments,
             segments_free,
             segments_in_use: segments - segments_free,
-            dirty_blocks: self.dirty.dirty_count() as u64,
+            dirty_blocks: self.dirty_blocks(),
             index_bytes: self.dirty.bytes() + self.index.bytes() + self.log.bytes() + self.admission.bytes(),
             ..self.stats
         }
@@ -283,7 +286,7 @@ impl Ssd {
 
     /// Whether a copy of `block` is here or on its way.
     pub fn contains(&self, block: BlockId) -> bool {
-        self.index.get(block).is_some() || self.dirty.may_be_found(block)
+        self.index.get(block).is_some() || self.dirty.may_be_found(block) || self.is_buried(block)
     }
 
     /// Where to read `block` from, if this tier holds it; the caller reads and then calls [`Self::finish_read`].

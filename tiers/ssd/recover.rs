@@ -35,6 +35,7 @@ use super::log::Log;
 use super::plan::Entry;
 use super::recover_log::recover_log;
 use super::slot_bits::{hits_in, is_live_in};
+use super::tombstones::{PIECES_MAX, Tombstone, Tombstones};
 use super::volumes::Volumes;
 use super::{checkpoint, region_of};
 
@@ -228,6 +229,7 @@ pub(super) struct Believed {
     void_ranges: Vec<(u64, u64, u64)>,
     void_slots: BTreeSet<(u32, u32, u32)>,
     marks: BTreeSet<(u32, u64)>,
+    pub(super) tombstones: Tombstones,
     pub(super) volumes: Volumes,
     ghosts: Vec<GhostEntry>,
 }
@@ -253,6 +255,7 @@ impl Believed {
             void_ranges: Vec::new(),
             void_slots: BTreeSet::new(),
             marks: BTreeSet::new(),
+            tombstones: Tombstones::default(),
             volumes: Volumes::new(&geometry, counters.next_volume),
             ghosts: Vec::new(),
         };
@@ -271,6 +274,9 @@ impl Believed {
                         && entry.dead.len() <= geometry.copy_words();
                     believed.dirty_segments.insert(entry.segment, entry);
                     fits
+                }
+                CheckpointItem::Tombstone { first, count, version } => {
+                    believed.restore_tombstone(first, count, version)
                 }
                 CheckpointItem::Segment(entry) => {
                     let has_bits = entry.generation == 0
@@ -302,6 +308,13 @@ impl Believed {
             }
             JournalEntry::VoidRange { first, count, version } => {
                 self.void_ranges.push((first, count, version));
+                let ids = first..first.saturating_add(count);
+                self.tombstones.cut(&ids, Version::from_u64(version));
+            }
+            JournalEntry::Tombstone { first, count, version } => {
+                if !self.restore_tombstone(first, count, version) {
+                    return Err(Error::Damaged { what: "a tombstone in the journal is impossible".into() });
+                }
             }
             JournalEntry::VoidSlot { segment, generation, slot } => {
                 self.void_slots.insert((segment, generation, slot));
@@ -328,6 +341,12 @@ impl Believed {
             }
         }
         Ok(())
+    }
+
+    /// False when there can be no such tombstone.
+    fn restore_tombstone(&mut self, first: u64, count: u64, version: u64) -> bool {
+        let tombstone = Tombstone::new(first, count, version).filter(|_| self.tombstones.len() < PIECES_MAX);
+        tombstone.map(|tombstone| self.tombstones.insert(tombstone)).is_some()
     }
 
     /// Whether a summary of this generation is believed in `segment`.
@@ -371,6 +390,7 @@ impl Believed {
             || self.void_slots.contains(&(summary.segment, summary.generation, entry.slot))
             || self.cold.get(&region.0).is_some_and(|&generation| summary.generation < generation)
             || self.is_overwritten(entry.block, entry.version)
+            || self.tombstones.covers(entry.block)
     }
 
     /// Whether the journal says that there is something newer than this version of `block`.

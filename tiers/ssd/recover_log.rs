@@ -7,6 +7,7 @@
 //!    damage, and the file is not opened. After it, every record is read whole, data included, and the first that is
 //!    missing or torn ends the log: neither it nor what follows was promised to anyone. The end goes into the checkpoint
 //!    that opening writes, so that what is forgotten now is never found later.
+//! 4. The tombstones of the checkpoint and the journal take the place of every copy with a lower version.
 
 use std::io::IoSliceMut;
 
@@ -71,6 +72,8 @@ pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &C
     for record in records {
         restore(&mut log, believed, record);
     }
+    let known = believed.tombstones.iter().filter(|known| believed.volumes.contains(known.volume()));
+    known.cloned().for_each(|tombstone| log.bury(tombstone));
     Ok(log)
 }
 
