@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{BLOCK, bytes_of, content, eventually, small, ssd_bytes, stored, without_hanging};
 use terrace::tiers::testing::{Fault, Journal, Loss, MemoryDevice, Operation};
-use terrace::{Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode};
+use terrace::{Background, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode};
 
 const SSD_BLOCKS: u64 = 256;
 const DISK_BYTES: u64 = 512 * BLOCK as u64;
@@ -363,9 +363,10 @@ fn empty_and_huge_ranges_are_discarded_and_forgotten_as_fast_as_small_ones() {
 fn what_is_forgotten_does_not_come_back_from_the_log_after_a_crash_nor_go_below() {
     let journal = Arc::new(Journal::default());
     let devices = Devices::recorded(&journal);
-    devices.disk.fail(Fault::every(Operation::Write));
-    devices.disk.fail(Fault::every(Operation::Discard));
-    let (cache, volume) = devices.open();
+    // Nothing goes below by itself.
+    let config = Config { background: Background::OnSettle, ..devices.config() };
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
     (0..12).for_each(|block| write(&volume, block, 1));
     volume.flush().expect("the log is there");
     volume.discard(20 * BLOCK as u64, 10 * BLOCK as u64).expect("a discard succeeds");
@@ -378,7 +379,7 @@ fn what_is_forgotten_does_not_come_back_from_the_log_after_a_crash_nor_go_below(
         _ => zeros(),
     };
     (0..12).for_each(|block| {
-        assert!(bytes_of(&volume, block * BLOCK as u64, BLOCK) == wanted(block), "{block}")
+        assert!(bytes_of(&volume, block * BLOCK as u64, BLOCK) == wanted(block), "block {block}");
     });
     let left = Devices::after_power_loss(&journal);
     let bytes = content(25, 7);
@@ -395,7 +396,6 @@ fn what_is_forgotten_does_not_come_back_from_the_log_after_a_crash_nor_go_below(
         stored(&*left.disk, 26 * BLOCK as u64, BLOCK) == zeros(),
         "the rest of the discard is still to be done"
     );
-    devices.disk.clear_faults();
     cache.settle().expect("the disk works now");
     (0..12).for_each(|block| assert!(stored(&*devices.disk, block * BLOCK as u64, BLOCK) == wanted(block)));
     cache.assert_quiet();
