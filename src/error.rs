@@ -28,6 +28,9 @@ pub enum Error {
     /// Written below by `around` writes, which keep nothing, and then the sync failed: nobody can write these blocks
     /// again. Every flush says so until [`crate::Volume::forget`] is told of them.
     Lost { volume: String, blocks: u64, cause: TierError },
+    /// They were newer than the backing store and only on the SSD, which cannot give them. Reads of them and every flush
+    /// say so until each is written whole, discarded or forgotten; [`crate::Volume::lost_blocks`] names them.
+    LostWithSsd { volume: String, blocks: u64 },
     /// A volume of this name is attached already.
     AlreadyAttached { name: String },
     /// The volume was detached, or is being detached; attach it again.
@@ -70,6 +73,11 @@ impl fmt::Display for Error {
                      again, then forget them"
                 )
             }
+            Self::LostWithSsd { volume, blocks } => write!(
+                f,
+                "{blocks} blocks of volume {volume} were only on the SSD, which cannot give them; write them whole, or \
+                 forget them"
+            ),
             Self::AlreadyAttached { name } => {
                 write!(f, "a volume named {name} is attached already; give each volume its own name")
             }

@@ -128,6 +128,8 @@ pub(crate) trait Engine: Send + Sync {
     fn submit(&self, request: Request);
     /// Runs a request now, on this thread.
     fn run_here(&self, request: Request);
+    /// The same for a read of one buffer, with nothing to build for it.
+    fn read_here(&self, device: &dyn Device, offset: u64, buffer: &mut [u8]) -> Result<()>;
     fn wait_for_room(&self);
     /// Requests that are queued or running.
     fn depth(&self) -> usize;
@@ -163,6 +165,11 @@ impl Lane {
     /// Runs the read now, on this thread: a blocking caller needs no hand-off.
     pub(crate) fn run_read(&self, request: ReadRequest) {
         self.engine.run_here(Request::Read(request));
+    }
+
+    /// Fills `buffer` from `offset` on now, on this thread.
+    pub(crate) fn read_here(&self, device: &dyn Device, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.engine.read_here(device, offset, buffer)
     }
 
     /// Runs the write now, on this thread.

@@ -27,6 +27,7 @@ use super::flush::FlushDone;
 use super::index::Shard;
 use super::mode::Route;
 use super::{Inner, Result};
+use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Priority;
 
@@ -93,6 +94,7 @@ impl Inner {
         self.place_discard(volume, id, &stretch, |inner, shard, block, swept| {
             inner.empty_entry(volume, shard, block, swept);
         });
+        volume.make_readable(&stretch.blocks);
         volume.dirty.lock().fences.discard(id).step = Step::Waiting;
         self.ticker.watch(volume);
         self.go_on_behind_fences(volume);
@@ -174,7 +176,7 @@ impl Inner {
     fn run_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, failures_before: u64) {
         let (blocks, epoch) = volume.blocks_of_discard(id);
         let (stretch, version) = self.date_discard(volume, &blocks);
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             ssd.void_range(stretch.first(), stretch.count(), version);
         }
         self.make_voids_durable();
@@ -205,7 +207,7 @@ impl Inner {
 
     /// The log has the discard of a volume in mode `back-ssd`, as a tombstone; `destage` brings it below.
     fn log_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64) {
-        let ssd = self.ssd.as_ref().expect("a volume in this mode has an SSD");
+        let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let (blocks, epoch) = volume.blocks_of_discard(id);
         let (stretch, version) = self.date_discard(volume, &blocks);
         let result = ssd.put_tombstone(stretch.first(), stretch.count(), version);
@@ -219,6 +221,17 @@ impl Inner {
             Ok(false) => {
                 dirty.fences.discard(id).step = Step::PutOff;
                 volume.fence_changed.notify_all();
+            }
+            // It goes below when all that the log has is there.
+            Err(_) if ssd.is_off() => {
+                dirty.fences.discard(id).step = Step::PutOff;
+                volume.fence_changed.notify_all();
+                drop(dirty);
+                self.leave_log_if_off(volume, None);
+                if volume.mode() != WriteMode::BackSsd {
+                    self.take_put_off(volume);
+                }
+                return;
             }
             Err(cause) => {
                 dirty.fences.discard(id).step = Step::HeldBack;

@@ -62,7 +62,7 @@ impl Inner {
 
     /// What the SSD has of `blocks` goes.
     fn void_forgotten(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &Range<u64>) -> Result<()> {
-        let Some(ssd) = &self.ssd else { return Ok(()) };
+        let Some(ssd) = self.ssd() else { return Ok(()) };
         let stretch = Stretch::new(volume, blocks.clone());
         let version = self.next_version();
         volume.raise_version(version);
@@ -121,6 +121,8 @@ impl Inner {
             volume.fence_changed.wait(&mut dirty);
         }
         dirty.forget_syncs(blocks);
+        drop(dirty);
+        volume.make_readable(blocks);
     }
 
     fn place_forget(&self, volume: &VolumeState, id: u64, stretch: &Stretch, cuts: &[Cut]) {

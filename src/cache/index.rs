@@ -144,8 +144,15 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    fn new(waiters: SmallVec<[FillWaiter; 1]>, slot: Option<Slot>, version: Version) -> Self {
-        Self { waiters, slot, version, left_from: None, is_void: false, is_stale: false }
+    fn new(waiter: Option<FillWaiter>, slot: Option<Slot>, version: Version) -> Self {
+        Self {
+            waiters: waiter.into_iter().collect(),
+            slot,
+            version,
+            left_from: None,
+            is_void: false,
+            is_stale: false,
+        }
     }
 }
 
@@ -300,12 +307,12 @@ impl Shard {
     }
 
     /// Notes that a fill is under way for `block`, which is resident or found no place.
-    pub(super) fn start_fill(&mut self, block: BlockId, version: Version, waiter: FillWaiter) {
+    pub(super) fn start_fill(&mut self, block: BlockId, version: Version, waiter: Option<FillWaiter>) {
         let slot = self.policy.lookup(block);
         if let Some(slot) = slot {
             self.entries[slot.index()].filling = true;
         }
-        let before = self.fills.insert(block, Fill::new(smallvec![waiter], slot, version));
+        let before = self.fills.insert(block, Fill::new(waiter, slot, version));
         assert!(before.is_none(), "two fills of {block} at once");
     }
 
@@ -339,7 +346,7 @@ impl Shard {
         if let Some(slot) = slot {
             self.entries[slot.index()].filling = true;
         }
-        self.fills.insert(block, Fill { is_void: true, ..Fill::new(SmallVec::new(), slot, version) });
+        self.fills.insert(block, Fill { is_void: true, ..Fill::new(None, slot, version) });
         let done = self.finish_fill(block, Some(bytes), true);
         done.frame.expect("a fill that has bytes has a frame")
     }

@@ -87,9 +87,12 @@ impl Inner {
         };
         {
             let _dirty = volume.dirty.lock();
-            let mode = if changed.is_ok() { mode } else { before };
-            volume.set_mode(mode);
-            volume.set_route(Route::of(mode));
+            // Unless the SSD failed meanwhile and the volume has left its log for that (see [`super::fall_back`]).
+            if volume.route() == Route::Changing {
+                let mode = if changed.is_ok() { mode } else { before };
+                volume.set_mode(mode);
+                volume.set_route(Route::of(mode));
+            }
             volume.fence_changed.notify_all();
         }
         self.start_discards(volume);
@@ -127,16 +130,20 @@ impl Inner {
         }
         self.drain_log(volume)?;
         // A tombstone that a crash brought back would take what goes below from now on.
-        self.ssd.as_ref().map_or(Ok(()), |ssd| ssd.make_all_durable())?;
-        Ok(())
+        let Some(ssd) = self.ssd() else { return Ok(()) };
+        ssd.make_all_durable()?;
+        match ssd.with(|tier| tier.bad_blocks_of(volume.id)).len() as u64 {
+            0 => Ok(()),
+            blocks => Err(volume.unreadable_error(blocks)),
+        }
     }
 
     /// Sees to it that the cache file finds the dirty blocks of `volume` again, however this process ends.
     pub(super) fn record_for_log(&self, volume: &VolumeState) -> Result<()> {
-        let ssd = self.ssd.as_ref().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
+        let ssd = self.ssd_in_use().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
         let Some(ssd) = ssd else {
             return Err(Error::Config(format!(
-                "volume {} cannot write back to an SSD: there is none, or its table of volumes is full or the name too long",
+                "volume {} cannot write back to an SSD: there is none that works, or its table of volumes is full or the name too long",
                 volume.name
             )));
         };

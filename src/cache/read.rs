@@ -18,7 +18,7 @@ use super::answer::{Answer, BlockRef, Blocks};
 use super::dirty::VolumeState;
 use super::fence::Swept;
 use super::index::{Found, Shard};
-use super::ssd::OnSsd;
+use super::ssd::{OnSsd, SsdTier};
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::{Lane, Priority, ReadRequest};
@@ -92,11 +92,17 @@ pub(super) struct FillWaiter {
 }
 
 /// Where the bytes of a fill come from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub(super) enum Source {
     Disk,
-    Ssd(ReadPlan),
-    Log(LogRead),
+    Ssd(Arc<SsdTier>, ReadPlan),
+    Log(Arc<SsdTier>, LogRead),
+}
+
+impl Source {
+    fn is_disk(&self) -> bool {
+        matches!(self, Self::Disk)
+    }
 }
 
 /// A fill whose frame is at hand and whose I/O is not yet under way.
@@ -153,7 +159,7 @@ impl FillWaiter {
         let mut state = self.operation.state.lock();
         match source {
             Source::Disk => state.answer.disk_blocks += 1,
-            Source::Ssd(_) | Source::Log(_) => state.answer.ssd_blocks += 1,
+            Source::Ssd(..) | Source::Log(..) => state.answer.ssd_blocks += 1,
         }
         match frame {
             Ok(frame) => {
@@ -173,14 +179,30 @@ struct Planning<'a> {
     /// Those after it that are at hand.
     ready_later: Vec<(usize, BlockRef)>,
     operation: Option<Arc<ReadOperation>>,
-    fills: Vec<PlannedFill>,
+    fills: SmallVec<[PlannedFill; 1]>,
     error: Option<Error>,
     piece_count: usize,
     answer: Answer,
+    /// Whoever plans runs the fill, and takes what it brings without being told.
+    is_alone: bool,
     new_done: &'a mut dyn FnMut() -> ReadDone,
 }
 
-impl Planning<'_> {
+impl<'a> Planning<'a> {
+    fn new(piece_count: usize, is_alone: bool, new_done: &'a mut dyn FnMut() -> ReadDone) -> Self {
+        Self {
+            ready: SmallVec::new(),
+            ready_later: Vec::new(),
+            operation: None,
+            fills: SmallVec::new(),
+            error: None,
+            piece_count,
+            answer: Answer::default(),
+            is_alone,
+            new_done,
+        }
+    }
+
     /// A part is at hand.
     fn take(&mut self, part: usize, frame: FrameRef, bytes: &Range<usize>) {
         let block = BlockRef::new(frame, bytes.start, bytes.end);
@@ -230,25 +252,19 @@ impl Inner {
         if let Err(error) = self.check_volume(volume).and_then(|()| volume.check_range(offset, bytes)) {
             return Some(Err(error));
         }
-        let piece_count = (volume.block_number(offset + bytes.max(1) as u64 - 1)
-            - volume.block_number(offset)
-            + 1) as usize;
-        let mut planning = Planning {
-            ready: SmallVec::new(),
-            ready_later: Vec::new(),
-            operation: None,
-            fills: Vec::new(),
-            error: None,
-            piece_count,
-            answer: Answer::default(),
-            new_done,
-        };
+        let last = offset + bytes.max(1) as u64 - 1;
+        let piece_count = (volume.block_number(last) - volume.block_number(offset) + 1) as usize;
+        let is_alone = runner == Runner::Caller && piece_count == 1;
+        let mut planning = Planning::new(piece_count, is_alone, new_done);
         for (part, piece) in pieces(volume.id, offset, bytes, self.size).enumerate() {
             self.plan_part(volume, part, &piece, &mut planning);
         }
         self.start_wanted_appends();
-        let Planning { ready, ready_later, operation, fills, error, answer, .. } = planning;
+        let Planning { ready, ready_later, operation, mut fills, error, answer, .. } = planning;
         let Some(operation) = operation else {
+            if let Some(fill) = fills.pop() {
+                return Some(self.fill_alone(volume, fill, offset, bytes));
+            }
             return Some(match error {
                 Some(error) => Err(error),
                 None => Ok(Blocks { parts: ready, answer }),
@@ -264,7 +280,7 @@ impl Inner {
                 state.parts[part] = Some(block);
             }
         }
-        self.run_fills(volume, fills, runner);
+        self.run_fills(volume, fills.into_vec(), runner);
         operation.part_done();
         None
     }
@@ -312,27 +328,25 @@ impl Inner {
             planning.error = Some(volume.detached_error());
             return;
         }
-        let is_discarded = shard.is_discarded(block);
-        let ssd = self.ssd.as_ref().filter(|_| !is_discarded && !shard.is_fenced(block));
-        let found = if is_discarded { Some(OnSsd::Zeros) } else { ssd.and_then(|ssd| ssd.find(block)) };
+        if shard.is_discarded(block) {
+            return self.plan_zeros(volume, part, piece, &mut shard, planning);
+        }
+        if volume.is_unreadable(block) {
+            shard.give_up(block);
+            planning.error = Some(volume.unreadable_error(1));
+            return;
+        }
+        let ssd = self.ssd().filter(|ssd| !shard.is_fenced(block) && ssd.serves(volume.mode()));
+        let found = ssd.and_then(|ssd| ssd.find(block).map(|found| (ssd, found)));
         let source = match found {
-            Some(OnSsd::Zeros) => {
-                let Some(frame) = self.frames.alloc() else {
-                    shard.give_up(block);
-                    planning.error = Some(Error::WouldBlock);
-                    return;
-                };
-                planning.answer.ram_blocks += 1;
-                let frame = shard.take_zeros(block, frame, volume.version());
-                return planning.take(part, frame, &piece.bytes);
-            }
-            Some(OnSsd::OnTheWay(frame)) => {
+            Some((_, OnSsd::Zeros)) => return self.plan_zeros(volume, part, piece, &mut shard, planning),
+            Some((_, OnSsd::OnTheWay(frame))) => {
                 planning.answer.ssd_blocks += 1;
                 let frame = shard.take_back(block, frame, volume.version());
                 return planning.take(part, frame, &piece.bytes);
             }
-            Some(OnSsd::Stored(plan)) => Source::Ssd(plan),
-            Some(OnSsd::Logged(read)) => Source::Log(read),
+            Some((ssd, OnSsd::Stored(plan))) => Source::Ssd(ssd, plan),
+            Some((ssd, OnSsd::Logged(read))) => Source::Log(ssd, read),
             None => Source::Disk,
         };
         let Some(frame) = self.frames.alloc() else {
@@ -340,14 +354,33 @@ impl Inner {
             planning.error = Some(Error::WouldBlock);
             return;
         };
-        let waiter = planning.waiter(part, &piece.bytes);
+        let waiter = (!planning.is_alone).then(|| planning.waiter(part, &piece.bytes));
         shard.start_fill(block, volume.version(), waiter);
         planning.fills.push(PlannedFill { block, source, frame });
     }
 
+    /// A block that was discarded needs no I/O.
+    fn plan_zeros(
+        &self,
+        volume: &VolumeState,
+        part: usize,
+        piece: &Piece,
+        shard: &mut Shard,
+        planning: &mut Planning<'_>,
+    ) {
+        let Some(frame) = self.frames.alloc() else {
+            shard.give_up(piece.block);
+            planning.error = Some(Error::WouldBlock);
+            return;
+        };
+        planning.answer.ram_blocks += 1;
+        let frame = shard.take_zeros(piece.block, frame, volume.version());
+        planning.take(part, frame, &piece.bytes);
+    }
+
     /// Brings planned fills on their way, neighbours together.
     fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, mut fills: Vec<PlannedFill>, runner: Runner) {
-        for fill in fills.extract_if(.., |fill| matches!(fill.source, Source::Log(_))) {
+        for fill in fills.extract_if(.., |fill| matches!(fill.source, Source::Log(..))) {
             self.start_log_fill(volume, fill, runner);
         }
         let mut runs = self.group_fills(fills);
@@ -381,12 +414,14 @@ impl Inner {
         for fill in fills {
             let offset = match fill.source {
                 Source::Disk => fill.block.byte_offset(self.size),
-                Source::Ssd(ref plan) => plan.offset,
-                Source::Log(_) => unreachable!("a fill from the log goes alone"),
+                Source::Ssd(_, ref plan) => plan.offset,
+                Source::Log(..) => unreachable!("a fill from the log goes alone"),
             };
             let last = runs.last_mut().filter(|run| {
-                let same_place =
-                    matches!(run.blocks[0].1, Source::Disk) == matches!(fill.source, Source::Disk);
+                let same_place = match (&run.blocks[0].1, &fill.source) {
+                    (Source::Ssd(one, _), Source::Ssd(other, _)) => Arc::ptr_eq(one, other),
+                    (one, other) => one.is_disk() && other.is_disk(),
+                };
                 let end = run.offset + run.frames.len() as u64 * block_bytes;
                 same_place && end == offset && run.frames.len() < blocks_max
             });
@@ -411,8 +446,8 @@ impl Inner {
         run: FillRun,
         priority: Priority,
     ) -> (Lane, ReadRequest) {
-        let (lane, device) = match (&run.blocks[0].1, &self.ssd) {
-            (Source::Ssd(_), Some(ssd)) => (ssd.lane.clone(), ssd.device.clone()),
+        let (lane, device) = match &run.blocks[0].1 {
+            Source::Ssd(ssd, _) => (ssd.lane.clone(), ssd.device.clone()),
             _ => (volume.lane.clone(), volume.device.clone()),
         };
         let (inner, volume, blocks) = (self.clone(), volume.clone(), run.blocks);
@@ -432,12 +467,11 @@ impl Inner {
         let mut again = Vec::new();
         for ((block, source), frame) in blocks.into_iter().zip(frames) {
             match (source, result) {
-                (Source::Log(_), _) => unreachable!("a fill from the log goes alone"),
-                (Source::Ssd(plan), _) => {
+                (Source::Log(..), _) => unreachable!("a fill from the log goes alone"),
+                (Source::Ssd(ssd, plan), _) => {
                     let verified = result.is_ok() && plan.verify(&frame);
-                    let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
                     if ssd.finish_read(&plan, verified, result.as_ref().err()) == ReadVerdict::Valid {
-                        self.finish_fill(volume, block, Ok(frame), &Source::Ssd(plan));
+                        self.finish_fill(volume, block, Ok(frame), &Source::Ssd(ssd, plan));
                     } else {
                         again.push(PlannedFill { block, source: Source::Disk, frame });
                     }
@@ -462,6 +496,7 @@ impl Inner {
         }
     }
 
+    /// A fill ended: its bytes go to their place in RAM and to all who wait.
     pub(super) fn finish_fill(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
@@ -469,17 +504,30 @@ impl Inner {
         frame: Result<FrameMut, TierError>,
         source: &Source,
     ) {
+        // Those who wait were told.
+        let _ = self.end_fill(volume, block, frame, source, 0);
+    }
+
+    /// As [`Self::finish_fill`]; what came is also for `takers` who did not wait, and take it from the answer.
+    fn end_fill(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        block: BlockId,
+        frame: Result<FrameMut, TierError>,
+        source: &Source,
+        takers: u64,
+    ) -> Result<FrameRef, TierError> {
         let mut shard = self.shard(block);
         let (frame, error) = match frame {
             Ok(frame) => (Some(frame), None),
             Err(error) => (None, Some(error)),
         };
-        let filled = shard.finish_fill(block, frame, *source != Source::Disk);
-        let count = filled.waiters.len() as u64;
+        let filled = shard.finish_fill(block, frame, !source.is_disk());
+        let count = filled.waiters.len() as u64 + takers;
         if error.is_none() {
             match source {
                 Source::Disk => shard.counters.disk_reads += count,
-                Source::Ssd(_) | Source::Log(_) => shard.counters.read_ssd_hits += count,
+                Source::Ssd(..) | Source::Log(..) => shard.counters.read_ssd_hits += count,
             }
             shard.counters.fills_joined += count.saturating_sub(1);
         }
@@ -499,14 +547,58 @@ impl Inner {
         if filled.released {
             self.announce_release();
         }
+        let brought = match (filled.frame, error) {
+            (_, Some(error)) => Err(error),
+            (frame, None) => Ok(frame.expect("a fill that was read has a frame")),
+        };
         for waiter in filled.waiters {
-            let part = match (&filled.frame, &error) {
-                (Some(frame), None) => Ok(frame.clone()),
-                (_, Some(error)) => Err(error.clone()),
-                (None, None) => unreachable!("a fill that was read has a frame"),
-            };
-            waiter.deliver(part, source);
+            waiter.deliver(brought.clone(), source);
         }
+        brought
+    }
+
+    /// The one block that a blocking caller misses: the caller runs its fill, and nothing is built for others.
+    fn fill_alone(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        fill: PlannedFill,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<Blocks> {
+        let PlannedFill { block, mut source, mut frame } = fill;
+        let read = loop {
+            let result = match &source {
+                Source::Log(..) => self.read_logged(volume, block, &source, &mut frame),
+                Source::Ssd(ssd, plan) => {
+                    if ssd.read_stored(plan, &mut frame) {
+                        break Ok(());
+                    }
+                    source = Source::Disk;
+                    continue;
+                }
+                Source::Disk => {
+                    let from = block.byte_offset(self.size);
+                    volume.lane.read_here(&*volume.device, from, &mut frame).map_err(Arc::new)
+                }
+            };
+            break result;
+        };
+        let frame = self.end_fill(volume, block, read.map(|()| frame), &source, 1).map_err(Error::Tier)?;
+        let answer = match source {
+            Source::Disk => Answer { disk_blocks: 1, ..Answer::default() },
+            Source::Ssd(..) | Source::Log(..) => Answer { ssd_blocks: 1, ..Answer::default() },
+        };
+        let start = (offset - block.byte_offset(self.size)) as usize;
+        Ok(Blocks { parts: smallvec![BlockRef::new(frame, start, start + bytes)], answer })
+    }
+}
+
+impl SsdTier {
+    /// Reads a clean copy on this thread; false when the backing store must be asked.
+    fn read_stored(&self, plan: &ReadPlan, frame: &mut [u8]) -> bool {
+        let result = self.lane.read_here(&*self.device, plan.offset, frame).map_err(Arc::new);
+        let verified = result.is_ok() && plan.verify(frame);
+        self.finish_read(plan, verified, result.as_ref().err()) == ReadVerdict::Valid
     }
 }
 

@@ -86,7 +86,7 @@ impl Inner {
                 volume.dirty.lock().put_behind_fence(number);
                 continue;
             }
-            if route == Route::Changing && self.ssd.as_ref().is_some_and(|ssd| ssd.holds_back(block)) {
+            if route == Route::Changing && self.ssd().is_some_and(|ssd| ssd.holds_back(block)) {
                 let mut dirty = volume.dirty.lock();
                 dirty.waiting.remove(&number);
                 dirty.put_off.insert(number);

@@ -85,24 +85,35 @@ pub(super) fn run(batch: Batch, counters: &Counters) {
 
 /// Answers a request that came too late with an error; a task runs.
 pub(super) fn refuse(request: Request, counters: &Counters) {
-    add(&counters.refused, 1);
     let bytes = request.bytes();
-    let closed = |device: &Arc<dyn Device>, action, offset| {
-        let source = io::Error::new(io::ErrorKind::NotConnected, "the pool is shut down");
-        Arc::new(Error::Device { action, device: device.name(), offset, bytes, source })
-    };
     match request {
         Request::Read(read) => {
-            let error = closed(&read.device, "read", read.offset);
-            guarded(counters, || (read.done)(read.frames, Err(error)));
+            let error = closed_error(&*read.device, "read", read.offset, bytes, counters);
+            guarded(counters, || (read.done)(read.frames, Err(Arc::new(error))));
         }
         Request::Write(write) => {
-            let error = closed(&write.device, "write", write.offset);
+            let error = closed_error(&*write.device, "write", write.offset, bytes, counters);
             drop(write.pieces);
-            guarded(counters, || (write.done)(Err(error)));
+            guarded(counters, || (write.done)(Err(Arc::new(error))));
         }
-        Request::Task(_, job) => run_task(job, counters),
+        Request::Task(_, job) => {
+            add(&counters.refused, 1);
+            run_task(job, counters);
+        }
     }
+}
+
+/// What a call gets that comes too late.
+pub(super) fn closed_error(
+    device: &dyn Device,
+    action: &'static str,
+    offset: u64,
+    bytes: u64,
+    counters: &Counters,
+) -> Error {
+    add(&counters.refused, 1);
+    let source = io::Error::new(io::ErrorKind::NotConnected, "the pool is shut down");
+    Error::Device { action, device: device.name(), offset, bytes, source }
 }
 
 fn run_task(job: Job, counters: &Counters) {
@@ -149,9 +160,20 @@ fn read(reads: &mut [ReadRequest], counters: &Counters) -> Result<()> {
     let mut buffers: SmallVec<[IoSliceMut<'_>; BUFFERS_INLINE]> =
         reads.iter_mut().flat_map(|read| &mut read.frames).map(|frame| IoSliceMut::new(frame)).collect();
     let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+    read_buffers(&*device, offset, bytes, &mut buffers, counters)
+}
+
+/// One call that fills `buffers`, `bytes` bytes in all.
+pub(super) fn read_buffers(
+    device: &dyn Device,
+    offset: u64,
+    bytes: u64,
+    buffers: &mut [IoSliceMut<'_>],
+    counters: &Counters,
+) -> Result<()> {
     add(&counters.read_operations, 1);
     add(&counters.read_bytes, bytes);
-    call(&*device, "read", offset, bytes, counters, || device.read(offset, &mut buffers))
+    call(device, "read", offset, bytes, counters, || device.read(offset, buffers))
 }
 
 fn write(writes: &[WriteRequest], counters: &Counters) -> Result<()> {

@@ -7,12 +7,14 @@
 //! that are on their way will take; a thread that finishes something takes the next without sleeping.
 
 use std::cell::Cell;
+use std::io::IoSliceMut;
 use std::sync::Arc;
 
-use smallvec::smallvec;
+use terrace_tiers::Result;
+use terrace_tiers::device::Device;
 
 use super::queue::{CallBounds, Queue};
-use super::run::{Counters, refuse, run};
+use super::run::{Counters, closed_error, read_buffers, refuse, run};
 use super::{Batch, Engine, Lane, LaneConfig, LaneStats, Request};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::thread::JoinHandle;
@@ -58,6 +60,9 @@ struct ThreadLane {
     room: Condvar,
     /// Nothing is queued or running.
     idle: Condvar,
+    waiting_for_idle: AtomicUsize,
+    /// What callers run on their own threads, which need no lock for it.
+    running_here: AtomicUsize,
     counters: Counters,
 }
 
@@ -69,7 +74,6 @@ struct LaneState {
     /// Threads that were woken and have not taken anything yet.
     waking: usize,
     waiting_for_room: usize,
-    waiting_for_idle: usize,
     is_closed: bool,
 }
 
@@ -102,12 +106,13 @@ impl Pool {
                 sleeping: 0,
                 waking: 0,
                 waiting_for_room: 0,
-                waiting_for_idle: 0,
                 is_closed: state.is_closed,
             }),
             work: Condvar::new(),
             room: Condvar::new(),
             idle: Condvar::new(),
+            waiting_for_idle: AtomicUsize::new(0),
+            running_here: AtomicUsize::new(0),
             counters: Counters::default(),
         });
         let wanted = if state.is_closed { 0 } else { threads.max(1) };
@@ -260,11 +265,31 @@ impl ThreadLane {
     fn finish(&self, count: usize) {
         let mut state = self.state.lock();
         state.running -= count;
-        if state.waiting_for_idle > 0 && state.depth() == 0 {
+        if self.waiting_for_idle.load(Ordering::SeqCst) > 0 && state.depth() == 0 {
             self.idle.notify_all();
         }
         drop(state);
         self.shared.leave(count);
+    }
+
+    /// Runs `work` on this thread as a part of the lane; none when the pool takes nothing any more.
+    fn run_inline<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        if !self.shared.enter(1) {
+            return None;
+        }
+        self.running_here.fetch_add(1, Ordering::SeqCst);
+        let own = OwnThread::new(&self.shared);
+        let result = work();
+        drop(own);
+        // Whoever waits says so before it looks at the count: at least one of the two sees the other.
+        if self.running_here.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.waiting_for_idle.load(Ordering::SeqCst) > 0
+        {
+            let _state = self.state.lock();
+            self.idle.notify_all();
+        }
+        self.shared.leave(1);
+        Some(result)
     }
 }
 
@@ -291,14 +316,18 @@ impl Engine for ThreadLane {
     }
 
     fn run_here(&self, request: Request) {
-        if !self.shared.enter(1) {
-            return refuse(request, &self.counters);
+        let mut request = Some(request);
+        self.run_inline(|| run(request.take().into_iter().collect(), &self.counters));
+        if let Some(request) = request {
+            refuse(request, &self.counters);
         }
-        self.state.lock().running += 1;
-        let own = OwnThread::new(&self.shared);
-        run(smallvec![request], &self.counters);
-        drop(own);
-        self.finish(1);
+    }
+
+    fn read_here(&self, device: &dyn Device, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let bytes = buffer.len() as u64;
+        let buffers = &mut [IoSliceMut::new(buffer)];
+        self.run_inline(|| read_buffers(device, offset, bytes, buffers, &self.counters))
+            .unwrap_or_else(|| Err(closed_error(device, "read", offset, bytes, &self.counters)))
     }
 
     fn wait_for_room(&self) {
@@ -314,17 +343,17 @@ impl Engine for ThreadLane {
     }
 
     fn depth(&self) -> usize {
-        self.state.lock().depth()
+        self.state.lock().depth() + self.running_here.load(Ordering::Relaxed)
     }
 
     fn wait_idle(&self) {
         assert!(!self.shared.is_own_thread(), "a pool thread would wait for itself");
         let mut state = self.state.lock();
-        state.waiting_for_idle += 1;
-        while state.depth() > 0 {
+        self.waiting_for_idle.fetch_add(1, Ordering::SeqCst);
+        while state.depth() > 0 || self.running_here.load(Ordering::SeqCst) > 0 {
             self.idle.wait(&mut state);
         }
-        state.waiting_for_idle -= 1;
+        self.waiting_for_idle.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn stats(&self) -> LaneStats {

@@ -206,22 +206,27 @@ impl Ssd {
         self.dirty.dirty_count_of(volume) as u64
     }
 
+    /// Blocks of `volume` that the backing store does not have and that cannot be read here.
+    pub fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
+        self.dirty.bad_blocks_of(volume)
+    }
+
     /// Whether nothing newer than `block` may go below by another way: the log has something of it that the backing store
     /// lacks, or a record of it is under way.
     pub fn holds_back(&self, block: BlockId) -> bool {
         self.dirty.holds_back(block)
     }
 
-    /// Takes the copies of `blocks` in the log out, which the backing store all has: something newer goes there by
-    /// another way.
+    /// Takes the copies of `blocks` in the log out, which the backing store all has, or which are bad: something newer goes
+    /// there by another way.
     pub fn void_destaged(&mut self, blocks: impl Iterator<Item = BlockId>, version: Version) {
         for block in blocks {
-            debug_assert!(!self.dirty.holds_back(block), "{block} overtakes what the log has of it");
+            debug_assert!(!self.dirty.is_to_be_destaged(block), "{block} overtakes what the log has of it");
             self.void_logged(block, version);
         }
     }
 
-    /// Blocks and discarded ranges of all volumes that their backing stores do not have.
+    /// Blocks and discarded ranges of all volumes that their backing stores do not have, and that can be read.
     pub fn dirty_blocks(&self) -> u64 {
         self.dirty.dirty_count() as u64
     }

@@ -182,7 +182,7 @@ pub(super) struct DirtyLog {
     copies: HashMap<BlockId, LogCopy, Hasher>,
     /// Those of `copies` that are dirty, by address.
     dirty: BTreeSet<BlockId>,
-    /// Those that are bad.
+    /// Those of `copies` that are bad.
     bad: BTreeSet<BlockId>,
     /// Blocks in `records`.
     pending: HashMap<BlockId, PendingCopy, Hasher>,
@@ -229,14 +229,17 @@ impl DirtyLog {
         self.copies.get(&block)
     }
 
-    /// What the backing stores lack: blocks, also those that are bad, and tombstones.
+    /// What the backing stores lack and can be given: blocks, and tombstones.
     pub(super) fn dirty_count(&self) -> usize {
-        self.dirty.len() + self.bad.len() + self.tombstones.len()
+        self.dirty.len() + self.tombstones.len()
     }
 
     pub(super) fn dirty_count_of(&self, volume: VolumeId) -> usize {
-        let blocks = [&self.dirty, &self.bad].map(|blocks| blocks.range(all_of(volume)).count());
-        blocks.into_iter().sum::<usize>() + self.tombstones.of(volume).count()
+        self.dirty.range(all_of(volume)).count() + self.tombstones.of(volume).count()
+    }
+
+    pub(super) fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
+        self.bad.range(all_of(volume)).copied().collect()
     }
 
     pub(super) fn has_dirty(&self, volume: VolumeId) -> bool {
@@ -489,8 +492,12 @@ impl DirtyLog {
 
     /// Whether the backing store lacks something of `block`, or will by a record that is under way.
     pub(super) fn holds_back(&self, block: BlockId) -> bool {
-        let is_newer = self.copies.get(&block).is_some_and(|copy| copy.state != CopyState::Destaged);
-        is_newer || self.pending.contains_key(&block) || self.tombstones.covers(block)
+        self.is_to_be_destaged(block) || self.bad.contains(&block)
+    }
+
+    /// The same, but for a copy that cannot be read.
+    pub(super) fn is_to_be_destaged(&self, block: BlockId) -> bool {
+        self.dirty.contains(&block) || self.pending.contains_key(&block) || self.tombstones.covers(block)
     }
 
     /// Dirty blocks of one volume by address: from `from` on, the first run of neighbours, at most `count`.
@@ -518,6 +525,7 @@ impl DirtyLog {
         copy.state = CopyState::Destaged;
         let generation = copy.generation;
         self.dirty.remove(&block);
+        self.bad.remove(&block);
         self.segment_mut(generation).needed -= 1;
         true
     }

@@ -104,6 +104,11 @@ impl Tombstones {
         self.cover();
     }
 
+    fn retain(&mut self, keeps: impl FnMut(&Tombstone) -> bool) {
+        self.list.retain(keeps);
+        self.cover();
+    }
+
     /// Takes `ids` out of those that are older than `version`. Whether there were any.
     pub(super) fn cut(&mut self, ids: &Range<u64>, version: Version) -> bool {
         let is_hit = |tombstone: &Tombstone| {
@@ -171,6 +176,12 @@ impl Ssd {
     /// Whether `block` reads as zeros, but for what a newer copy in the log has of it.
     pub fn is_buried(&self, block: BlockId) -> bool {
         self.dirty.tombstones.covers(block)
+    }
+
+    /// No journal entry that is not durable ever will be: the tombstones of those are as if they had not been put.
+    pub fn withdraw_tombstones(&mut self) {
+        let durable = self.journal.durable();
+        self.dirty.tombstones.retain(|tombstone| tombstone.seq <= durable);
     }
 
     /// The backing store has discarded the range, and was synced since.
