@@ -46,10 +46,11 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64)
         };
         let range = at..(at + length).min(model.len());
         let offset = (start + at) as u64;
-        let has_log = case.mode == WriteMode::BackSsd;
-        if random.u8(..50) == 0 && !has_log {
+        if random.u8(..50) == 0 {
+            // Its own as often as the others together, so that there is something to leave.
             let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
-            volume.set_mode(modes[random.usize(..3)]).expect("the mode is switched");
+            let modes = [modes, [case.mode; 3]].concat();
+            volume.set_mode(modes[random.usize(..6)]).expect("the mode is switched");
         }
         match random.u8(..20) {
             0..8 => {
@@ -59,11 +60,11 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64)
                 }
                 volume.write(offset, &model[range]).expect("a write succeeds");
             }
-            8 if !has_log => {
+            8 => {
                 model[range.clone()].fill(0);
                 volume.discard(offset, range.len() as u64).expect("a discard succeeds");
             }
-            8..19 => {
+            9..19 => {
                 let mut found = vec![0; range.len()];
                 volume.read(offset, &mut found).expect("a read succeeds");
                 if let Some(wrong) =

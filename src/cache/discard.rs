@@ -132,6 +132,9 @@ impl Inner {
                 if let Some(fill) = shard.fills.get_mut(&block) {
                     fill.is_void = true;
                 }
+                if let Some((_, entry)) = shard.entry_of(block) {
+                    volume.dirty.lock().discard_in_place_of(id, entry);
+                }
                 sweep(self, &mut shard, block, &mut swept);
                 if shard.entry_of(block).is_some_and(|(_, entry)| entry.writing) {
                     volume.dirty.lock().fences.discard(id).waits_for.insert(block.number());

@@ -25,7 +25,7 @@ use terrace_tiers::ssd::VoidMark;
 
 use super::Inner;
 use super::dirty::{Dirty, VolumeState};
-use super::index::Shard;
+use super::index::{Entry, Shard};
 use super::read::Runner;
 use super::write::WriteWaiter;
 use crate::pool::Priority;
@@ -78,7 +78,7 @@ pub(super) struct Fences {
 pub(super) struct Discard {
     pub(super) id: u64,
     pub(super) blocks: Range<u64>,
-    /// The flush epoch that counts it, until it is below.
+    /// The flush epoch that counts it, until it is below: its own, or that of the first block whose place it takes.
     pub(super) epoch: u64,
     pub(super) step: Step,
     /// Blocks whose writes below have to end first.
@@ -186,6 +186,23 @@ impl Dirty {
         self.waiting.remove(&number);
         self.put_off.remove(&number);
         self.fences.fenced.insert(number);
+    }
+
+    /// A discard takes the place of what RAM has of a block: a flush that waits for that waits for the discard, or older
+    /// bytes would be all that is durable.
+    pub(super) fn discard_in_place_of(&mut self, id: u64, entry: &Entry) {
+        let epoch = match entry {
+            // It may fail, whichever epoch it is of.
+            Entry { writing: true, .. } => self.first_epoch(),
+            Entry { dirty: true, dirty_epoch, .. } => *dirty_epoch,
+            _ => return,
+        };
+        let discard = self.fences.discard(id);
+        if epoch < discard.epoch {
+            let later = std::mem::replace(&mut discard.epoch, epoch);
+            self.count_in(epoch, 1);
+            self.count_in(later, -1);
+        }
     }
 
     /// A dirty block has nothing more to write below.
