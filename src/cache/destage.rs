@@ -52,6 +52,8 @@ pub(super) struct Destage {
 /// Runs that are written below and not synced.
 #[derive(Default)]
 struct Written {
+    /// Nothing of another goes with it.
+    epoch: Option<u64>,
     reads: Vec<LogRead>,
     tombstones: Vec<Tombstone>,
     bytes: u64,
@@ -162,13 +164,17 @@ impl Inner {
         let result = match run {
             None => return self.sync_destaged(volume, written),
             Some(DestageRun::Discard(tombstone)) => {
+                written.epoch = Some(tombstone.epoch());
                 written.tombstones.push(tombstone.clone());
                 self.destage_discard(volume, &tombstone)
             }
-            Some(DestageRun::Write(run)) => self.destage_run(volume, run).map(|reads| {
-                written.bytes += reads.iter().map(LogRead::bytes).sum::<u64>();
-                written.reads.extend(reads);
-            }),
+            Some(DestageRun::Write(run)) => {
+                written.epoch = run.first().map(|read| read.epoch);
+                self.destage_run(volume, run).map(|reads| {
+                    written.bytes += reads.iter().map(LogRead::bytes).sum::<u64>();
+                    written.reads.extend(reads);
+                })
+            }
         };
         match result {
             Ok(()) if written.bytes >= SYNC_BYTES => self.sync_destaged(volume, written),
@@ -193,7 +199,7 @@ impl Inner {
         let count = (self.limits.run_bytes_max / self.size.bytes()).max(1);
         let mut destage = volume.destage.lock();
         let (after, from) = (written.tombstones.last(), destage.cursor);
-        let run = ssd.with(|tier| tier.plan_destage(volume.id, after, from, count));
+        let run = ssd.with(|tier| tier.plan_destage(volume.id, written.epoch, after, from, count));
         if let DestageRun::Write(reads) = &run {
             destage.cursor = reads.last().map_or(0, |read| read.block.number() + 1);
             return (!reads.is_empty()).then_some(run);
@@ -201,7 +207,12 @@ impl Inner {
         Some(run)
     }
 
-    fn destage_discard(&self, volume: &VolumeState, tombstone: &Tombstone) -> Result<(), TierError> {
+    fn destage_discard(
+        self: &Arc<Self>,
+        volume: &VolumeState,
+        tombstone: &Tombstone,
+    ) -> Result<(), TierError> {
+        self.make_voids_durable();
         let blocks = tombstone.blocks();
         let (start, end) = (blocks.start << volume.block_shift, blocks.end << volume.block_shift);
         let bytes = end.min(volume.len_bytes).saturating_sub(start);

@@ -43,6 +43,8 @@ pub(super) struct VolumeState {
     route: AtomicU8,
     pub(super) destage: Mutex<Destage>,
     pub(super) destage_ended: Condvar,
+    /// See [`VolumeParts::first_epoch`].
+    first_epoch: Option<u64>,
     /// The newest version of any block of the volume.
     pub(super) version: AtomicU64,
     /// The ticker knows the volume.
@@ -63,11 +65,13 @@ pub(super) struct VolumeParts {
     pub(super) lane: Lane,
     pub(super) mode: WriteMode,
     pub(super) version: Version,
+    /// Where what goes below by the log goes there in order: the log's number of the volume's epoch 0.
+    pub(super) first_epoch: Option<u64>,
 }
 
 impl VolumeState {
     pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
-        let VolumeParts { id, name, device, lane, mode, version } = parts;
+        let VolumeParts { id, name, device, lane, mode, version, first_epoch } = parts;
         let len_bytes = device.len_bytes();
         Self {
             id,
@@ -81,6 +85,7 @@ impl VolumeState {
             route: AtomicU8::new(Route::of(mode) as u8),
             destage: Mutex::new(Destage::default()),
             destage_ended: Condvar::new(),
+            first_epoch,
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
             is_detached: AtomicBool::new(false),
@@ -105,6 +110,17 @@ impl VolumeState {
         let route = self.route.load(Ordering::Acquire);
         let routes = [Route::Below, Route::Changing, Route::Log];
         routes.into_iter().find(|&known| known as u8 == route).expect("only routes are stored")
+    }
+
+    /// The log's number of an epoch, or 0 where the log keeps no order.
+    pub(super) fn log_epoch(&self, epoch: u64) -> u64 {
+        self.first_epoch.map_or(0, |first| first + epoch)
+    }
+
+    /// Whether what became dirty in `epoch` may not go to the log yet, since not all before it is there: so whatever is in
+    /// the log of an epoch, all of the ones before is there too.
+    pub(super) fn must_keep_order(&self, dirty: &Dirty, epoch: u64) -> bool {
+        self.first_epoch.is_some() && epoch > dirty.first_epoch()
     }
 
     /// Under the lock of `dirty`.
@@ -174,6 +190,8 @@ pub(super) struct Dirty {
     pub(super) held_back: BTreeSet<u64>,
     /// Dirty blocks that found no room in the log: they wait for destage.
     pub(super) put_off: BTreeSet<u64>,
+    /// Dirty blocks of an epoch that waits for the first one to be in the log.
+    pub(super) later: BTreeSet<u64>,
     /// Blocks that only an SSD had which cannot be read.
     pub(super) unreadable: BTreeSet<u64>,
     pub(super) failure: Option<Failure>,
@@ -254,7 +272,7 @@ impl Dirty {
             self.unsynced_blocks(),
             self.waiting.len() as u64,
             self.held_back.len() as u64,
-            self.put_off.len() as u64,
+            (self.put_off.len() + self.later.len()) as u64,
             self.fences.count(),
             self.flushes.len() as u64,
             self.writing_runs.into(),
@@ -263,7 +281,7 @@ impl Dirty {
         ];
         counts.iter().any(|&count| count > 0).then(|| {
             format!(
-                "dirty, unsynced, waiting, held back, put off, fences, flushes, runs, who waits for a sync, syncs: \
+                "dirty, unsynced, waiting, held back, put off or for later, fences, flushes, runs, who waits for a sync, syncs: \
                  {counts:?}"
             )
         })
@@ -303,6 +321,7 @@ impl Dirty {
             self.outstanding[index].checked_add_signed(change).expect("epochs count up and down");
         while self.outstanding.len() > 1 && self.outstanding[0] == 0 {
             self.outstanding.pop_front();
+            self.waiting.append(&mut self.later);
         }
     }
 

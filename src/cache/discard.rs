@@ -155,11 +155,14 @@ impl Inner {
                     return;
                 }
                 let failures = dirty.syncs.failures;
-                let mut waiting = dirty.fences.discards.iter_mut();
-                let ready = waiting.find(|d| d.step == Step::Waiting && d.waits_for.is_empty());
-                let Some(discard) = ready else { return };
-                discard.step = Step::Running;
-                let id = discard.id;
+                let is_ready = |discard: &&Discard| {
+                    let is_first = route == Route::Below || !volume.must_keep_order(&dirty, discard.epoch);
+                    discard.step == Step::Waiting && discard.waits_for.is_empty() && is_first
+                };
+                let Some(id) = dirty.fences.discards.iter().find(is_ready).map(|discard| discard.id) else {
+                    return;
+                };
+                dirty.fences.discard(id).step = Step::Running;
                 dirty.logging += u32::from(route == Route::Log);
                 (id, failures, route == Route::Log)
             };
@@ -213,7 +216,7 @@ impl Inner {
         let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let (blocks, epoch) = volume.blocks_of_discard(id);
         let (stretch, version) = self.date_discard(volume, &blocks);
-        let result = ssd.put_tombstone(stretch.first(), stretch.count(), version);
+        let result = ssd.put_tombstone(&stretch, version, volume.log_epoch(epoch));
         let mut dirty = volume.dirty.lock();
         match result {
             Ok(true) => {

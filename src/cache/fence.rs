@@ -185,6 +185,7 @@ impl Dirty {
     pub(super) fn put_behind_fence(&mut self, number: u64) {
         self.waiting.remove(&number);
         self.put_off.remove(&number);
+        self.later.remove(&number);
         self.fences.fenced.insert(number);
     }
 
@@ -210,6 +211,7 @@ impl Dirty {
         self.waiting.remove(&number);
         self.held_back.remove(&number);
         self.put_off.remove(&number);
+        self.later.remove(&number);
         self.fences.fenced.remove(&number);
         self.count_in(epoch, -1);
     }

@@ -142,7 +142,7 @@ impl Inner {
             // Of its own: later than every discard that was let go before, which a write behind its fence may not be.
             let version = self.next_version();
             volume.raise_version(version);
-            NewCopy { block: taken.block, version, mask }
+            NewCopy { block: taken.block, version, mask, epoch: volume.log_epoch(taken.epoch) }
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();

@@ -159,6 +159,7 @@ struct Volumes {
 /// What [`Config`] says and calls look at.
 struct Limits {
     run_bytes_max: usize,
+    ordered_destage: bool,
     disk_threads: u32,
     queue_max: usize,
     frame_wait: std::time::Duration,

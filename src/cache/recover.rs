@@ -94,6 +94,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
 fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
+        ordered_destage: config.ordered_destage,
         disk_threads: config.disk_threads,
         queue_max: config.queue_max,
         frame_wait: Duration::from_millis(config.frame_wait_ms),
@@ -210,7 +211,10 @@ impl Inner {
         };
         let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
-        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version };
+        let ssd = self.ssd().filter(|_| self.limits.ordered_destage);
+        let first_epoch = ssd.map(|ssd| ssd.with(|tier| tier.last_epoch(id)) + 1);
+        let parts =
+            VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version, first_epoch };
         let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());

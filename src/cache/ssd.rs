@@ -10,6 +10,7 @@ use terrace_tiers::ram::frames::FrameRef;
 use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict, SealPlan, SlotPlan, Ssd, VoidMark};
 
 use super::Inner;
+use super::fence::Stretch;
 use super::index::FastHash;
 use super::steady::Steady;
 use super::ticker::Ticker;
@@ -264,20 +265,21 @@ impl SsdTier {
         self.make_all_durable()
     }
 
-    /// `count` blocks from `first` on read as zeros, durably, until they are discarded below; false when there is no room
+    /// The blocks of `stretch` read as zeros, durably, until they are discarded below; false when there is no room
     /// for another tombstone.
     pub(super) fn put_tombstone(
         &self,
-        first: BlockId,
-        count: u64,
+        stretch: &Stretch,
         version: Version,
+        epoch: u64,
     ) -> Result<bool, TierError> {
+        let (first, count) = (stretch.first(), stretch.count());
         if self.is_off() {
             return Err(self.off_error());
         }
         {
             let mut state = self.state.lock();
-            if state.tier.put_tombstone(first, count, version).is_none() {
+            if state.tier.put_tombstone(first, count, version, epoch).is_none() {
                 return Ok(false);
             }
             state.forget_on_the_way(first, count);

@@ -86,6 +86,14 @@ impl Inner {
                 volume.dirty.lock().put_behind_fence(number);
                 continue;
             }
+            if route == Route::Log {
+                let mut dirty = volume.dirty.lock();
+                if volume.must_keep_order(&dirty, entry.dirty_epoch) {
+                    dirty.waiting.remove(&number);
+                    dirty.later.insert(number);
+                    continue;
+                }
+            }
             if route == Route::Changing && self.ssd().is_some_and(|ssd| ssd.holds_back(block)) {
                 let mut dirty = volume.dirty.lock();
                 dirty.waiting.remove(&number);
@@ -304,6 +312,7 @@ impl Inner {
                 dirty.waiting.remove(&taken.block.number());
                 dirty.held_back.remove(&taken.block.number());
                 dirty.put_off.remove(&taken.block.number());
+                dirty.later.remove(&taken.block.number());
                 dirty.fences.fenced.remove(&taken.block.number());
             }
         }

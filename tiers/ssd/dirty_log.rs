@@ -12,7 +12,9 @@
 //! 2. A block has at most one copy that is not durable. Its older copy stays until that one is.
 //! 3. Segments are retired in the order in which they were opened: no copy outlives one that supersedes it.
 //! 4. A copy has at least the sectors of the one that it supersedes while that is dirty.
-//! 5. `copies` has the newest durable copy of every block of which recovery could find one. So whoever writes a block
+//! 5. A copy that is superseded in a later epoch stays until it is below (`older`): the backing store of a volume with
+//!    epochs is at any time one epoch and a part of the next. Of a volume without, all is of epoch 0.
+//! 6. `copies` has the newest durable copy of every block of which recovery could find one. So whoever writes a block
 //!    below by another way sees here that a void is needed, also when its copy was destaged long ago.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,6 +40,8 @@ pub struct NewCopy {
     pub version: Version,
     /// The sectors that the copy is to have, none of them without content.
     pub mask: SectorMask,
+    /// Nothing of a later epoch of the volume goes below before all of this one is synced there; 0 for any order.
+    pub epoch: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +66,7 @@ pub(super) struct LogCopy {
     pub(super) crc: u32,
     pub(super) version: Version,
     pub(super) mask: SectorMask,
+    pub(super) epoch: u64,
     pub(super) state: CopyState,
 }
 
@@ -74,6 +79,7 @@ struct OpenRecord {
     data_page: u32,
     /// How many blocks are in it.
     copies: u32,
+    epoch: u64,
     /// Of its first entry.
     first_index: u32,
     /// With checksums once it is written.
@@ -142,6 +148,13 @@ pub(super) enum Room {
     Next,
 }
 
+type DirtyKey = (VolumeId, u64, BlockId);
+
+fn keys_of(volume: VolumeId) -> RangeInclusive<DirtyKey> {
+    let all = all_of(volume);
+    (volume, 0, *all.start())..=(volume, u64::MAX, *all.end())
+}
+
 fn all_of(volume: VolumeId) -> RangeInclusive<BlockId> {
     BlockId::new(volume, 0)..=BlockId::new(volume, BlockId::NUMBER_LIMIT - 1)
 }
@@ -180,8 +193,10 @@ pub(super) struct DirtyLog {
     segment_pages: u32,
     segments_max: usize,
     copies: HashMap<BlockId, LogCopy, Hasher>,
-    /// Those of `copies` that are dirty, by address.
-    dirty: BTreeSet<BlockId>,
+    /// Copies that were superseded in a later epoch than theirs and go below before the newer one.
+    older: BTreeMap<(BlockId, u64), LogCopy>,
+    /// Those of `copies` and `older` that are dirty: volume, epoch and block.
+    dirty: BTreeSet<DirtyKey>,
     /// Those of `copies` that are bad.
     bad: BTreeSet<BlockId>,
     /// Blocks in `records`.
@@ -206,6 +221,7 @@ impl DirtyLog {
             // The clean stream and reinsertion keep half of the room.
             segments_max: (geometry.capacity_segments as usize).div_ceil(2).max(1),
             copies: HashMap::default(),
+            older: BTreeMap::new(),
             dirty: BTreeSet::new(),
             bad: BTreeSet::new(),
             pending: HashMap::default(),
@@ -222,11 +238,24 @@ impl DirtyLog {
     /// RAM of what grows with the number of copies.
     pub(super) fn bytes(&self) -> u64 {
         let copy = size_of::<BlockId>() + size_of::<LogCopy>() + 8 * self.size.mask_words();
-        (self.copies.len() * (copy + 3 * size_of::<BlockId>())) as u64
+        ((self.copies.len() + self.older.len()) * (copy + 4 * size_of::<BlockId>())) as u64
     }
 
     pub(super) fn get(&self, block: BlockId) -> Option<&LogCopy> {
         self.copies.get(&block)
+    }
+
+    /// The copy of this epoch.
+    pub(super) fn get_of(&self, block: BlockId, epoch: u64) -> Option<&LogCopy> {
+        let newest = self.copies.get(&block).filter(|copy| copy.epoch == epoch);
+        newest.or_else(|| self.older.get(&(block, epoch)))
+    }
+
+    /// Whether the copy of this version is still one that counts.
+    pub(super) fn has_version(&self, block: BlockId, version: Version) -> bool {
+        let is_it = |copy: &LogCopy| copy.version == version;
+        let mut older = self.older.range((block, 0)..=(block, u64::MAX));
+        self.copies.get(&block).is_some_and(is_it) || older.any(|(_, copy)| is_it(copy))
     }
 
     /// What the backing stores lack and can be given: blocks, and tombstones.
@@ -235,7 +264,7 @@ impl DirtyLog {
     }
 
     pub(super) fn dirty_count_of(&self, volume: VolumeId) -> usize {
-        self.dirty.range(all_of(volume)).count() + self.tombstones.of(volume).count()
+        self.dirty.range(keys_of(volume)).count() + self.tombstones.of(volume).count()
     }
 
     pub(super) fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
@@ -243,8 +272,9 @@ impl DirtyLog {
     }
 
     pub(super) fn has_dirty(&self, volume: VolumeId) -> bool {
-        let has_any = |blocks: &BTreeSet<BlockId>| blocks.range(all_of(volume)).next().is_some();
-        has_any(&self.dirty) || has_any(&self.bad) || self.tombstones.of(volume).next().is_some()
+        self.dirty.range(keys_of(volume)).next().is_some()
+            || self.bad.range(all_of(volume)).next().is_some()
+            || self.tombstones.of(volume).next().is_some()
     }
 
     /// The share of the allowed segments that is in use.
@@ -260,7 +290,11 @@ impl DirtyLog {
 
     /// Whether recovery might find a copy of `block`.
     pub(super) fn may_be_found(&self, block: BlockId) -> bool {
-        self.copies.contains_key(&block) || self.pending.contains_key(&block)
+        self.copies.contains_key(&block) || self.pending.contains_key(&block) || self.has_older(block)
+    }
+
+    fn has_older(&self, block: BlockId) -> bool {
+        self.older.range((block, 0)..=(block, u64::MAX)).next().is_some()
     }
 
     /// How many of `copies` fit one record, and where; none when a segment is needed and no more are allowed.
@@ -276,7 +310,8 @@ impl DirtyLog {
 
     fn count_in(&self, copies: &[NewCopy], pages: u32) -> usize {
         let mut data = 0;
-        let fits = copies.iter().take(ENTRIES_MAX).enumerate().take_while(|(index, copy)| {
+        let of_one_epoch = copies.iter().take_while(|copy| copy.epoch == copies[0].epoch);
+        let fits = of_one_epoch.take(ENTRIES_MAX).enumerate().take_while(|(index, copy)| {
             data += page_count(&copy.mask, self.size);
             header_pages(index + 1, self.size) + data <= pages
         });
@@ -315,6 +350,7 @@ impl DirtyLog {
             generation: segment.generation,
             sequence,
             synced_through: self.synced_through,
+            epoch: copies[0].epoch,
             entries,
         };
         let first_index = segment.blocks.len() as u32;
@@ -331,6 +367,7 @@ impl DirtyLog {
             generation,
             page,
             copies: copies.len() as u32,
+            epoch: copies[0].epoch,
             data_page: page + header_pages(copies.len(), self.size),
             first_index,
             entries: Vec::new(),
@@ -380,9 +417,9 @@ impl DirtyLog {
             let (mut page, mut index) = (record.data_page, record.first_index);
             for RecordEntry { block, version, crc, mask } in record.entries {
                 let pages = page_count(&mask, self.size);
-                let OpenRecord { segment, generation, .. } = record;
+                let OpenRecord { segment, generation, epoch, .. } = record;
                 let state = CopyState::Dirty;
-                let copy = LogCopy { segment, generation, page, index, crc, version, mask, state };
+                let copy = LogCopy { segment, generation, page, index, crc, version, mask, epoch, state };
                 let pending = self.pending.remove(&block).expect("a block of a record is pending");
                 if pending.is_void {
                     self.segment_mut(generation).needed -= 1;
@@ -432,11 +469,39 @@ impl DirtyLog {
 
     /// Puts a durable copy in place of an older one.
     fn install(&mut self, block: BlockId, copy: LogCopy) {
+        let (epoch, state) = (copy.epoch, copy.state);
         if let Some(old) = self.copies.insert(block, copy) {
-            self.let_go(&old, old.state != CopyState::Destaged);
+            self.supersede(block, old, epoch);
+        }
+        if epoch == 0 {
+            self.drop_older(block, |_| true);
         }
         self.bad.remove(&block);
-        self.dirty.insert(block);
+        if state == CopyState::Dirty {
+            self.dirty.insert((block.volume(), epoch, block));
+        }
+    }
+
+    /// What was the newest copy of `block` is not any more, by something of this epoch.
+    fn supersede(&mut self, block: BlockId, old: LogCopy, epoch: u64) {
+        if old.state == CopyState::Dirty && old.epoch < epoch {
+            self.older.insert((block, old.epoch), old);
+        } else {
+            self.dirty.remove(&(block.volume(), old.epoch, block));
+            self.let_go(&old, old.state != CopyState::Destaged);
+        }
+    }
+
+    /// Those copies of `block` in `older` that `is_out` names must not be used any more.
+    fn drop_older(&mut self, block: BlockId, is_out: impl Fn(&LogCopy) -> bool) -> bool {
+        let all = self.older.range((block, 0)..=(block, u64::MAX));
+        let out: Vec<u64> = all.filter(|(_, copy)| is_out(copy)).map(|((_, epoch), _)| *epoch).collect();
+        for epoch in &out {
+            let copy = self.older.remove(&(block, *epoch)).expect("it was just looked at");
+            self.dirty.remove(&(block.volume(), *epoch, block));
+            self.let_go(&copy, true);
+        }
+        !out.is_empty()
     }
 
     /// A copy must not be used any more.
@@ -456,12 +521,13 @@ impl DirtyLog {
     /// No copy of `block` may be used any more, whatever state it is in. True when recovery might find one.
     pub(super) fn void(&mut self, block: BlockId) -> bool {
         let copy = self.copies.remove(&block);
-        self.dirty.remove(&block);
         self.bad.remove(&block);
         if let Some(copy) = &copy {
+            self.dirty.remove(&(block.volume(), copy.epoch, block));
             self.let_go(copy, copy.state != CopyState::Destaged);
         }
-        let Some(pending) = self.pending.get_mut(&block) else { return copy.is_some() };
+        let had_older = self.drop_older(block, |_| true);
+        let Some(pending) = self.pending.get_mut(&block) else { return copy.is_some() || had_older };
         pending.is_void = true;
         // At once, since a checkpoint made now takes the place of the journal's entry.
         let (generation, index) = (pending.generation, pending.index);
@@ -475,16 +541,21 @@ impl DirtyLog {
             let blocks = ids.clone().map(BlockId::from_u64);
             return blocks.filter(|&block| self.may_be_found(block)).collect();
         }
-        let pending = self.pending.keys().filter(|block| !self.copies.contains_key(*block));
-        let known = self.copies.keys().chain(pending);
-        known.copied().filter(|block| ids.contains(&block.as_u64())).collect()
+        let rest = self.pending.keys().chain(self.older.keys().map(|(block, _)| block));
+        let rest = rest.filter(|block| !self.copies.contains_key(*block));
+        let known: BTreeSet<BlockId> = self.copies.keys().chain(rest).copied().collect();
+        known.into_iter().filter(|block| ids.contains(&block.as_u64())).collect()
     }
 
     /// A tombstone takes the place of what is older.
     pub(super) fn bury(&mut self, tombstone: Tombstone) {
+        let Tombstone { version, epoch, .. } = tombstone;
         for block in self.blocks_within(&tombstone.ids) {
-            if self.copies.get(&block).is_some_and(|copy| copy.version < tombstone.version) {
-                self.void(block);
+            self.drop_older(block, |copy| copy.version < version && (epoch == 0 || copy.epoch >= epoch));
+            if self.copies.get(&block).is_some_and(|copy| copy.version < version) {
+                let copy = self.copies.remove(&block).expect("it was just looked at");
+                self.bad.remove(&block);
+                self.supersede(block, copy, epoch);
             }
         }
         self.tombstones.insert(tombstone);
@@ -497,14 +568,28 @@ impl DirtyLog {
 
     /// The same, but for a copy that cannot be read.
     pub(super) fn is_to_be_destaged(&self, block: BlockId) -> bool {
-        self.dirty.contains(&block) || self.pending.contains_key(&block) || self.tombstones.covers(block)
+        self.copies.get(&block).is_some_and(|copy| copy.state == CopyState::Dirty)
+            || self.pending.contains_key(&block)
+            || self.has_older(block)
+            || self.tombstones.covers(block)
     }
 
-    /// Dirty blocks of one volume by address: from `from` on, the first run of neighbours, at most `count`.
-    pub(super) fn dirty_run(&self, from: BlockId, count: usize) -> Vec<BlockId> {
+    /// The first epoch of which the volume has dirty blocks.
+    pub(super) fn first_epoch(&self, volume: VolumeId) -> Option<u64> {
+        self.dirty.range(keys_of(volume)).next().map(|(_, epoch, _)| *epoch)
+    }
+
+    /// The last epoch of the volume of which anything is to be destaged; 0 when there is nothing.
+    pub(super) fn last_epoch(&self, volume: VolumeId) -> u64 {
+        let blocks = self.dirty.range(keys_of(volume)).next_back().map(|(_, epoch, _)| *epoch);
+        self.tombstones.of(volume).map(|tombstone| tombstone.epoch).chain(blocks).max().unwrap_or(0)
+    }
+
+    /// Dirty blocks of one volume and epoch by address: from `from` on, the first run of neighbours, at most `count`.
+    pub(super) fn dirty_run(&self, epoch: u64, from: BlockId, count: usize) -> Vec<BlockId> {
         let mut run: Vec<BlockId> = Vec::new();
-        let last = *all_of(from.volume()).end();
-        for &block in self.dirty.range(from..=last).take(count) {
+        let (volume, last) = (from.volume(), *all_of(from.volume()).end());
+        for &(_, _, block) in self.dirty.range((volume, epoch, from)..=(volume, epoch, last)).take(count) {
             let follows = run.last().is_none_or(|before| before.as_u64() + 1 == block.as_u64());
             if !follows {
                 break;
@@ -517,14 +602,14 @@ impl DirtyLog {
     /// The backing store has the copy of this version, synced. False when there is a newer one, or none.
     pub(super) fn destaged(&mut self, block: BlockId, version: Version) -> bool {
         let Some(copy) = self.copies.get_mut(&block).filter(|copy| copy.version == version) else {
-            return false;
+            return self.drop_older(block, |copy| copy.version == version);
         };
         if copy.state == CopyState::Destaged {
             return false;
         }
         copy.state = CopyState::Destaged;
-        let generation = copy.generation;
-        self.dirty.remove(&block);
+        let (generation, epoch) = (copy.generation, copy.epoch);
+        self.dirty.remove(&(block.volume(), epoch, block));
         self.bad.remove(&block);
         self.segment_mut(generation).needed -= 1;
         true
@@ -532,9 +617,14 @@ impl DirtyLog {
 
     /// The copy of this version cannot be read.
     pub(super) fn spoil(&mut self, block: BlockId, version: Version) {
+        // Nobody reads an older one but its destage, and there is nothing better to write below in its epoch.
+        if self.drop_older(block, |copy| copy.version == version) {
+            return;
+        }
         if let Some(copy) = self.copies.get_mut(&block)
             && copy.version == version
         {
+            let epoch = copy.epoch;
             match copy.state {
                 CopyState::Dirty => {
                     copy.state = CopyState::Bad;
@@ -546,7 +636,7 @@ impl DirtyLog {
                 }
                 CopyState::Bad => {}
             }
-            self.dirty.remove(&block);
+            self.dirty.remove(&(block.volume(), epoch, block));
         }
     }
 
@@ -583,7 +673,7 @@ impl DirtyLog {
         if is_void || segment.is_dead(copy.index) {
             segment.set_dead(copy.index);
         } else {
-            segment.needed += 1;
+            segment.needed += u32::from(copy.state == CopyState::Dirty);
             self.install(block, copy);
         }
     }

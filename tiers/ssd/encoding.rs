@@ -64,7 +64,9 @@ pub(super) enum JournalEntry {
     VolumeCold { volume: u32, generation: u32 },
     /// `count` blocks from `first` on are zeros: no copy older than the version is valid, and the backing store is to
     /// discard them.
-    Tombstone { first: u64, count: u64, version: u64 },
+    Tombstone { first: u64, count: u64, version: u64, epoch: u64 },
+    /// The backing store has all of the volume up to this epoch.
+    Destaged { volume: u32, epoch: u64 },
 }
 
 /// One item of a checkpoint.
@@ -80,6 +82,12 @@ pub(super) enum CheckpointItem {
         first: u64,
         count: u64,
         version: u64,
+        epoch: u64,
+    },
+    /// The backing store has all of the volume up to this epoch.
+    Destaged {
+        volume: u32,
+        epoch: u64,
     },
 }
 
@@ -145,7 +153,8 @@ impl VolumeEntry {
 
     /// What an entry with a name of `name_bytes` takes at most in a checkpoint.
     pub(super) fn bytes_max(name_bytes: usize) -> u64 {
-        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8
+        // And its [`CheckpointItem::Destaged`].
+        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8 + 16
     }
 }
 
@@ -224,9 +233,10 @@ mod tests {
             (JournalEntry::SyncedThrough { volume: 1, version: 2 }, "08000000010000000200000000000000"),
             (JournalEntry::VolumeCold { volume: 1, generation: 2 }, "090000000100000002000000"),
             (
-                JournalEntry::Tombstone { first: 1, count: 2, version: 3 },
-                "0a000000010000000000000002000000000000000300000000000000",
+                JournalEntry::Tombstone { first: 1, count: 2, version: 3, epoch: 4 },
+                "0a0000000100000000000000020000000000000003000000000000000400000000000000",
             ),
+            (JournalEntry::Destaged { volume: 1, epoch: 2 }, "0b000000010000000200000000000000"),
         ];
         for (entry, bytes) in golden {
             assert_eq!(hex(&entry), bytes, "{entry:?}");
@@ -268,9 +278,10 @@ mod tests {
                 "0400000001000000020000000300000000000000010400000001000000000000000500000000000000",
             ),
             (
-                CheckpointItem::Tombstone { first: 1, count: 2, version: 3 },
-                "05000000010000000000000002000000000000000300000000000000",
+                CheckpointItem::Tombstone { first: 1, count: 2, version: 3, epoch: 4 },
+                "050000000100000000000000020000000000000003000000000000000400000000000000",
             ),
+            (CheckpointItem::Destaged { volume: 1, epoch: 2 }, "06000000010000000200000000000000"),
         ];
         for (item, bytes) in golden {
             assert_eq!(hex(&item), bytes, "{item:?}");

@@ -275,8 +275,11 @@ impl Believed {
                     believed.dirty_segments.insert(entry.segment, entry);
                     fits
                 }
-                CheckpointItem::Tombstone { first, count, version } => {
-                    believed.restore_tombstone(first, count, version)
+                CheckpointItem::Tombstone { first, count, version, epoch } => {
+                    believed.restore_tombstone(first, count, version, epoch)
+                }
+                CheckpointItem::Destaged { volume, epoch } => {
+                    believed.volumes.raise_destaged_epoch(volume, epoch)
                 }
                 CheckpointItem::Segment(entry) => {
                     let has_bits = entry.generation == 0
@@ -311,8 +314,11 @@ impl Believed {
                 let ids = first..first.saturating_add(count);
                 self.tombstones.cut(&ids, Version::from_u64(version));
             }
-            JournalEntry::Tombstone { first, count, version } => {
-                if !self.restore_tombstone(first, count, version) {
+            JournalEntry::Destaged { volume, epoch } => {
+                self.volumes.raise_destaged_epoch(volume, epoch);
+            }
+            JournalEntry::Tombstone { first, count, version, epoch } => {
+                if !self.restore_tombstone(first, count, version, epoch) {
                     return Err(Error::Damaged { what: "a tombstone in the journal is impossible".into() });
                 }
             }
@@ -344,8 +350,9 @@ impl Believed {
     }
 
     /// False when there can be no such tombstone.
-    fn restore_tombstone(&mut self, first: u64, count: u64, version: u64) -> bool {
-        let tombstone = Tombstone::new(first, count, version).filter(|_| self.tombstones.len() < PIECES_MAX);
+    fn restore_tombstone(&mut self, first: u64, count: u64, version: u64, epoch: u64) -> bool {
+        let tombstone =
+            Tombstone::new(first, count, version, epoch).filter(|_| self.tombstones.len() < PIECES_MAX);
         tombstone.map(|tombstone| self.tombstones.insert(tombstone)).is_some()
     }
 

@@ -245,12 +245,15 @@ fn is_whole(device: &dyn Device, geometry: &Geometry, record: &Located) -> Resul
 /// Puts the copies of a record in place of older ones.
 fn restore(log: &mut DirtyLog, believed: &Believed, record: Located) {
     let size = believed.geometry.block_size;
-    let RecordHeader { segment, generation, entries, .. } = record.header;
+    let RecordHeader { segment, generation, epoch, entries, .. } = record.header;
     let mut page = record.page + header_pages(entries.len(), size);
     for RecordEntry { block, version, crc, mask } in entries {
         let pages = page_count(&mask, size);
         let index = log.next_index(generation);
-        let copy = LogCopy { segment, generation, page, index, crc, version, mask, state: CopyState::Dirty };
+        // Of an epoch that is below an older copy would go over a newer one there.
+        let is_below = (1..=believed.volumes.destaged_epoch(block.volume())).contains(&epoch);
+        let state = if is_below { CopyState::Destaged } else { CopyState::Dirty };
+        let copy = LogCopy { segment, generation, page, index, crc, version, mask, epoch, state };
         log.restore_copy(block, copy, believed.is_void_in_log(block, version));
         page += pages;
     }

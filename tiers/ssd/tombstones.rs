@@ -31,17 +31,19 @@ pub struct Tombstone {
     /// Of one volume.
     pub(super) ids: Range<u64>,
     pub(super) version: Version,
+    /// Of its volume, as in [`super::NewCopy`].
+    pub(super) epoch: u64,
     /// The journal entry that says so.
     seq: Seq,
 }
 
 impl Tombstone {
     /// None when there can be no such range.
-    pub(super) fn new(first: u64, count: u64, version: u64) -> Option<Self> {
+    pub(super) fn new(first: u64, count: u64, version: u64, epoch: u64) -> Option<Self> {
         let last = first.checked_add(count.checked_sub(1)?)?;
         let is_one_volume = BlockId::from_u64(first).volume() == BlockId::from_u64(last).volume();
         let ids = first..last.checked_add(1)?;
-        is_one_volume.then_some(Self { ids, version: Version::from_u64(version), seq: Seq(0) })
+        is_one_volume.then_some(Self { ids, version: Version::from_u64(version), epoch, seq: Seq(0) })
     }
 
     pub(super) fn volume(&self) -> VolumeId {
@@ -59,6 +61,11 @@ impl Tombstone {
     /// The numbers of its blocks.
     pub fn blocks(&self) -> Range<u64> {
         self.first().number()..self.last().number() + 1
+    }
+
+    /// As in [`super::NewCopy`].
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// In the order in which they are run; what a forget left of one has one version.
@@ -160,15 +167,15 @@ impl Ssd {
     /// `count` blocks from `first` on read as zeros, whatever was there with a lower `version`, until
     /// [`Self::finish_tombstone`]; none when that takes room that there is not before others are below. No record of
     /// these blocks may be under way. It is durable with the entry that is named.
-    pub fn put_tombstone(&mut self, first: BlockId, count: u64, version: Version) -> Option<Seq> {
+    pub fn put_tombstone(&mut self, first: BlockId, count: u64, version: Version, epoch: u64) -> Option<Seq> {
         if self.dirty.tombstones.len() >= TOMBSTONES_MAX {
             return None;
         }
         let (first, version) = (first.as_u64(), version.as_u64());
-        let tombstone = Tombstone::new(first, count, version).expect("blocks of one volume, and some");
+        let tombstone = Tombstone::new(first, count, version, epoch).expect("blocks of one volume, and some");
         // The tombstone itself is what tells recovery that they are void.
         self.drop_clean(&tombstone.ids);
-        let seq = self.queue(JournalEntry::Tombstone { first, count, version });
+        let seq = self.queue(JournalEntry::Tombstone { first, count, version, epoch });
         self.dirty.bury(Tombstone { seq, ..tombstone });
         Some(seq)
     }
@@ -212,6 +219,7 @@ impl Ssd {
             first: tombstone.ids.start,
             count: tombstone.count(),
             version: tombstone.version.as_u64(),
+            epoch: tombstone.epoch,
         })
     }
 }
@@ -221,7 +229,7 @@ mod tests {
     use super::*;
 
     fn tombstone(ids: Range<u64>, version: u64) -> Tombstone {
-        Tombstone::new(ids.start, ids.end - ids.start, version).expect("a range")
+        Tombstone::new(ids.start, ids.end - ids.start, version, 0).expect("a range")
     }
 
     #[test]
@@ -257,9 +265,9 @@ mod tests {
     #[test]
     fn impossible_ranges_are_none() {
         let limit = BlockId::NUMBER_LIMIT;
-        assert!(Tombstone::new(0, 0, 1).is_none());
-        assert!(Tombstone::new(u64::MAX, 1, 1).is_none() && Tombstone::new(1, u64::MAX, 1).is_none());
-        assert!(Tombstone::new(limit - 1, 2, 1).is_none(), "it reaches into the next volume");
-        assert!(Tombstone::new(limit - 1, 1, 1).is_some());
+        assert!(Tombstone::new(0, 0, 1, 0).is_none());
+        assert!(Tombstone::new(u64::MAX, 1, 1, 0).is_none() && Tombstone::new(1, u64::MAX, 1, 0).is_none());
+        assert!(Tombstone::new(limit - 1, 2, 1, 0).is_none(), "it reaches into the next volume");
+        assert!(Tombstone::new(limit - 1, 1, 1, 0).is_some());
     }
 }

@@ -259,6 +259,7 @@ impl Ssd {
         items.extend((0..self.geometry.segment_count).filter_map(|segment| self.segment_entry(segment)));
         items.extend(self.dirty_segment_entries());
         items.extend(self.tombstone_items());
+        items.extend(self.volumes.destaged_items());
         if is_clean {
             items.extend(self.admission.ghosts().map(CheckpointItem::Ghosts));
         }

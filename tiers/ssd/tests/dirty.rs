@@ -79,6 +79,12 @@ struct Writer {
     /// What a sector shows by its block, index and number, where that is not the number: of discards and forgets.
     shown: HashMap<(usize, usize, u64), u64>,
     dirty: Vec<u64>,
+    /// Everything that a sector was to hold, by block, index and number.
+    events: Vec<Vec<Vec<u64>>>,
+    /// Of what goes to the log now; 0 in any order.
+    epoch: u64,
+    /// Where epochs ended: the step of the device, and the last number before.
+    ends: Vec<(usize, u64)>,
     /// Content of the blocks whose record is not durable.
     logged: Vec<(usize, Content)>,
     below: History,
@@ -99,6 +105,9 @@ impl Writer {
             ram,
             shown: HashMap::new(),
             dirty: vec![0; BLOCKS],
+            events: vec![vec![vec![0]; size().sectors()]; BLOCKS],
+            epoch: 0,
+            ends: vec![(0, 0)],
             logged: Vec::new(),
             below: History::new(),
             promised: History::new(),
@@ -145,6 +154,7 @@ impl Writer {
         let version = self.version();
         self.ssd.void_clean(self.block(number), version);
         self.ram[number][sectors.clone()].fill(self.next);
+        self.events[number][sectors.clone()].iter_mut().for_each(|events| events.push(self.next));
         mask::set(&mut self.dirty[number..=number], sectors);
     }
 
@@ -160,7 +170,7 @@ impl Writer {
             if let Some(older) = self.ssd.dirty_mask(block) {
                 mask::add(&mut mask, older);
             }
-            copies.push(NewCopy { block, version, mask });
+            copies.push(NewCopy { block, version, mask, epoch: self.epoch });
         }
         let mut rest = &copies[..];
         while !rest.is_empty() {
@@ -201,6 +211,8 @@ impl Writer {
         }
         self.dirty[numbers.clone()].fill(0);
         let version = self.version();
+        let sectors = self.events[numbers.clone()].iter_mut().flatten();
+        sectors.for_each(|events| events.push(self.next));
         (self.block(numbers.start), numbers.len() as u64, version)
     }
 
@@ -212,7 +224,7 @@ impl Writer {
                 self.shown.insert((number, index, self.next), 0);
             });
         }
-        self.ssd.put_tombstone(first, count, version).expect("there is room");
+        self.ssd.put_tombstone(first, count, version, self.epoch).expect("there is room");
         self.settle_journal();
         self.promise_ram(numbers);
     }
@@ -247,9 +259,12 @@ impl Writer {
     }
 
     fn destage(&mut self, from: usize) {
-        let mut tombstones = Vec::new();
+        let mut tombstones: Vec<Tombstone> = Vec::new();
         let run = loop {
-            match self.ssd.plan_destage(self.volume, tombstones.last(), from as u64, 4) {
+            let epoch = tombstones.last().map(Tombstone::epoch);
+            let next = self.ssd.plan_destage(self.volume, epoch, tombstones.last(), from as u64, 4);
+            self.settle_journal();
+            match next {
                 DestageRun::Discard(tombstone) => {
                     self.below.change(self.device.step_count(), |below| {
                         tombstone.blocks().for_each(|number| below[number as usize].fill(0));
@@ -279,8 +294,42 @@ impl Writer {
         self.settle_journal();
     }
 
+    /// All is in the log, synced, and what follows is of the next epoch.
+    fn end_epoch(&mut self) {
+        self.sync();
+        self.log(0..BLOCKS);
+        self.sync();
+        if self.dirty.iter().all(|&dirty| dirty == 0) {
+            self.ends.push((self.device.step_count(), self.next));
+            self.epoch += 1;
+        }
+    }
+
+    /// What was flushed last, and a part of what followed it: whether this is that, for some epoch that had ended when the
+    /// device was at this step.
+    fn is_an_epoch(&self, below: &[Content], step: usize) -> bool {
+        let ends: Vec<u64> = self.ends.iter().filter(|end| end.0 <= step).map(|end| end.1).collect();
+        let last_ends = ends.iter().skip(1).chain([&u64::MAX]);
+        ends.iter().zip(last_ends).any(|(&first, &last)| {
+            (0..BLOCKS).all(|number| {
+                let sectors = self.events[number].iter().zip(&below[number]).enumerate();
+                sectors.clone().all(|(index, (events, found))| {
+                    let shown = |made: &u64| *self.shown.get(&(number, index, *made)).unwrap_or(made);
+                    let oldest = events.partition_point(|&event| event <= first) - 1;
+                    events[oldest..]
+                        .iter()
+                        .take_while(|&&event| event <= last)
+                        .any(|event| shown(event) == *found)
+                })
+            })
+        })
+    }
+
     /// A write that goes below by another way, where the rules allow it.
     fn write_below(&mut self, number: usize) {
+        if self.epoch > 0 {
+            return;
+        }
         let is_busy = self.logged.iter().any(|(other, _)| *other == number);
         if is_busy || self.dirty[number] != 0 || self.ssd.holds_back(self.block(number)) {
             return;
@@ -290,6 +339,7 @@ impl Writer {
         self.settle_journal();
         let write = self.next;
         self.ram[number].fill(write);
+        self.events[number].iter_mut().for_each(|events| events.push(write));
         self.below.change(self.device.step_count(), |below| below[number].fill(write));
         self.promised.change(self.device.step_count(), |promised| promised[number].fill(write));
     }
@@ -334,7 +384,9 @@ impl Writer {
             54..57 => self.discard(number..random.usize(number..BLOCKS.min(number + 9)) + 1),
             57..59 => self.forget(number..random.usize(number..BLOCKS.min(number + 9)) + 1),
             59..72 => self.sync(),
-            72..82 => self.destage(number),
+            72..80 => self.destage(number),
+            80..82 if self.epoch > 0 => self.end_epoch(),
+            80..82 => self.destage(number),
             82..86 => self.write_below(number),
             86..92 => self.demote(number),
             92..94 => {
@@ -442,6 +494,52 @@ fn what_was_synced_to_the_log_is_there_and_nothing_older_wherever_the_power_fail
 }
 
 #[test]
+fn in_order_the_backing_store_alone_is_one_epoch_and_a_part_of_the_next_also_after_a_crash() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut writer = Writer::new();
+    writer.epoch = 1;
+    for _ in 0..700 {
+        writer.step(&mut random);
+    }
+    assert!(
+        writer.epoch > 3 && writer.ssd.stats().blocks_destaged > 5,
+        "seed {seed}: epoch {}",
+        writer.epoch
+    );
+    for (step, below) in &writer.below.0 {
+        assert!(writer.is_an_epoch(below, *step), "seed {seed} step {step}");
+    }
+    for kept in (0..=writer.device.step_count()).step_by(3) {
+        let device = writer.device.after_power_loss(kept, || random.bool());
+        let mut ssd = Ssd::open(&device, geometry(), SsdPolicy::default()).expect("opens");
+        let mut below = writer.below.at(kept).clone();
+        let wanted = read_all(&mut ssd, &device, writer.volume, &below);
+        let place = format!("seed {seed} step {kept}");
+        check(&writer, &wanted, writer.promised.at(kept), &place);
+        while ssd.has_destage(writer.volume) {
+            match ssd.plan_destage(writer.volume, None, None, 0, 2) {
+                DestageRun::Discard(tombstone) => {
+                    tombstone.blocks().for_each(|number| below[number as usize].fill(0));
+                    ssd.finish_tombstone(&tombstone);
+                }
+                DestageRun::Write(run) => run.iter().for_each(|read| {
+                    let mut bytes = vec![0; size().bytes()];
+                    assert!(
+                        read.run(&device, &mut bytes).expect("in range"),
+                        "{place}: it fails its checksum"
+                    );
+                    overlay(&mut below[read.block.number() as usize], read, &bytes);
+                    ssd.finish_destage(read);
+                }),
+            }
+            assert!(writer.is_an_epoch(&below, kept), "{place}: while it is destaged after the crash");
+        }
+        assert_eq!(below, wanted, "{place}: all is below");
+    }
+}
+
+#[test]
 fn a_volume_with_dirty_blocks_keeps_its_number_over_a_crash_and_refuses_a_changed_store() {
     let mut writer = Writer::new();
     writer.demote(1);
@@ -504,12 +602,12 @@ fn a_bad_dirty_copy_is_an_error_until_something_newer_is_durable() {
         "no older copy takes its place"
     );
     assert!(!writer.ssd.has_destage(writer.volume), "it cannot be destaged");
-    assert_eq!(writer.ssd.dirty_blocks_of(writer.volume), 1, "and the backing store lacks it");
+    assert_eq!(writer.ssd.bad_blocks_of(writer.volume), [block], "and the backing store lacks it");
     writer.ssd.retire_unneeded();
     writer.write(0, 0..32);
     writer.log(0..1);
     writer.sync();
-    let DestageRun::Write(run) = writer.ssd.plan_destage(writer.volume, None, 0, 4) else {
+    let DestageRun::Write(run) = writer.ssd.plan_destage(writer.volume, None, None, 0, 4) else {
         panic!("no discard")
     };
     assert_eq!(run[0].block, block);
@@ -554,7 +652,7 @@ fn a_tombstone_of_a_huge_range_takes_one_entry_and_no_room_in_the_log() {
     let before = writer.device.step_count();
     let version = writer.version();
     let all = BlockId::NUMBER_LIMIT;
-    writer.ssd.put_tombstone(writer.block(0), all, version).expect("there is room");
+    writer.ssd.put_tombstone(writer.block(0), all, version, 0).expect("there is room");
     writer.settle_journal();
     assert_eq!(writer.device.step_count() - before, 2, "a page of the journal and a sync");
     let far = BlockId::new(writer.volume, all - 1);
@@ -576,7 +674,7 @@ fn tombstones_are_as_many_as_a_checkpoint_has_room_for() {
     loop {
         let version = writer.version();
         let first = BlockId::new(writer.volume, 10 * taken);
-        if writer.ssd.put_tombstone(first, 9, version).is_none() {
+        if writer.ssd.put_tombstone(first, 9, version, 0).is_none() {
             break;
         }
         taken += 1;
