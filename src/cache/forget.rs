@@ -3,11 +3,10 @@
 //! 1. Discards of the range that are not below are taken back; one that is running is waited for.
 //! 2. A fence keeps write-back off the range (see [`super::fence`]). What is in RAM goes at once, or when the fill or
 //!    the write below ends that was under way.
-//! 3. The copies on the SSD are void, durably: those in the log too, while nothing is destaged. Until then no read of the
-//!    range looks there.
+//! 3. The copies on the SSD are void, durably, those in the log too. Until then no read of the range looks there.
 //! 4. The fence is lifted; flushes that waited for nothing else go on.
 //!
-//! A write that runs beside it counts as before it or after it.
+//! All the while nothing of a volume with a log is destaged. A write that runs beside it counts as before it or after it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -48,6 +47,20 @@ impl Inner {
     }
 
     fn forget_blocks(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: Range<u64>) -> Result<()> {
+        if !volume.may_have_log() {
+            return self.forget_at_rest(volume, blocks, false);
+        }
+        // What was read from the log must not be written below after this returned, nor after a read behind the fence.
+        self.without_destage(volume, || self.forget_at_rest(volume, blocks, true))
+    }
+
+    /// Nothing is being destaged, if the volume `has_log`.
+    fn forget_at_rest(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        blocks: Range<u64>,
+        has_log: bool,
+    ) -> Result<()> {
         let taken = self.begin_forget(volume, &blocks, |inner| inner.check_volume(volume))?;
         let id = taken.id;
         self.take_out(volume, &blocks, taken);
@@ -55,24 +68,28 @@ impl Inner {
             let syncs = &mut volume.dirty.lock().syncs;
             syncs.is_given_up |= syncs.failures > 0;
         }
-        let voided = self.void_forgotten(volume, &blocks);
+        let voided = self.void_forgotten(volume, &blocks, has_log);
         self.lift_fence(volume, id, blocks, None);
         voided
     }
 
     /// What the SSD has of `blocks` goes.
-    fn void_forgotten(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &Range<u64>) -> Result<()> {
+    fn void_forgotten(
+        self: &Arc<Self>,
+        volume: &VolumeState,
+        blocks: &Range<u64>,
+        has_log: bool,
+    ) -> Result<()> {
         let Some(ssd) = self.ssd() else { return Ok(()) };
         let stretch = Stretch::new(volume, blocks.clone());
         let version = self.next_version();
         volume.raise_version(version);
-        if !volume.may_have_log() {
+        if !has_log {
             ssd.void_range(stretch.first(), stretch.count(), version);
             self.make_voids_durable();
             return Ok(());
         }
-        // What was read from the log must not be written below after this returned.
-        self.without_destage(volume, || ssd.void_range_durably(stretch.first(), stretch.count(), version))?;
+        ssd.void_range_durably(stretch.first(), stretch.count(), version)?;
         Ok(())
     }
 

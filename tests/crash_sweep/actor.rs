@@ -144,6 +144,7 @@ fn config(script: &Script, ssd: &Arc<dyn Device>, threads: u32) -> Config {
         ssd_threads: threads,
         writeback_delay_ms: 1,
         background: script.background,
+        ordered_destage: script.ordered,
         ssd: Some(SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(script.ssd_blocks))),
         ..small(script.ram_blocks)
     }

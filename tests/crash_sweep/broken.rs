@@ -176,6 +176,12 @@ pub(crate) const BROKEN: &[Broken] = &[
     Broken {
         part: Part::Disk,
         flaw: Flaw::SyncSkipped(Region::Anywhere),
+        promise: "nothing of an epoch is written below before all of the one before is synced",
+        script: "epoch by epoch",
+    },
+    Broken {
+        part: Part::Disk,
+        flaw: Flaw::SyncSkipped(Region::Anywhere),
         promise: "the log is left when the backing store is synced (rule 2)",
         script: "modes that change",
     },

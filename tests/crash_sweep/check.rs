@@ -70,6 +70,9 @@ fn judge_below(
     for volume in (0..script.modes.len()).filter(|&volume| script.is_whole_below(volume)) {
         judge_volume(life, known, volume, &found[volume], "of the backing store")?;
     }
+    for (volume, found) in found.iter().enumerate().filter(|_| script.ordered) {
+        life.judge_epoch(known, volume, found)?;
+    }
     Ok(found)
 }
 

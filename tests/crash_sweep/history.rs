@@ -141,6 +141,8 @@ impl Marks {
 #[derive(Clone)]
 pub(crate) struct Known {
     bounds: Vec<Bounds>,
+    /// Of each volume: the writes that flushes ended with, in their order.
+    flushed: Vec<Vec<u64>>,
     /// Volume, first sector and the one after the last, and the number that they keep.
     kept: Vec<(usize, u64, u64, u64)>,
     is_seen: bool,
@@ -210,8 +212,10 @@ impl Life {
     /// What is known before anything was done.
     pub(crate) fn known(&self) -> Known {
         let bounds = Bounds { durable: self.first, begun: self.first, deaths: 0 };
+        let flushed = vec![Vec::new(); self.histories.len()];
         Known {
             bounds: vec![bounds; self.histories.len()],
+            flushed,
             kept: Vec::new(),
             is_seen: self.earlier.is_none(),
             learned: 0,
@@ -230,6 +234,7 @@ impl Life {
                 Mark::Durable { volume, number } => {
                     let durable = &mut known.bounds[volume].durable;
                     *durable = number.max(*durable);
+                    known.flushed[volume].push(number);
                 }
                 Mark::Kept { volume, first, count, number } => {
                     known.kept.push((volume, first, first + count, number));
@@ -239,6 +244,27 @@ impl Life {
             }
         }
         known.learned = cut.marks().len();
+    }
+
+    /// Whether a volume that holds this is, as some flush left it, with a part of what came until the next.
+    pub(crate) fn judge_epoch(&self, known: &Known, volume: usize, found: &[Found]) -> Result<(), String> {
+        let bounds = known.bounds[volume];
+        if let Some((earlier, then)) = &self.earlier {
+            // What this life writes is not known to stand on anything that was flushed below.
+            let is_untouched = bounds.begun == self.first;
+            return if is_untouched { earlier.judge_epoch(then, volume, found) } else { Ok(()) };
+        }
+        let first = std::iter::once(0).chain(known.flushed[volume].iter().copied());
+        let last = known.flushed[volume].iter().copied().chain([bounds.begun]);
+        let is_one = first.zip(last).any(|(durable, begun)| {
+            let epoch = Bounds { durable, begun, ..bounds };
+            (0..).zip(found).all(|(sector, &found)| self.histories[volume].allows(sector, epoch, found))
+        });
+        if is_one {
+            Ok(())
+        } else {
+            Err(format!("volume {volume} is of no epoch of the backing store: {found:?}"))
+        }
     }
 
     /// Whether a sector of a volume may hold this after a crash now; else what it may hold.

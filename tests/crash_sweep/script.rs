@@ -56,6 +56,8 @@ pub(crate) struct Script {
     pub(crate) slack_blocks: u32,
     pub(crate) ssd_blocks: u64,
     pub(crate) background: Background,
+    /// What the log has goes below epoch by epoch; only steps whose flushes are waited for.
+    pub(crate) ordered: bool,
     pub(crate) steps: usize,
     /// How often each step is drawn.
     pub(crate) mixture: &'static [(u32, Step)],
@@ -106,6 +108,7 @@ const DEFAULT: Script = Script {
     slack_blocks: 48,
     ssd_blocks: 24,
     background: Background::Continuous,
+    ordered: false,
     steps: 50,
     mixture: &[],
 };
@@ -169,6 +172,25 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (1, Scan),
             (4, Flush),
             (1, FlushBehind),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "epoch by epoch",
+        modes: &[BackSsd],
+        blocks: 16,
+        ordered: true,
+        steps: 60,
+        mixture: &[
+            (7, WritePart),
+            (4, WriteBlocks),
+            (2, WriteAgain),
+            (2, Discard),
+            (4, Read),
+            (1, Scan),
+            (6, Flush),
             (1, Settle),
             (1, Reopen),
         ],
