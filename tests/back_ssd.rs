@@ -432,6 +432,60 @@ fn a_mode_is_changed_to_and_from_the_log_and_everything_is_as_durable_as_each_sa
     cache.assert_quiet();
 }
 
+/// A segment of the log stays for the blocks of one volume, with a destaged copy of another. That one left its log, and a
+/// block that was written before goes below after: a crash must not bring the copy back.
+#[test]
+fn what_the_log_had_does_not_come_back_over_what_went_below_after_it_was_left() {
+    let journal = Arc::new(Journal::default());
+    let devices = Devices::recorded(&journal);
+    let other = Arc::new(MemoryDevice::new(DISK_BYTES).named("other"));
+    other.fail(Fault::every(Operation::Write));
+    let config =
+        Config { writeback_delay_ms: 3_600_000, dirty_high: 0.9, dirty_low: 0.9, ..devices.config() };
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    let beside = cache.attach("other", other, WriteMode::BackSsd).expect("the volume attaches");
+    for (volume, block) in [(&volume, 3), (&beside, 0)] {
+        write(volume, block, 1);
+        volume.flush().expect("the log is there");
+    }
+    write(&volume, 3, 2);
+    volume.set_mode(WriteMode::Back).expect("the log is left");
+    assert_eq!(stored(&*devices.disk, 3 * BLOCK as u64, BLOCK), content(3, 1), "the newer one is in RAM");
+    volume.flush().expect("a flush succeeds");
+    assert_eq!(stored(&*devices.disk, 3 * BLOCK as u64, BLOCK), content(3, 2));
+    check_after_power_loss(&journal, [(3, content(3, 2))]);
+}
+
+#[test]
+fn in_order_a_dead_ssd_leaves_the_backing_store_as_some_flush_left_it() {
+    let devices = Devices::new();
+    let config = Config { ordered_destage: true, ..devices.config() };
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    // Block 0 says to what the others were set before: a log of changes, as a file system has one.
+    for number in 1..60 {
+        for block in 1..6 {
+            write(&volume, block, number);
+        }
+        volume.flush().expect("the log is there");
+        write(&volume, 0, number);
+        volume.flush().expect("the log is there");
+        // At any moment: what it says is there.
+        let below = |block: u64| {
+            let bytes = stored(&*devices.disk, block * BLOCK as u64, 8);
+            u64::from(u32::from_le_bytes(bytes[..4].try_into().expect("four bytes")))
+        };
+        let said = below(0);
+        (1..6).for_each(|block| assert!(below(block) >= said, "block {block} was to be of {said}"));
+    }
+    cache.settle().expect("all goes below");
+    (0..6).for_each(|block| {
+        assert_eq!(stored(&*devices.disk, block * BLOCK as u64, BLOCK), content(block, 59));
+    });
+    cache.assert_quiet();
+}
+
 #[test]
 fn a_mode_that_the_state_does_not_allow_is_refused_and_the_old_one_goes_on() {
     without_hanging(|| {

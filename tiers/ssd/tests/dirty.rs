@@ -230,6 +230,10 @@ impl Writer {
     }
 
     fn forget(&mut self, numbers: Range<usize>) {
+        // What is forgotten of an epoch is not below when the next one comes.
+        if self.epoch > 0 {
+            return;
+        }
         let (first, count, version) = self.drop_from_ram(&numbers);
         for number in numbers.clone() {
             self.ram[number].fill(self.next);
@@ -537,6 +541,73 @@ fn in_order_the_backing_store_alone_is_one_epoch_and_a_part_of_the_next_also_aft
         }
         assert_eq!(below, wanted, "{place}: all is below");
     }
+}
+
+#[test]
+fn a_sync_of_the_log_covers_what_was_written_before_it_began_and_no_record_after_a_gap() {
+    let mut writer = Writer::new();
+    let plan_one = |writer: &mut Writer, number: usize| {
+        let (block, version) = (writer.block(number), writer.version());
+        let copy = NewCopy { block, version, mask: Box::new([1]), epoch: 0 };
+        writer.ssd.plan_record(&[copy]).expect("there is room")
+    };
+    let finish = |writer: &mut Writer, mut plan: RecordPlan| {
+        plan.run(&writer.device, &[&[7; 16 << 10]]).expect("in range");
+        writer.ssd.finish_record(plan);
+    };
+    let plans: Vec<RecordPlan> = (0..4).map(|number| plan_one(&mut writer, number)).collect();
+    let tickets: Vec<LogTicket> = plans.iter().map(RecordPlan::ticket).collect();
+    let [zeroth, first, second, third] = plans.try_into().ok().expect("four of them");
+    finish(&mut writer, first);
+    assert!(writer.ssd.plan_log_sync().is_none(), "the record before is not written");
+    finish(&mut writer, zeroth);
+    let sync = writer.ssd.plan_log_sync().expect("two are written");
+    // While it runs: it may have missed this one.
+    finish(&mut writer, second);
+    writer.ssd.finish_log_sync(sync);
+    let fates: Vec<LogFate> = tickets.iter().map(|&ticket| writer.ssd.log_fate(ticket)).collect();
+    assert_eq!(fates, [LogFate::Durable, LogFate::Durable, LogFate::UnderWay, LogFate::UnderWay]);
+    let found = [0, 1, 2, 3].map(|number| writer.ssd.plan_log_read(writer.block(number)).is_some());
+    assert_eq!(found, [true, true, false, false]);
+    finish(&mut writer, third);
+    let sync = writer.ssd.plan_log_sync().expect("two more are written");
+    assert!(sync.covers(tickets[2]) && sync.covers(tickets[3]));
+}
+
+#[test]
+fn nothing_of_an_epoch_is_planned_beside_the_one_before() {
+    let mut writer = Writer::new();
+    writer.epoch = 1;
+    writer.write(3, 0..32);
+    writer.end_epoch();
+    writer.write(3, 0..32);
+    writer.write(1, 0..32);
+    writer.discard(7..9);
+    writer.end_epoch();
+    let mut next = |epoch, after: Option<&Tombstone>, from| match writer.ssd.plan_destage(
+        writer.volume,
+        epoch,
+        after,
+        from,
+        4,
+    ) {
+        DestageRun::Discard(tombstone) => {
+            (tombstone.epoch(), vec![tombstone.blocks().start], Some(tombstone))
+        }
+        DestageRun::Write(run) => {
+            let blocks = run.iter().map(|read| read.block.number()).collect();
+            let epoch = run.first().map_or(0, |read| read.epoch);
+            run.iter().for_each(|read| writer.ssd.finish_destage(read));
+            (epoch, blocks, None)
+        }
+    };
+    let (epoch, blocks, _) = next(None, None, 0);
+    assert_eq!((epoch, blocks), (1, vec![3]), "the older version of block 3, and nothing else");
+    assert_eq!(next(Some(1), None, 0).1, Vec::<u64>::new(), "that is to be synced first");
+    let (epoch, blocks, tombstone) = next(None, None, 0);
+    assert_eq!((epoch, blocks), (2, vec![7]), "what was discarded comes first in its epoch");
+    assert_eq!(next(Some(2), tombstone.as_ref(), 0).1, [1]);
+    assert_eq!(next(Some(2), tombstone.as_ref(), 2).1, [3]);
 }
 
 #[test]
