@@ -282,8 +282,10 @@ impl Inner {
         let has_failed = volume.dirty.lock().syncs.failures != written.failures_before;
         match result {
             Ok(()) if !has_failed => {
+                if let Err(cause) = self.finish_tombstones(&written.tombstones) {
+                    return self.end_destage(volume, Err(cause));
+                }
                 ssd.with(|tier| {
-                    written.tombstones.iter().for_each(|tombstone| tier.finish_tombstone(tombstone));
                     written.reads.iter().for_each(|read| tier.finish_destage(read));
                     tier.retire_unneeded();
                 });
@@ -296,6 +298,18 @@ impl Inner {
             Err(Error::StillDirty { cause, .. }) => self.end_destage(volume, Err(cause)),
             Err(_) => self.end_destage(volume, Ok(())),
         }
+    }
+
+    /// Durably, before what was written over one counts as being below: a crash that brought the tombstone back would have
+    /// it discarded once more, and a newer copy of such a block need not have what is below any more.
+    fn finish_tombstones(&self, tombstones: &[Tombstone]) -> Result<(), TierError> {
+        let ssd = self.ssd().expect("there is a log to destage");
+        if tombstones.is_empty() {
+            return Ok(());
+        }
+        ssd.with(|tier| tombstones.iter().for_each(|tombstone| tier.finish_tombstone(tombstone)));
+        // Of one that is off nothing is brought back.
+        ssd.make_all_durable().or_else(|cause| if ssd.is_off() { Ok(()) } else { Err(cause) })
     }
 
     /// There is room in the log again.

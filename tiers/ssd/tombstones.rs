@@ -191,7 +191,8 @@ impl Ssd {
         self.dirty.tombstones.retain(|tombstone| tombstone.seq <= durable);
     }
 
-    /// The backing store has discarded the range, and was synced since.
+    /// The backing store has discarded the range, and was synced since. To be durable before `finish_destage` of a copy that
+    /// was written below over it.
     pub fn finish_tombstone(&mut self, tombstone: &Tombstone) {
         let version = Version::from_u64(tombstone.version.as_u64() + 1);
         if self.dirty.tombstones.cut(&tombstone.ids, version) {
