@@ -86,7 +86,7 @@ impl Inner {
         if destage.is_running || destage.holds > 0 || !is_wanted {
             return;
         }
-        destage.is_running = ssd.with(|tier| tier.dirty_blocks_of(volume.id)) > 0;
+        destage.is_running = ssd.with(|tier| tier.has_destage(volume.id));
         if !destage.is_running {
             let drains = std::mem::take(&mut destage.drains);
             drop(destage);
@@ -212,7 +212,7 @@ impl Inner {
         volume: &VolumeState,
         tombstone: &Tombstone,
     ) -> Result<(), TierError> {
-        self.make_voids_durable();
+        self.before_write_below(volume)?;
         let blocks = tombstone.blocks();
         let (start, end) = (blocks.start << volume.block_shift, blocks.end << volume.block_shift);
         let bytes = end.min(volume.len_bytes).saturating_sub(start);

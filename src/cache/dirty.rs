@@ -17,6 +17,8 @@ use super::Result;
 use super::destage::Destage;
 use super::fence::Fences;
 use super::flush::FlushDone;
+use super::log::LoggedGroup;
+use super::mark::VolumeMark;
 use super::mode::Route;
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
@@ -55,6 +57,7 @@ pub(super) struct VolumeState {
     pub(super) has_unreadable: AtomicBool,
     /// With `dirty`: what a forget or a change of mode waits for may have ended.
     pub(super) fence_changed: Condvar,
+    pub(super) mark: Option<VolumeMark>,
 }
 
 /// What a volume is made of when it is attached.
@@ -67,11 +70,12 @@ pub(super) struct VolumeParts {
     pub(super) version: Version,
     /// Where what goes below by the log goes there in order: the log's number of the volume's epoch 0.
     pub(super) first_epoch: Option<u64>,
+    pub(super) mark: Option<VolumeMark>,
 }
 
 impl VolumeState {
     pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
-        let VolumeParts { id, name, device, lane, mode, version, first_epoch } = parts;
+        let VolumeParts { id, name, device, lane, mode, version, first_epoch, mark } = parts;
         let len_bytes = device.len_bytes();
         Self {
             id,
@@ -91,6 +95,7 @@ impl VolumeState {
             is_detached: AtomicBool::new(false),
             has_unreadable: AtomicBool::new(false),
             fence_changed: Condvar::new(),
+            mark,
         }
     }
 
@@ -192,6 +197,10 @@ pub(super) struct Dirty {
     pub(super) put_off: BTreeSet<u64>,
     /// Dirty blocks of an epoch that waits for the first one to be in the log.
     pub(super) later: BTreeSet<u64>,
+    /// In the log and not durable, the oldest first: they wait for someone who needs a sync.
+    pub(super) logged: Vec<LoggedGroup>,
+    /// `logged` has waited for `writeback_delay`.
+    pub(super) log_is_due: bool,
     /// Blocks that only an SSD had which cannot be read.
     pub(super) unreadable: BTreeSet<u64>,
     pub(super) failure: Option<Failure>,
@@ -273,6 +282,7 @@ impl Dirty {
             self.waiting.len() as u64,
             self.held_back.len() as u64,
             (self.put_off.len() + self.later.len()) as u64,
+            self.logged.len() as u64,
             self.fences.count(),
             self.flushes.len() as u64,
             self.writing_runs.into(),
@@ -281,7 +291,7 @@ impl Dirty {
         ];
         counts.iter().any(|&count| count > 0).then(|| {
             format!(
-                "dirty, unsynced, waiting, held back, put off or for later, fences, flushes, runs, who waits for a sync, syncs: \
+                "dirty, unsynced, waiting, held back, put off or for later, logged, fences, flushes, runs, who waits for a sync, syncs: \
                  {counts:?}"
             )
         })
@@ -388,6 +398,25 @@ impl Dirty {
         let run: Vec<u64> = (first..).take(count).take_while(|number| self.waiting.remove(number)).collect();
         self.cursor = first + run.len() as u64;
         run
+    }
+
+    /// Takes up to `count` waiting blocks for the log, from the cursor on and round: there neighbours gain nothing.
+    pub(super) fn take_any(&mut self, count: usize) -> Vec<u64> {
+        let mut taken: Vec<u64> = self.waiting.range(self.cursor..).take(count).copied().collect();
+        if taken.is_empty() {
+            taken.extend(self.waiting.iter().take(count));
+        }
+        for number in &taken {
+            self.waiting.remove(number);
+        }
+        self.cursor = taken.last().map_or(self.cursor, |last| last + 1);
+        taken
+    }
+
+    /// What is in the log and not durable, for the caller to make it so.
+    pub(super) fn take_logged(&mut self) -> Vec<LoggedGroup> {
+        self.log_is_due = false;
+        std::mem::take(&mut self.logged)
     }
 
     /// Whether nothing waits for a sync of the backing store, so that a flush of what is in the log waits for nothing.

@@ -97,6 +97,7 @@ impl Inner {
         volume.make_readable(&stretch.blocks);
         volume.dirty.lock().fences.discard(id).step = Step::Waiting;
         self.ticker.watch(volume);
+        self.hurry_log(volume);
         self.go_on_behind_fences(volume);
         done(Ok(()));
     }
@@ -185,10 +186,11 @@ impl Inner {
         if let Some(ssd) = self.ssd() {
             ssd.void_range(stretch.first(), stretch.count(), version);
         }
-        self.make_voids_durable();
+        let prepared = self.before_write_below(volume);
         let start = blocks.start << volume.block_shift;
         let end = volume.len_bytes.min(blocks.end << volume.block_shift);
-        let result = discard_below(&*volume.device, start, end - start).map_err(Arc::new);
+        let discard = || discard_below(&*volume.device, start, end - start).map_err(Arc::new);
+        let result = prepared.and_then(|()| discard());
         let mut dirty = volume.dirty.lock();
         let covered_by = dirty.syncs.started + 1;
         // A sync that failed meanwhile may have dropped what this gave to the device.

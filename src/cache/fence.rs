@@ -132,6 +132,12 @@ impl Fences {
         });
     }
 
+    /// Whether something waits for the end of writes that are under way.
+    pub(super) fn waits_for_writes(&self) -> bool {
+        let discards = self.discards.iter().map(|discard| &discard.waits_for);
+        discards.chain(self.forgets.iter().map(|forget| &forget.waits_for)).any(|blocks| !blocks.is_empty())
+    }
+
     /// A write below ended, and did not begin behind a fence.
     pub(super) fn write_ended(&mut self, block: u64) {
         for discard in &mut self.discards {

@@ -133,6 +133,7 @@ impl Inner {
         let Begun { id, cuts } = begun;
         self.place_forget(volume, id, &Stretch::new(volume, blocks.clone()), &cuts);
         self.finish_cuts(volume, cuts);
+        self.hurry_log(volume);
         let mut dirty = volume.dirty.lock();
         while dirty.fences.forgets.iter().any(|forget| forget.id == id && !forget.waits_for.is_empty()) {
             volume.fence_changed.wait(&mut dirty);

@@ -98,6 +98,9 @@ impl Inner {
         self.start_discards(volume);
         self.take_put_off(volume);
         self.start_destage(volume);
+        if volume.mode() != WriteMode::BackSsd {
+            self.release_mark(volume);
+        }
         changed
     }
 
@@ -122,6 +125,7 @@ impl Inner {
     }
 
     fn leave_log(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
+        self.hurry_log(volume);
         {
             let mut dirty = volume.dirty.lock();
             while dirty.logging > 0 {
@@ -148,6 +152,7 @@ impl Inner {
             )));
         };
         // Its records are believed only once its name is on the device.
+        self.mark_holder(volume, &ssd)?;
         ssd.make_all_durable()?;
         Ok(())
     }

@@ -111,7 +111,7 @@ impl Tombstones {
         self.cover();
     }
 
-    fn retain(&mut self, keeps: impl FnMut(&Tombstone) -> bool) {
+    pub(super) fn retain(&mut self, keeps: impl FnMut(&Tombstone) -> bool) {
         self.list.retain(keeps);
         self.cover();
     }
