@@ -156,15 +156,19 @@ impl Writer {
         let mut ssd = Ssd::open_early(&device, geometry(), SsdPolicy::default()).expect("opens");
         let below = self.below.at(kept).clone();
         let ram = read_all(&mut ssd, &device, self.volume, &below);
-        check(&ram, self.promised.at(kept), &self.ram, place);
+        check(self, &ram, self.promised.at(kept), place);
         let (below, promised) = (History(vec![(0, below)]), History(vec![(0, ram.clone())]));
         Self {
             ssd,
             device,
             volume: self.volume,
             next: self.next,
+            events: ram.iter().map(|block| block.iter().map(|&made| vec![made]).collect()).collect(),
             ram,
+            shown: HashMap::new(),
             dirty: vec![0; BLOCKS],
+            epoch: 0,
+            ends: vec![(0, 0)],
             logged: Vec::new(),
             below,
             promised,
@@ -176,7 +180,8 @@ impl Writer {
         let found = read_all(&mut self.ssd, &self.device, self.volume, self.below.now());
         for number in 0..BLOCKS {
             let is_newer = self.dirty[number] != 0 || self.logged.iter().any(|(logged, _)| *logged == number);
-            assert!(is_newer || found[number] == self.ram[number], "{place}: block {number}");
+            let wanted = self.shows(number, &self.ram[number]);
+            assert!(is_newer || found[number] == wanted, "{place}: block {number}");
         }
     }
 
