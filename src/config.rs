@@ -169,6 +169,12 @@ pub struct Config {
     pub writeback_delay_ms: u64,
     /// The longest run that one write below takes, in bytes.
     pub run_bytes_max: usize,
+    /// Of volumes in mode [`WriteMode::BackSsd`]: what goes on to the backing store goes there epoch by epoch, and an epoch
+    /// ends at a flush. Nothing of the next is written there before all of one is synced, so that the backing store alone
+    /// is, at any moment, what it was at some flush and a part of what came until the next: for a store that must be of use
+    /// when the SSD dies. A block that is written in many epochs is then written below as often, and takes the log's
+    /// room as often. Otherwise only its newest version goes below, in the order of addresses.
+    pub ordered_destage: bool,
     /// Worker threads for each backing device.
     pub disk_threads: u32,
     /// Worker threads for the SSD.
@@ -194,6 +200,7 @@ impl Config {
             dirty_low: 0.25,
             writeback_delay_ms: 200,
             run_bytes_max: 2 << 20,
+            ordered_destage: false,
             disk_threads: 4,
             ssd_threads: 8,
             queue_max: 1024,

@@ -81,8 +81,7 @@ impl Worker<'_> {
 
     fn switch_mode(&mut self) {
         let modes = if self.case.may_log { &MODES[..] } else { &MODES[..3] };
-        let result = self.volume.set_mode(modes[self.random.usize(..modes.len())]);
-        assert!(matches!(result, Ok(()) | Err(Error::NotWithLog { .. })), "{result:?}");
+        self.volume.set_mode(modes[self.random.usize(..modes.len())]).expect("the mode changes");
     }
 
     fn write(&mut self, range: std::ops::Range<usize>) {
@@ -100,11 +99,8 @@ impl Worker<'_> {
     }
 
     fn discard(&mut self, range: std::ops::Range<usize>) {
-        match self.volume.discard(self.offset(&range), range.len() as u64) {
-            Ok(()) => self.model[range].fill(0),
-            Err(Error::NotWithLog { .. }) => {}
-            Err(error) => panic!("a discard succeeds: {error}"),
-        }
+        self.volume.discard(self.offset(&range), range.len() as u64).expect("a discard succeeds");
+        self.model[range].fill(0);
     }
 
     fn read(&mut self, range: std::ops::Range<usize>, place: &str) {

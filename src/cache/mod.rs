@@ -16,6 +16,7 @@
 //! | `discard`   | zeros from now on, given back below                                           |
 //! | `forget`    | drops what is cached of a range                                               |
 //! | `attach_ssd` | the SSD comes and goes                                                       |
+//! | `mode`      | changes how a volume in use writes                                            |
 //! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `ssd`       | the SSD: where a block is, what is void                                       |
@@ -55,6 +56,7 @@ mod index;
 mod journal;
 mod log;
 mod mark;
+mod mode;
 mod quiet;
 mod read;
 mod reclaim;
@@ -182,6 +184,7 @@ struct Volumes {
 /// What [`Config`] says and calls look at.
 struct Limits {
     run_bytes_max: usize,
+    ordered_destage: bool,
     disk_threads: u32,
     ssd_lane: LaneConfig,
     /// Frames that may be on their way to the SSD.

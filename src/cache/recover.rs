@@ -104,6 +104,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
 fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
+        ordered_destage: config.ordered_destage,
         disk_threads: config.disk_threads,
         ssd_lane: lane_config("ssd", config.ssd_threads, config),
         ssd_frames_max: (layout.slack as usize * 3 / 4).max(1),
@@ -241,7 +242,10 @@ impl Inner {
         self.volumes_attached.fetch_max(id.number() + 1, Ordering::Relaxed);
         let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
-        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version, mark };
+        let ssd = self.ssd().filter(|_| self.limits.ordered_destage);
+        let first_epoch = ssd.map(|ssd| ssd.with(|tier| tier.last_epoch(id)) + 1);
+        let name_of = name.to_owned();
+        let parts = VolumeParts { id, name: name_of, device: padded, lane, mode, version, first_epoch, mark };
         let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());
@@ -263,15 +267,7 @@ impl Inner {
             self.release_mark(volume);
             return Ok(());
         }
-        let ssd = self.ssd_in_use().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
-        let Some(ssd) = ssd else {
-            return Err(Error::Config(format!(
-                "volume {} cannot write back to an SSD: there is none that works, or its table of volumes is full or the name too long",
-                volume.name
-            )));
-        };
-        // Its records are believed only once its name is on the device.
-        self.mark_holder(volume, &ssd)?;
+        self.record_for_log(volume)?;
         self.start_destage(volume);
         Ok(())
     }

@@ -12,6 +12,7 @@ use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict, SealPlan, SlotPlan, Ssd
 
 use super::Inner;
 use super::attach_ssd::Gone;
+use super::fence::Stretch;
 use super::index::FastHash;
 use super::recover::SsdParts;
 use super::steady::Steady;
@@ -96,6 +97,15 @@ pub(super) enum OnSsd {
     Stored(ReadPlan),
     /// In the log, maybe only in part; it may be newer than the backing store.
     Logged(LogRead),
+    /// It was discarded, and the backing store may still have it.
+    Zeros,
+}
+
+impl SsdState {
+    fn forget_on_the_way(&mut self, first: BlockId, count: u64) {
+        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
+        self.on_the_way.retain(|&block, _| !is_in(block));
+    }
 }
 
 impl SsdTier {
@@ -140,6 +150,11 @@ impl SsdTier {
 
     pub(super) fn is_off(&self) -> bool {
         self.is_off.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing can be made durable on it any more.
+    pub(super) fn off_error(&self) -> TierError {
+        Arc::new(terrace_tiers::Error::Damaged { what: "it failed and is switched off".into() })
     }
 
     /// Whether it is asked for blocks of a volume in this mode: once it is off, only for what nothing else has.
@@ -192,6 +207,9 @@ impl SsdTier {
         if let Some(read) = state.tier.plan_log_read(block).filter(|read| read.is_dirty || !is_off) {
             return Some(OnSsd::Logged(read));
         }
+        if state.tier.is_buried(block) {
+            return Some(OnSsd::Zeros);
+        }
         if is_off {
             return None;
         }
@@ -230,8 +248,53 @@ impl SsdTier {
         }
         let mut state = self.state.lock();
         state.tier.void_range(first, count, version);
-        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
-        state.on_the_way.retain(|&block, _| !is_in(block));
+        state.forget_on_the_way(first, count);
+    }
+
+    /// The same whether it is switched off or not, since what the log has is read all the same; and the journal entry
+    /// that says so is durable.
+    pub(super) fn void_range_durably(
+        &self,
+        first: BlockId,
+        count: u64,
+        version: Version,
+    ) -> Result<(), TierError> {
+        {
+            let mut state = self.state.lock();
+            if !state.tier.may_void_range(first, count) {
+                let what = "it has too many discarded ranges that are not below yet".into();
+                return Err(Arc::new(terrace_tiers::Error::Damaged { what }));
+            }
+            state.tier.void_range(first, count, version);
+            state.forget_on_the_way(first, count);
+        }
+        self.make_all_durable()
+    }
+
+    /// The blocks of `stretch` read as zeros, durably, until they are discarded below; false when there is no room
+    /// for another tombstone.
+    pub(super) fn put_tombstone(
+        &self,
+        stretch: &Stretch,
+        version: Version,
+        epoch: u64,
+    ) -> Result<bool, TierError> {
+        let (first, count) = (stretch.first(), stretch.count());
+        if self.is_off() {
+            return Err(self.off_error());
+        }
+        {
+            let mut state = self.state.lock();
+            if state.tier.put_tombstone(first, count, version, epoch).is_none() {
+                return Ok(false);
+            }
+            state.forget_on_the_way(first, count);
+        }
+        let durable = self.make_all_durable();
+        if durable.is_err() && self.is_off() {
+            self.with(|tier| tier.withdraw_tombstones());
+        }
+        durable.map(|()| true)
     }
 
     pub(super) fn add_stats(&self, stats: &mut Stats) {

@@ -80,20 +80,15 @@ impl Volume {
     /// Has the writes that start from now on acknowledged as `mode` says. Those that are under way keep their mode, what
     /// is dirty stays on its way, and the next [`Self::flush`] covers the writes of either mode.
     ///
+    /// Leaving `back-ssd` waits until the backing store has all that the log has; until then the old mode is in force, and
+    /// writes and reads go on. Not for callbacks to call.
+    ///
     /// # Errors
-    /// [`Error::Closed`] and [`Error::Detached`]: what was left in order takes no writes of any mode. [`Error::NotWithLog`]
-    /// from and to `back-ssd`: that takes a detach.
+    /// The volume keeps its mode then. [`Error::Closed`] and [`Error::Detached`]: what was left in order takes no writes of
+    /// any mode. To `back-ssd`: [`Error::Config`] when there is no SSD that could remember the volume. From there:
+    /// [`Error::StillDirty`] when the backing store does not take what the log has, or that cannot be read.
     pub fn set_mode(&self, mode: WriteMode) -> Result<()> {
-        self.handle.inner.check_volume(&self.state)?;
-        if mode == self.mode() {
-            return Ok(());
-        }
-        if mode == WriteMode::BackSsd {
-            return Err(Error::NotWithLog { what: "begin while the volume is in use" });
-        }
-        self.state.check_no_log("change its mode while it is in use")?;
-        self.state.set_mode(mode);
-        Ok(())
+        self.handle.inner.set_mode(&self.state, mode)
     }
 
     /// Fills `buffer` with the bytes from `offset` on.

@@ -350,9 +350,10 @@ impl Inner {
         };
         if !was_dirty && let Some(ssd) = self.ssd() {
             match progress.mode {
+                // Whatever the mode: the log's copy goes when something newer is durable.
+                _ if volume.may_have_log() => ssd.void_clean(block, version),
                 WriteMode::Through | WriteMode::Around => ssd.void(block, version, VoidMark::Region),
-                WriteMode::Back => ssd.void(block, version, VoidMark::Exact),
-                WriteMode::BackSsd => ssd.void_clean(block, version),
+                WriteMode::Back | WriteMode::BackSsd => ssd.void(block, version, VoidMark::Exact),
             }
         }
         let left_over = shard.store(slot, piece.bytes.start, data, version, spare);
@@ -393,7 +394,7 @@ impl Inner {
         piece: &Piece,
         resident: Option<Slot>,
     ) -> Option<Wait> {
-        if volume.mode() != WriteMode::BackSsd {
+        if !volume.may_have_log() {
             return None;
         }
         let older = self.ssd()?.dirty_mask(piece.block)?;

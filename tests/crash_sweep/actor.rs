@@ -187,6 +187,7 @@ fn config(script: &Script, ssd: &SsdConfig, threads: u32) -> Config {
         ssd_threads: threads,
         writeback_delay_ms: 1,
         background: script.background,
+        ordered_destage: script.ordered,
         ssd: Some(ssd.clone()),
         ..small(script.ram_blocks)
     }
@@ -257,6 +258,16 @@ impl<'a> Actor<'a> {
                 let count = self.random.u64(1..=left.min(4) * BLOCK_SECTORS - start);
                 self.discard(volume, block * BLOCK_SECTORS + start, count)?;
             }
+            Step::Forget => {
+                self.opened.volumes[volume].flush()?;
+                self.promise(volume);
+                let count = self.random.u64(1..=left.min(4));
+                self.forget(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS)?;
+            }
+            Step::ChangeMode => {
+                let changes = self.script.changes;
+                self.opened.volumes[volume].set_mode(changes[self.random.usize(..changes.len())])?;
+            }
             Step::Read => {
                 let count = self.random.u64(1..=left.min(4));
                 return self.read(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS);
@@ -318,6 +329,19 @@ impl<'a> Actor<'a> {
     fn discard(&mut self, volume: usize, sector: u64, count: u64) -> Result<(), Error> {
         self.note_begun(volume, sector, count, true);
         self.opened.volumes[volume].discard(sector * SECTOR as u64, count * SECTOR as u64)
+    }
+
+    /// What is left then is what the backing store has.
+    fn forget(&mut self, volume: usize, first: u64, count: u64) -> Result<(), Error> {
+        self.number += 1;
+        let number = self.number;
+        self.life.marks.push(Mark::Begun { volume, number });
+        self.opened.volumes[volume].forget(first * SECTOR as u64, count * SECTOR as u64)?;
+        self.life.marks.push(Mark::Kept { volume, first, count, number });
+        let mut bytes = vec![0; count as usize * SECTOR];
+        self.opened.volumes[volume].read(first * SECTOR as u64, &mut bytes)?;
+        self.life.histories[volume].note_found(first, number, content::found(first, &bytes));
+        Ok(())
     }
 
     fn write_beside(&mut self, volume: usize, block: u64, count: u64) -> Result<(), Error> {

@@ -2,11 +2,11 @@
 //!
 //! A script is a mixture of steps, drawn by a seed. To cover something new, add one to [`SCRIPTS`], and when it needs one,
 //! a [`Step`] with what it does in `actor`. What writes zeros (a discard) is noted as such: `History::note`. A new mode
-//! says what it promises in [`is_whole_below`] and [`outlives_process`].
+//! says what it promises in `is_whole_below` and [`outlives_process`].
 
 use Step::{
-    AttachSsd, BreakSsd, DetachSsd, Die, Discard, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain,
-    WriteBeside, WriteBlocks, WritePart,
+    AttachSsd, BreakSsd, ChangeMode, DetachSsd, Die, Discard, Flush, FlushBehind, Forget, Read, Reopen, Scan,
+    Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
 };
 use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
@@ -24,6 +24,10 @@ pub(crate) enum Step {
     WriteAgain,
     /// Discards some sectors; not of a volume that dies with its process, which may lose it.
     Discard,
+    /// Flushes the volume and forgets some blocks of it; not of a volume that dies with its process.
+    Forget,
+    /// Changes the mode of the volume, to one of [`Script::changes`].
+    ChangeMode,
     /// Reads some blocks, mostly the same few.
     Read,
     /// Reads the whole volume: all leaves RAM.
@@ -47,8 +51,10 @@ pub(crate) enum Step {
 
 pub(crate) struct Script {
     pub(crate) name: &'static str,
-    /// One volume for each.
+    /// One volume for each, which begins in this mode.
     pub(crate) modes: &'static [WriteMode],
+    /// The modes that they change to.
+    pub(crate) changes: &'static [WriteMode],
     /// Of each volume.
     pub(crate) blocks: u64,
     pub(crate) ram_blocks: u64,
@@ -56,12 +62,20 @@ pub(crate) struct Script {
     pub(crate) slack_blocks: u32,
     pub(crate) ssd_blocks: u64,
     pub(crate) background: Background,
+    /// What the log has goes below epoch by epoch; only steps whose flushes are waited for.
+    pub(crate) ordered: bool,
     pub(crate) steps: usize,
     /// How often each step is drawn.
     pub(crate) mixture: &'static [(u32, Step)],
 }
 
 impl Script {
+    /// Whether the backing store of a volume alone keeps the promise of a flush, and all copies above it are clean after a
+    /// crash.
+    pub(crate) fn is_whole_below(&self, volume: usize) -> bool {
+        self.changes.iter().chain([&self.modes[volume]]).all(|&mode| is_whole_below(mode))
+    }
+
     pub(crate) fn draw(&self, random: &mut fastrand::Rng) -> Step {
         let sum: u32 = self.mixture.iter().map(|(weight, _)| weight).sum();
         let mut left = random.u32(..sum);
@@ -75,8 +89,7 @@ impl Script {
     }
 }
 
-/// Whether the backing store alone keeps the promise of a flush, and all copies above it are clean after a crash.
-pub(crate) fn is_whole_below(mode: WriteMode) -> bool {
+fn is_whole_below(mode: WriteMode) -> bool {
     match mode {
         WriteMode::Through | WriteMode::Around | WriteMode::Back => true,
         // The log on the SSD has what the backing store lacks.
@@ -95,11 +108,13 @@ pub(crate) fn outlives_process(mode: WriteMode) -> bool {
 const DEFAULT: Script = Script {
     name: "",
     modes: &[Back],
+    changes: &[],
     blocks: 40,
     ram_blocks: 8,
     slack_blocks: 48,
     ssd_blocks: 24,
     background: Background::Continuous,
+    ordered: false,
     steps: 50,
     mixture: &[],
 };
@@ -145,6 +160,64 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (3, Flush),
             (2, FlushBehind),
             (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "discards and forgets in a log",
+        modes: &[BackSsd],
+        blocks: 24,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (2, WriteAgain),
+            (5, Discard),
+            (2, Forget),
+            (5, Read),
+            (1, Scan),
+            (4, Flush),
+            (1, FlushBehind),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "epoch by epoch",
+        modes: &[BackSsd],
+        blocks: 16,
+        ordered: true,
+        steps: 60,
+        mixture: &[
+            (7, WritePart),
+            (4, WriteBlocks),
+            (2, WriteAgain),
+            (2, Discard),
+            (4, Read),
+            (1, Scan),
+            (6, Flush),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "modes that change",
+        modes: &[BackSsd, Back],
+        changes: &[BackSsd, BackSsd, Back, Through, Around],
+        blocks: 24,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (2, WriteBeside),
+            (2, WriteAgain),
+            (3, Discard),
+            (4, Read),
+            (2, Scan),
+            (3, Flush),
+            (1, FlushBehind),
+            (4, ChangeMode),
             (1, Reopen),
         ],
         ..DEFAULT

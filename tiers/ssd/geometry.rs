@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 
 use super::format::{SUMMARY_ENTRY_BYTES, SUMMARY_HEADER_BYTES};
 use super::index::PLACE_LIMIT;
+use super::tombstones::PIECES_MAX;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -127,6 +128,8 @@ impl Geometry {
             + count * (64 + 8 * (geometry.live_words() + geometry.hit_words()).max(geometry.copy_words()) as u64)
             // The list of ids lately refused or evicted: 2 bytes each, and heads of its stretches.
             + geometry.capacity_blocks() * 2 + (geometry.capacity_blocks() / 1024 + 1) * 32
+            // A tombstone is 36 bytes.
+            + PIECES_MAX as u64 * 36
             + 256;
         geometry.checkpoint_bytes = round_up(items + (items / (512 << 10) + 1) * (64 + PAGE));
         geometry.segments_offset = geometry.checkpoint_offset + 2 * geometry.checkpoint_bytes;

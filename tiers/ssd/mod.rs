@@ -12,6 +12,7 @@
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
+//! | tombstones | ranges that read as zeros and are not discarded below                              |
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
 //! | recover    | which copies of a file at rest are believed                                        |
@@ -59,6 +60,7 @@ mod scan;
 mod segment;
 mod slot_bits;
 mod stats;
+mod tombstones;
 mod void;
 mod volumes;
 
@@ -75,7 +77,7 @@ use crate::error::{Error, Result};
 
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
-pub use dirty::LogRead;
+pub use dirty::{DestageRun, LogRead};
 pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
@@ -85,6 +87,7 @@ pub use plan::{
 pub use record::{RecordPlan, SectorMask};
 pub use scan::{ScanPlan, Scanned};
 pub use stats::SsdStats;
+pub use tombstones::Tombstone;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;
 
@@ -260,7 +263,7 @@ impl Ssd {
             segments_free,
             segments_in_use: segments - segments_free,
             segments_unread: self.segments_unread(),
-            dirty_blocks: self.dirty.dirty_count() as u64,
+            dirty_blocks: self.dirty_blocks(),
             index_bytes: self.dirty.bytes() + self.index.bytes() + self.log.bytes() + self.admission.bytes(),
             ..self.stats
         }
@@ -328,6 +331,7 @@ impl Ssd {
             self.dirty.void(block);
         }
         self.void_unread_of(id);
+        self.dirty.tombstones.retain(|tombstone| tombstone.volume() != id);
         if let Some(entry) = self.volumes.forget(name) {
             self.queue(entry);
         }
@@ -365,7 +369,7 @@ impl Ssd {
 
     /// Whether recovery could find blocks of `volume` that are newer than its backing store.
     pub fn has_logged(&self, volume: VolumeId) -> bool {
-        !self.dirty.blocks_of(volume).is_empty()
+        self.dirty.has_dirty(volume) || !self.dirty.blocks_of(volume).is_empty()
     }
 
     /// Whether the file knows `volume`, so that dirty blocks of it are found again.
@@ -387,7 +391,7 @@ impl Ssd {
 
     /// Whether a copy of `block` is here or on its way.
     pub fn contains(&self, block: BlockId) -> bool {
-        self.index.get(block).is_some() || self.dirty.may_be_found(block)
+        self.index.get(block).is_some() || self.dirty.may_be_found(block) || self.is_buried(block)
     }
 
     /// Where to read `block` from, if this tier holds it; the caller reads and then calls [`Self::finish_read`].

@@ -41,6 +41,7 @@ use super::overwritten::Overwritten;
 use super::plan::Entry;
 use super::recover_log::recover_log;
 use super::slot_bits::{hits_in, is_live_in};
+use super::tombstones::{PIECES_MAX, Tombstone, Tombstones};
 use super::volumes::Volumes;
 use super::{checkpoint, region_of};
 
@@ -229,6 +230,7 @@ pub(super) struct Believed {
     overwritten: Overwritten,
     void_slots: HashSet<(u32, u32, u32), Hasher>,
     marks: HashSet<(u32, u64), Hasher>,
+    pub(super) tombstones: Tombstones,
     pub(super) volumes: Volumes,
     ghosts: Vec<GhostEntry>,
 }
@@ -249,6 +251,7 @@ impl Believed {
             overwritten: Overwritten::default(),
             void_slots: HashSet::default(),
             marks: HashSet::default(),
+            tombstones: Tombstones::default(),
             volumes: Volumes::new(&geometry, counters.next_volume),
             ghosts: Vec::new(),
         };
@@ -271,6 +274,12 @@ impl Believed {
                         && entry.dead.len() <= geometry.copy_words();
                     believed.dirty_segments.insert(entry.segment, entry);
                     fits
+                }
+                CheckpointItem::Tombstone { first, count, version, epoch } => {
+                    believed.restore_tombstone(first, count, version, epoch)
+                }
+                CheckpointItem::Destaged { volume, epoch } => {
+                    believed.volumes.raise_destaged_epoch(volume, epoch)
                 }
                 CheckpointItem::Segment(entry) => {
                     let has_bits = entry.generation == 0
@@ -331,6 +340,16 @@ impl Believed {
             JournalEntry::Void { block, version } => self.overwritten.add(block, version),
             JournalEntry::VoidRange { first, count, version } => {
                 self.overwritten.add_range(first, count, version);
+                let ids = first..first.saturating_add(count);
+                self.tombstones.cut(&ids, Version::from_u64(version));
+            }
+            JournalEntry::Destaged { volume, epoch } => {
+                self.volumes.raise_destaged_epoch(volume, epoch);
+            }
+            JournalEntry::Tombstone { first, count, version, epoch } => {
+                if !self.restore_tombstone(first, count, version, epoch) {
+                    return Err(Error::Damaged { what: "a tombstone in the journal is impossible".into() });
+                }
             }
             JournalEntry::VoidSlot { segment, generation, slot } => {
                 self.void_slots.insert((segment, generation, slot));
@@ -358,6 +377,13 @@ impl Believed {
             }
         }
         Ok(())
+    }
+
+    /// False when there can be no such tombstone.
+    fn restore_tombstone(&mut self, first: u64, count: u64, version: u64, epoch: u64) -> bool {
+        let tombstone =
+            Tombstone::new(first, count, version, epoch).filter(|_| self.tombstones.len() < PIECES_MAX);
+        tombstone.map(|tombstone| self.tombstones.insert(tombstone)).is_some()
     }
 
     /// Whether a summary of this generation is believed in `segment`.
@@ -407,6 +433,7 @@ impl Believed {
             || self.void_slots.contains(&(summary.segment, summary.generation, entry.slot))
             || self.cold.get(&region.0).is_some_and(|&generation| summary.generation < generation)
             || self.is_overwritten(entry.block, entry.version)
+            || self.tombstones.covers(entry.block)
     }
 
     /// Whether the journal says that there is something newer than this version of `block`.
