@@ -174,6 +174,21 @@ impl IdLists {
         }
     }
 
+    /// The same lists with room for exactly `residents` and `ghosts` entries, which they must fit; `moved` is told where
+    /// each resident was and is. O(entries).
+    pub(super) fn compacted(&self, residents: u32, ghosts: u32, mut moved: impl FnMut(u32, u32)) -> Self {
+        let mut lists = Self::new(residents, ghosts);
+        for place in Place::ALL.into_iter().filter(|place| !place.is_free()) {
+            for from in self.iter(place) {
+                let to = lists.insert(self.id(from), place);
+                if place.is_resident() {
+                    moved(from, to);
+                }
+            }
+        }
+        lists
+    }
+
     /// The entries that are or may become residents.
     pub(super) fn resident_entries(&self) -> u32 {
         self.first_ghost - PLACES as u32
