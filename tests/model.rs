@@ -33,7 +33,7 @@ fn config(case: &Case, files: &Files) -> Config {
 }
 
 /// One thread's work: `model` is what its stretch, from `start` on, must read as.
-fn work(volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64) {
+fn work(cache: &Cache, volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64) {
     let &Case { operations, block_bytes, .. } = case;
     let is_alone = case.threads == 1;
     let mut random = fastrand::Rng::with_seed(seed);
@@ -50,6 +50,11 @@ fn work(volume: &Volume, start: usize, model: &mut [u8], case: &Case, seed: u64)
         if random.u8(..50) == 0 && !has_log {
             let modes = [WriteMode::Around, WriteMode::Through, WriteMode::Back];
             volume.set_mode(modes[random.usize(..3)]).expect("the mode is switched");
+        }
+        if random.u8(..80) == 0 {
+            let blocks = random.u64(8 * u64::from(case.shards)..2 * case.ram_blocks);
+            let resized = cache.resize_ram(RamSize::Blocks(blocks)).expect("RAM is resized");
+            assert_eq!(resized.blocks, blocks, "seed {seed} step {step}");
         }
         match random.u8(..20) {
             0..8 => {
@@ -99,7 +104,8 @@ fn run(case: &Case) {
             for (index, model) in models.iter_mut().enumerate() {
                 let volume = volume.clone();
                 let seed = seed.wrapping_add((pass * 1000 + index) as u64);
-                scope.spawn(move || work(&volume, index * case.stretch_bytes, model, case, seed));
+                let cache = &cache;
+                scope.spawn(move || work(cache, &volume, index * case.stretch_bytes, model, case, seed));
             }
         });
         let stats = cache.stats();

@@ -25,11 +25,12 @@
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `recover`   | opens and closes caches and volumes                                           |
+//! | `resize`    | another size of RAM while the cache is used                                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
-//! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
+//! volumes, never a shard while one of the others is held. `closing`, or `resizing`, comes before all; `attach` takes `volumes`, then
 //! `lanes` or the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
 //! copy what is in it, under any of them.
 //!
@@ -53,6 +54,7 @@ mod quiet;
 mod read;
 mod reclaim;
 mod recover;
+mod resize;
 mod ssd;
 mod steady;
 mod ticker;
@@ -68,16 +70,17 @@ use hashbrown::{HashMap, HashSet};
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::ram::frames::Frames;
 
-use crate::config::{Background, Clock, Config};
+use crate::config::{Background, Clock, Config, RamSize};
 use crate::error::{Error, Result};
 use crate::pool::{Lane, Pool};
 use crate::stats::Stats;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub use resize::RamResized;
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
@@ -145,6 +148,8 @@ struct Inner {
     clock: Clock,
     closed: AtomicBool,
     closing: Mutex<()>,
+    /// What the cache is made of now; held while that changes.
+    resizing: Mutex<Config>,
 }
 
 /// The volumes that are attached; there may be hundreds of thousands.
@@ -162,8 +167,11 @@ struct Limits {
     frame_wait: std::time::Duration,
     writeback_delay: std::time::Duration,
     background: Background,
-    /// Blocks that one blocking read or write takes at a time.
-    chunk_blocks: usize,
+    /// Blocks that one blocking read takes at a time.
+    chunk_blocks: AtomicUsize,
+    /// Frames that may be on their way to the SSD at once: fewer than the slack, so that a read finds one whatever the SSD
+    /// does.
+    demoting_max: AtomicUsize,
 }
 
 /// Counts that belong to no shard.
@@ -198,6 +206,19 @@ impl Cache {
     /// [`Error::StillDirty`] when a block could not be written below.
     pub fn settle(&self) -> Result<()> {
         self.handle.inner.settle()
+    }
+
+    /// Makes the RAM tier larger or smaller while it is used, up to [`Config::ram_bytes_max`]. When this returns blocks fit
+    /// the new size, and memory that was given up is the system's again. Growing takes no longer than a walk through the
+    /// directory. For a smaller size clean blocks leave as they always do, the coldest first; when too many are dirty they
+    /// are flushed, and writers wait for that. Readers wait for nothing and keep what they hold: the answer says how many
+    /// blocks that still is. The number of shards stays as it is. Not for callbacks to call.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the remedy for a size that does not work, [`Error::StillDirty`] when dirty blocks would have
+    /// to leave and cannot be written: the size is as it was. [`Error::Closed`].
+    pub fn resize_ram(&self, ram: RamSize) -> Result<RamResized> {
+        self.handle.inner.resize_ram(ram)
     }
 
     /// Flushes everything, leaves the cache file in order and ends all threads. A second call does nothing.

@@ -25,14 +25,11 @@ use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Event, Mutex, RwLock, thread};
 
 /// Merged requests grow to this at the most, in bytes.
 const MERGE_BYTES_MAX: usize = 4 << 20;
-
-/// Frames for what leaves RAM during one request of [`Background::OnSettle`], in blocks.
-const ON_SETTLE_SLACK_BLOCKS: u32 = 2048;
 
 impl SsdConfig {
     /// The layout of the cache file.
@@ -47,15 +44,10 @@ impl SsdConfig {
 pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
     let layout = config.ram_layout()?;
     let geometry = config.ssd.as_ref().map(|ssd| ssd.geometry(config)).transpose()?;
-    // Without work in the background, what leaves RAM waits for the end of the request.
-    let layout = match config.background {
-        Background::Continuous => layout,
-        Background::OnSettle => RamLayout { slack: layout.slack + ON_SETTLE_SLACK_BLOCKS, ..layout },
-    };
-    let frames = Frames::new(config.block_size.bytes(), layout.capacity + layout.slack)?;
+    let frames = map_frames(config, layout)?;
     let (pool, ticker) = (Pool::new(), Arc::new(Ticker::new()));
     let ssd = match (&config.ssd, geometry) {
-        (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, layout, &pool, &ticker)?),
+        (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, &pool, &ticker)?),
         _ => None,
     };
     let first_version =
@@ -86,9 +78,20 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         clock: config.clock.clone(),
         closed: AtomicBool::new(false),
         closing: Mutex::new(()),
+        resizing: Mutex::new(Config { shards: Some(layout.shards), ssd: None, ..config.clone() }),
     });
     start(&inner, config);
     Ok(inner)
+}
+
+/// The frames of the RAM tier, and address space for more of them where the system has it.
+fn map_frames(config: &Config, layout: RamLayout) -> Result<Frames> {
+    let (bytes, count) = (config.block_size.bytes(), layout.frames());
+    let frames = Frames::growable(bytes, count, config.frame_count_max(layout));
+    // Nobody asked for more: a process with little address space does without.
+    let frames =
+        if config.ram_bytes_max.is_none() { frames.or_else(|_| Frames::new(bytes, count)) } else { frames };
+    Ok(frames?)
 }
 
 fn limits(config: &Config, layout: RamLayout) -> Limits {
@@ -99,8 +102,8 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
         frame_wait: Duration::from_millis(config.frame_wait_ms),
         writeback_delay: Duration::from_millis(config.writeback_delay_ms),
         background: config.background,
-        // A call holds the frames of one chunk at a time, so that many callers share few frames.
-        chunk_blocks: (layout.slack as usize / 2).clamp(1, 1024),
+        chunk_blocks: AtomicUsize::new(layout.chunk_blocks()),
+        demoting_max: AtomicUsize::new(layout.demoting_max()),
     }
 }
 
@@ -117,7 +120,6 @@ fn open_ssd(
     config: &Config,
     ssd: &SsdConfig,
     geometry: Geometry,
-    layout: RamLayout,
     pool: &Pool,
     ticker: &Arc<Ticker>,
 ) -> Result<SsdTier> {
@@ -126,7 +128,7 @@ fn open_ssd(
         None => open_on_file(ssd, geometry)?,
     };
     let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
-    Ok(SsdTier::new(tier, device, is_direct, lane, (layout.slack as usize * 3 / 4).max(1), ticker.clone()))
+    Ok(SsdTier::new(tier, device, is_direct, lane, ticker.clone()))
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {

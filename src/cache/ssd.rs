@@ -39,12 +39,10 @@ pub(super) struct SsdTier {
     pub(super) lane: Lane,
     pub(super) is_direct: bool,
     pub(super) state: Mutex<SsdState>,
-    /// The journal's writer is done, a record or a sync of the log, or nothing is under way any more.
+    /// Frames were let go, the journal's writer is done, a record or a sync of the log, or nothing is under way any more.
     pub(super) changed: Condvar,
     pub(super) is_off: AtomicBool,
     pub(super) size: BlockSize,
-    /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
-    pub(super) frames_max: usize,
     /// Appends that are counted in the state and not started yet.
     pub(super) appends_wanted: AtomicU32,
     pub(super) write_operations: AtomicU64,
@@ -95,7 +93,6 @@ impl SsdTier {
         device: Arc<dyn Device>,
         is_direct: bool,
         lane: Lane,
-        frames_max: usize,
         ticker: Arc<Ticker>,
     ) -> Self {
         let size = tier.geometry().block_size;
@@ -120,7 +117,6 @@ impl SsdTier {
             changed: Condvar::new(),
             is_off: AtomicBool::new(false),
             size,
-            frames_max,
             appends_wanted: AtomicU32::new(0),
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),

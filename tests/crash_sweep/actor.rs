@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use terrace::tiers::device::Identity;
 use terrace::tiers::testing::MemoryDevice;
-use terrace::{Background, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume};
+use terrace::{Background, Cache, Config, Device, Error, RamSize, SsdConfig, SsdSize, Volume};
 
 use super::common::{BLOCK, small, ssd_bytes};
 use super::content::{self, Found, SECTOR};
@@ -234,6 +234,10 @@ impl<'a> Actor<'a> {
             Step::Settle => {
                 self.opened.cache.settle()?;
                 self.promise_all();
+            }
+            Step::ResizeRam => {
+                let blocks = self.random.u64(8..3 * self.script.ram_blocks);
+                self.opened.cache.resize_ram(RamSize::Blocks(blocks))?;
             }
             Step::Reopen => {
                 self.close()?;

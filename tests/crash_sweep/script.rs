@@ -5,8 +5,8 @@
 //! says what it promises in [`is_whole_below`] and [`outlives_process`].
 
 use Step::{
-    Die, Discard, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks,
-    WritePart,
+    Die, Discard, Flush, FlushBehind, Read, Reopen, ResizeRam, Scan, Settle, WriteAgain, WriteBeside,
+    WriteBlocks, WritePart,
 };
 use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
@@ -31,6 +31,8 @@ pub(crate) enum Step {
     Flush,
     /// A flush that nobody waits for: what follows runs beside it.
     FlushBehind,
+    /// Gives RAM another size.
+    ResizeRam,
     /// Waits until nothing is under way.
     Settle,
     /// Closes the cache and opens it again.
@@ -238,6 +240,25 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (2, Read),
             (1, Flush),
             (2, FlushBehind),
+        ],
+        ..DEFAULT
+    },
+    // Dirty blocks are more than RAM has room for, all of a sudden.
+    Script {
+        name: "RAM shrinks and grows",
+        modes: &[Back, Through, BackSsd],
+        blocks: 40,
+        steps: 40,
+        mixture: &[
+            (6, ResizeRam),
+            (6, WriteBlocks),
+            (4, WritePart),
+            (3, WriteBeside),
+            (3, Read),
+            (1, Scan),
+            (2, Flush),
+            (2, FlushBehind),
+            (1, Reopen),
         ],
         ..DEFAULT
     },

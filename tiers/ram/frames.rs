@@ -12,8 +12,8 @@
 //! without a copy sound, keeps bytes still under I/O, and lets a block leave the directory while it is read.
 //!
 //! There may be more or fewer of them while they are used ([`Frames::set_count`]): the frames below `count` are lent, one
-//! that is free at or above it is *retired*, and its memory given back. So what is left after a shrink are whole huge pages
-//! at the front, and not holes that the system fills again. A handle of a frame above stays as good as any.
+//! that is free at or above it is *retired*, and its memory goes back to the system. So what is left after a shrink are whole
+//! huge pages at the front, and not holes that the system fills again. A handle of a frame above stays as good as any.
 //!
 //! Invariants:
 //! 1. `references[f]` is the number of handles of frame f, or says that it is retired. Only a frame with none is in a
@@ -29,7 +29,7 @@
 //! No thread, no waiting, no clock; the one function called back is the caller's.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -79,6 +79,8 @@ struct Resizing {
     lent: AtomicU32,
     /// Frames below that which are retired.
     retired: AtomicU32,
+    /// Who retires a frame gives its memory back.
+    gives_back_at_once: AtomicBool,
 }
 
 /// What every `alloc` and free writes, away from what every read of a frame's bytes loads.
@@ -148,6 +150,7 @@ impl Frames {
                 is_running: AtomicBool::new(false),
                 lent: AtomicU32::new(count),
                 retired: AtomicU32::new(0),
+                gives_back_at_once: AtomicBool::new(false),
             },
         });
         for (frame, after) in (1..count).chain([NO_FRAME]).enumerate() {
@@ -187,6 +190,7 @@ impl Frames {
             return Err(Error::Size { what: "RAM for frames", bytes, remedy });
         }
         assert!(!pool.resizing.is_running.swap(true, SeqCst), "one change of the count at a time");
+        pool.resizing.gives_back_at_once.store(false, SeqCst);
         let before = pool.count.swap(count, SeqCst);
         let lent = pool.resizing.lent.fetch_max(count, SeqCst);
         // The lowest are used first.
@@ -203,6 +207,29 @@ impl Frames {
         pool.tell();
         pool.resizing.is_running.store(false, SeqCst);
         Ok(())
+    }
+
+    /// Gives the system the memory of all frames that have gone since [`Self::set_count`], many at once: so it takes whole
+    /// huge pages, and gives such again. That of those which go later is given back as they go.
+    ///
+    /// # Panics
+    /// When the count is being changed.
+    pub fn give_memory_back(&self) {
+        let pool = self.pool();
+        assert!(!pool.resizing.is_running.swap(true, SeqCst), "not while the count changes");
+        pool.resizing.gives_back_at_once.store(true, SeqCst);
+        let (mut frame, lent) = (self.count(), pool.resizing.lent.load(SeqCst));
+        let is_retired = |frame: &u32| pool.references[*frame as usize].load(SeqCst) == RETIRED;
+        while frame < lent {
+            let end = (frame..lent).find(|frame| !is_retired(frame)).unwrap_or(lent);
+            // SAFETY: bounds   - `lent` frames are within the mapping.
+            //         no alias - they are retired, and at or above the count: `alloc` gives such to nobody, and the
+            //                    count stays while `is_running` is set.
+            //         lifetime - the pool owns the memory.
+            unsafe { pool.give_back(frame..end) };
+            frame = (end..lent).find(is_retired).unwrap_or(lent);
+        }
+        pool.resizing.is_running.store(false, SeqCst);
     }
 
     /// Frames that go when they are let go, and are not let go yet; only a hint once other threads run.
@@ -328,17 +355,26 @@ impl Pool {
 
     /// Takes a frame out of use that nobody holds and that is in no list.
     fn retire(&self, frame: u32) {
-        let offset = frame as usize * self.frame_bytes;
-        // SAFETY: bounds   - frames come from the free lists, whose numbers the mapping was made for.
-        //         no alias - it has no handle and is in no list: nobody can have a reference before the mark below.
-        //         lifetime - the pool owns the memory.
-        unsafe { self.memory.give_back(offset, self.frame_bytes) };
+        if self.resizing.gives_back_at_once.load(SeqCst) {
+            // SAFETY: bounds   - frames come from the free lists, whose numbers the mapping was made for.
+            //         no alias - it has no handle and is in no list: nobody can have a reference before the mark below.
+            //         lifetime - the pool owns the memory.
+            unsafe { self.give_back(frame..frame + 1) };
+        }
         self.resizing.retired.fetch_add(1, SeqCst);
         self.references[frame as usize].store(RETIRED, SeqCst);
         if frame < self.count.load(SeqCst) {
             self.take_back_into_use(frame);
         }
         self.tell();
+    }
+
+    /// # Safety
+    /// They are within the mapping, and nobody has a reference to their bytes.
+    unsafe fn give_back(&self, frames: Range<u32>) {
+        let offset = frames.start as usize * self.frame_bytes;
+        // SAFETY: the caller's promises are the same.
+        unsafe { self.memory.give_back(offset, frames.len() * self.frame_bytes) };
     }
 
     /// Frees a frame that is retired, unless another does.

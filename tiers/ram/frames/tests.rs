@@ -248,6 +248,7 @@ fn a_shrunk_pool_gives_its_memory_back_and_a_grown_one_takes_only_what_is_writte
     assert!(resident() >= before + 100 * MIB, "128 MiB are written");
     drop(all);
     frames.set_count(1024).expect("it fits");
+    frames.give_memory_back();
     // Other tests of this process take some meanwhile.
     assert!(resident() < before + 80 * MIB, "16 MiB are left: {} and {}", before, resident());
     frames.set_count(8192).expect("it fits");
@@ -286,6 +287,9 @@ fn no_frame_is_lost_or_lent_twice_while_the_count_changes_beside_other_threads()
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..ROUNDS / 20 {
             frames.set_count(random.u32(1..=20)).expect("it fits");
+            if random.bool() {
+                frames.give_memory_back();
+            }
         }
         is_over.store(true, SeqCst);
     });
