@@ -22,7 +22,8 @@ mod stats;
 mod sync;
 
 pub use cache::{
-    Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture, Volume, WriteFuture,
+    Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture, SsdResized, Volume,
+    WriteFuture,
 };
 pub use config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize, WriteMode};
 pub use error::{Error, Result, TierError};

@@ -1,4 +1,4 @@
-//! RAM grows and shrinks while the cache is used.
+//! RAM and the cache file grow and shrink while the cache is used.
 
 mod common;
 
@@ -6,7 +6,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{BLOCK, bytes_of, content, eventually, held, seed, small, ssd_bytes, stored, without_hanging};
+use common::{
+    BLOCK, Files, bytes_of, content, eventually, held, seed, small, ssd_bytes, stored, without_hanging,
+};
 use terrace::tiers::testing::{Fault, MemoryDevice, Operation};
 use terrace::{Cache, Config, Device, Error, RamSize, SsdConfig, SsdSize, Volume, WriteMode};
 
@@ -180,7 +182,7 @@ fn traffic(volume: &Volume, thread: u64, seed: u64, is_over: &AtomicBool) {
 fn resizes_beside_traffic(mode: WriteMode, shards: u32) {
     let seed = seed();
     let disk = disk_of(400);
-    let ssd = Arc::new(MemoryDevice::new(ssd_bytes(300)));
+    let ssd = Arc::new(MemoryDevice::new(ssd_bytes(1500)));
     let mut config = Config { shards: Some(shards), writeback_delay_ms: 1, ..small(200) };
     config.ssd = Some(SsdConfig::on_device(ssd, SsdSize::Blocks(300)));
     let cache = Cache::open(&config).expect("the cache opens");
@@ -200,10 +202,12 @@ fn resizes_beside_traffic(mode: WriteMode, shards: u32) {
                 let cache = cache.clone();
                 scope.spawn(move || {
                     let mut random = fastrand::Rng::with_seed(seed ^ resizer << 32);
-                    for step in 0..40 {
+                    for step in 0..20 {
                         let blocks = if step % 5 == 0 { 8 * u64::from(shards) } else { random.u64(64..600) };
                         let resized = cache.resize_ram(RamSize::Blocks(blocks)).expect("a size that works");
                         assert_eq!(resized.blocks, blocks, "seed {seed}");
+                        let size = SsdSize::Blocks(random.u64(100..1500));
+                        cache.resize_ssd(size).expect("the device is large enough");
                     }
                 })
             })
@@ -272,4 +276,155 @@ fn a_writer_that_waited_while_ram_shrank_goes_on() {
     without_hanging(move || writer.join().expect("no write fails"));
     eventually("the writers are let go", || in_ram(&volume, 50..51) == 1);
     cache.close().expect("the cache closes");
+}
+
+/// A cache of little RAM over `disk` with a cache file of `ssd_blocks`.
+fn on_file(disk: &Arc<MemoryDevice>, files: &Files, ssd_blocks: u64, mode: WriteMode) -> (Cache, Volume) {
+    let mut config = Config { writeback_delay_ms: 1, ..small(16) };
+    config.ssd = Some(SsdConfig::new(files.ssd(), SsdSize::Blocks(ssd_blocks)));
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", disk.clone(), mode).expect("the volume attaches");
+    (cache, volume)
+}
+
+/// Reads `blocks` so that none is dropped on its way to the SSD.
+fn read_slowly(cache: &Cache, volume: &Volume, blocks: std::ops::Range<u64>) {
+    for first in blocks.clone().step_by(16) {
+        for block in first..blocks.end.min(first + 16) {
+            assert!(read(volume, block) == content(block, 1), "block {block}");
+        }
+        cache.settle().expect("the cache settles");
+    }
+}
+
+fn file_bytes(files: &Files) -> u64 {
+    std::fs::metadata(files.ssd()).expect("it is there").len()
+}
+
+#[test]
+fn a_grown_cache_file_keeps_its_copies_has_room_for_more_and_is_warm_when_it_is_opened_again() {
+    let (disk, files) = (disk_of(1000), Files::new());
+    let (cache, volume) = on_file(&disk, &files, 100, WriteMode::Back);
+    read_slowly(&cache, &volume, 0..100);
+    let before = cache.stats().ssd;
+    let resized = cache.resize_ssd(SsdSize::Blocks(1000)).expect("the disk has room");
+    assert_eq!(file_bytes(&files), resized.file_bytes);
+    assert!(resized.blocks > 800, "{resized:?}");
+    let after = cache.stats().ssd;
+    assert_eq!((after.cached_blocks, after.capacity_blocks), (before.cached_blocks, resized.blocks));
+    read_slowly(&cache, &volume, 100..700);
+    assert!(cache.stats().ssd.cached_blocks > 600, "{:?}", cache.stats().ssd);
+    cache.close().expect("the cache closes");
+    drop((cache, volume));
+    let (cache, volume) = on_file(&disk, &files, 1000, WriteMode::Back);
+    assert_eq!(cache.stats().ssd.capacity_blocks, resized.blocks, "it is that large already");
+    assert!((0..700).all(|block| read(&volume, block) == content(block, 1)));
+    assert!(cache.stats().read_ssd_hits > 600, "{:?}", cache.stats());
+    cache.close().expect("the cache closes");
+}
+
+#[test]
+fn a_shrunk_cache_file_ends_earlier_and_serves_what_is_left() {
+    let (disk, files) = (disk_of(1000), Files::new());
+    let (cache, volume) = on_file(&disk, &files, 800, WriteMode::Back);
+    let full = file_bytes(&files);
+    read_slowly(&cache, &volume, 0..900);
+    let resized = cache.resize_ssd(SsdSize::Bytes(full / 3)).expect("all may go");
+    assert_eq!(file_bytes(&files), resized.file_bytes);
+    assert!(resized.file_bytes <= full / 3 && resized.blocks > 150, "{resized:?}");
+    assert!((0..900).all(|block| read(&volume, block) == content(block, 1)));
+    cache.settle().expect("the cache settles");
+    let ssd = cache.stats().ssd;
+    assert!(ssd.cached_blocks > 100 && ssd.cached_blocks <= resized.blocks + 64, "{ssd:?}");
+    cache.assert_quiet();
+    cache.close().expect("the cache closes");
+    drop((cache, volume));
+    let (cache, volume) = on_file(&disk, &files, 800, WriteMode::Back);
+    assert!(cache.stats().ssd.capacity_blocks > 700, "an opening with another size resizes");
+    assert!((0..900).all(|block| read(&volume, block) == content(block, 1)));
+    assert!(cache.stats().read_ssd_hits > 50 && cache.stats().ssd_errors == 0);
+    cache.close().expect("the cache closes");
+}
+
+#[test]
+fn dirty_blocks_in_the_log_stay_when_the_file_grows_and_go_below_when_it_ends_before_them() {
+    let (disk, files) = (disk_of(400), Files::new());
+    let (cache, volume) = on_file(&disk, &files, 300, WriteMode::BackSsd);
+    for round in 2..6 {
+        (0..300).for_each(|block| write(&volume, block, round));
+        volume.flush().expect("the log takes it");
+        let blocks = if round % 2 == 0 { 900 } else { 100 };
+        cache.resize_ssd(SsdSize::Blocks(blocks)).unwrap_or_else(|e| panic!("{e}"));
+        assert!((0..300).all(|block| read(&volume, block) == content(block, round)), "round {round}");
+    }
+    cache.close().expect("the cache closes");
+    drop((cache, volume));
+    let (cache, volume) = on_file(&disk, &files, 300, WriteMode::Back);
+    assert!((0..300).all(|block| read(&volume, block) == content(block, 5)));
+    assert!((0..300).all(|block| stored(&*disk, block * BLOCK as u64, BLOCK) == content(block, 5)));
+    cache.close().expect("the cache closes");
+}
+
+#[test]
+fn a_shrink_past_dirty_blocks_that_cannot_go_below_is_given_up() {
+    let disk = disk_of(400);
+    let ssd: Arc<dyn Device> = Arc::new(MemoryDevice::new(ssd_bytes(600)));
+    let open = |blocks| {
+        let mut config = Config { writeback_delay_ms: 1, ..small(100) };
+        config.ssd = Some(SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(blocks)));
+        Cache::open(&config)
+    };
+    let cache = open(600).expect("the cache opens");
+    let volume = cache.attach("disk", disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    let before = cache.stats().ssd.capacity_blocks;
+    disk.fail(Fault::every(Operation::Write));
+    // More than one segment of the log, so that some are where the file would end.
+    (0..250).for_each(|block| write(&volume, block, 2));
+    volume.flush().expect("the log takes it");
+    let mut refused = 0;
+    for blocks in [30, 60] {
+        match cache.resize_ssd(SsdSize::Blocks(blocks)) {
+            Ok(_) => {}
+            Err(Error::StillDirty { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0 && cache.stats().ssd.capacity_blocks == before);
+    assert!((0..250).all(|block| read(&volume, block) == content(block, 2)));
+    write(&volume, 300, 2);
+    volume.flush().expect("the log goes on");
+    drop((cache, volume));
+    disk.clear_faults();
+    let cache = open(600).expect("the cache opens");
+    // Nobody has attached the volume that they belong to.
+    let error =
+        cache.resize_ssd(SsdSize::Blocks(30)).expect_err("its dirty blocks would be lost").to_string();
+    assert!(error.contains("attach"), "{error}");
+    let volume = cache.attach("disk", disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    cache.resize_ssd(SsdSize::Blocks(30)).expect("they go below");
+    assert!((0..250).all(|block| read(&volume, block) == content(block, 2)));
+    cache.close().expect("the cache closes");
+}
+
+#[test]
+fn a_cache_file_that_finds_no_room_stays_as_it_is() {
+    let disk = disk_of(300);
+    let ssd = Arc::new(MemoryDevice::new(ssd_bytes(200)));
+    let mut config = small(16);
+    config.ssd = Some(SsdConfig::on_device(ssd, SsdSize::Blocks(200)));
+    let (cache, volume) = on(&disk, &config);
+    (0..150).for_each(|block| drop(read(&volume, block)));
+    cache.settle().expect("the cache settles");
+    let before = cache.stats().ssd;
+    cache.resize_ssd(SsdSize::Blocks(2000)).expect_err("the device is no larger");
+    let error = cache.resize_ssd(SsdSize::Bytes(10_000)).expect_err("too small").to_string();
+    assert!(error.contains("give it at least"), "{error}");
+    let after = cache.stats().ssd;
+    assert_eq!((after.capacity_blocks, after.cached_blocks), (before.capacity_blocks, before.cached_blocks));
+    assert!((0..150).all(|block| read(&volume, block) == content(block, 1)));
+    assert!(cache.stats().ssd_in_use);
+    cache.close().expect("the cache closes");
+    let (cache, _volume) = on(&disk, &small(16));
+    let error = cache.resize_ssd(SsdSize::Blocks(100)).expect_err("there is none").to_string();
+    assert!(error.contains("no SSD"), "{error}");
 }

@@ -26,11 +26,12 @@
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `resize`    | another size of RAM while the cache is used                                   |
+//! | `resize_ssd` | and of the cache file                                                        |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
-//! volumes, never a shard while one of the others is held. `closing`, or `resizing`, comes before all; `attach` takes `volumes`, then
+//! volumes, never a shard while one of the others is held. `closing` comes before all, then `resizing`; `attach` takes `volumes`, then
 //! `lanes` or the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
 //! copy what is in it, under any of them.
 //!
@@ -55,6 +56,7 @@ mod read;
 mod reclaim;
 mod recover;
 mod resize;
+mod resize_ssd;
 mod ssd;
 mod steady;
 mod ticker;
@@ -70,7 +72,7 @@ use hashbrown::{HashMap, HashSet};
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::ram::frames::Frames;
 
-use crate::config::{Background, Clock, Config, RamSize};
+use crate::config::{Background, Clock, Config, RamSize, SsdSize};
 use crate::error::{Error, Result};
 use crate::pool::{Lane, Pool};
 use crate::stats::Stats;
@@ -81,6 +83,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
 pub use resize::RamResized;
+pub use resize_ssd::SsdResized;
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
@@ -150,6 +153,8 @@ struct Inner {
     closing: Mutex<()>,
     /// What the cache is made of now; held while that changes.
     resizing: Mutex<Config>,
+    /// The cache file is written through ahead.
+    prepares: bool,
 }
 
 /// The volumes that are attached; there may be hundreds of thousands.
@@ -219,6 +224,21 @@ impl Cache {
     /// to leave and cannot be written: the size is as it was. [`Error::Closed`].
     pub fn resize_ram(&self, ram: RamSize) -> Result<RamResized> {
         self.handle.inner.resize_ram(ram)
+    }
+
+    /// Makes the cache file on the SSD larger or smaller while it is used: as many of its segments as fit the size. A
+    /// larger file takes its space at once, so that it cannot find the disk full later. For a smaller one the segments
+    /// beyond its end are emptied first: dirty blocks go below, what was hit often moves on, the rest goes. Reads and writes
+    /// go on meanwhile. A crash at any moment leaves a file of the old or of the new size. Not for callbacks to call.
+    ///
+    /// A file that is opened with another size than it has is resized so, before [`Self::open`] returns.
+    ///
+    /// # Errors
+    /// [`Error::Tier`] when the disk is full, or the size is too small, with one that works; [`Error::StillDirty`] when
+    /// dirty blocks cannot go below; [`Error::Config`] when they are of volumes that are not attached, or there is no SSD.
+    /// The size is as it was then.
+    pub fn resize_ssd(&self, size: SsdSize) -> Result<SsdResized> {
+        self.handle.inner.resize_ssd(size)
     }
 
     /// Flushes everything, leaves the cache file in order and ends all threads. A second call does nothing.

@@ -78,9 +78,16 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         clock: config.clock.clone(),
         closed: AtomicBool::new(false),
         closing: Mutex::new(()),
+        prepares: config.ssd.as_ref().is_some_and(|ssd| ssd.prepare),
         resizing: Mutex::new(Config { shards: Some(layout.shards), ssd: None, ..config.clone() }),
     });
     start(&inner, config);
+    if let Some(ssd) = &config.ssd
+        && let Err(error) = inner.resize_ssd(ssd.size)
+    {
+        inner.stop();
+        return Err(error);
+    }
     Ok(inner)
 }
 
@@ -284,6 +291,8 @@ impl Inner {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        // A resize that runs sees that too, and ends.
+        drop(self.resizing.lock());
         self.wait_for_stores();
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {

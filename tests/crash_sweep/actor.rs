@@ -11,7 +11,7 @@ use terrace::{Background, Cache, Config, Device, Error, RamSize, SsdConfig, SsdS
 use super::common::{BLOCK, small, ssd_bytes};
 use super::content::{self, Found, SECTOR};
 use super::history::{Life, Mark, Marks};
-use super::script::{Script, Step, outlives_process};
+use super::script::{SSD_GROWTH, Script, Step, outlives_process};
 use super::sweep::Tally;
 
 pub(crate) const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
@@ -30,7 +30,9 @@ impl Stage {
     /// New devices, recorded in the journal of `marks`, the SSD first.
     pub(crate) fn recorded(script: &Script, marks: &Marks) -> Self {
         let disk_bytes = script.blocks * BLOCK as u64;
-        let sizes = [ssd_bytes(script.ssd_blocks)].into_iter().chain(script.modes.iter().map(|_| disk_bytes));
+        let resizes = script.mixture.iter().any(|(_, step)| *step == Step::ResizeSsd);
+        let ssd_blocks = if resizes { SSD_GROWTH * script.ssd_blocks } else { script.ssd_blocks };
+        let sizes = [ssd_bytes(ssd_blocks)].into_iter().chain(script.modes.iter().map(|_| disk_bytes));
         Self::of(sizes.map(MemoryDevice::new), Some(marks))
     }
 
@@ -238,6 +240,11 @@ impl<'a> Actor<'a> {
             Step::ResizeRam => {
                 let blocks = self.random.u64(8..3 * self.script.ram_blocks);
                 self.opened.cache.resize_ram(RamSize::Blocks(blocks))?;
+            }
+            Step::ResizeSsd => {
+                let blocks = self.script.ssd_blocks;
+                let blocks = self.random.u64(blocks / 2..=SSD_GROWTH * blocks);
+                self.opened.cache.resize_ssd(SsdSize::Blocks(blocks))?;
             }
             Step::Reopen => {
                 self.close()?;

@@ -5,8 +5,8 @@
 //! says what it promises in [`is_whole_below`] and [`outlives_process`].
 
 use Step::{
-    Die, Discard, Flush, FlushBehind, Read, Reopen, ResizeRam, Scan, Settle, WriteAgain, WriteBeside,
-    WriteBlocks, WritePart,
+    Die, Discard, Flush, FlushBehind, Read, Reopen, ResizeRam, ResizeSsd, Scan, Settle, WriteAgain,
+    WriteBeside, WriteBlocks, WritePart,
 };
 use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
@@ -33,6 +33,8 @@ pub(crate) enum Step {
     FlushBehind,
     /// Gives RAM another size.
     ResizeRam,
+    /// Gives the cache file another size, of half to [`SSD_GROWTH`] times its blocks.
+    ResizeSsd,
     /// Waits until nothing is under way.
     Settle,
     /// Closes the cache and opens it again.
@@ -40,6 +42,9 @@ pub(crate) enum Step {
     /// The process dies and another one opens the cache. The devices keep what they were given, synced or not.
     Die,
 }
+
+/// How much larger than at first the cache file may become.
+pub(crate) const SSD_GROWTH: u64 = 4;
 
 pub(crate) struct Script {
     pub(crate) name: &'static str,
@@ -258,6 +263,27 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (1, Scan),
             (2, Flush),
             (2, FlushBehind),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    // Its checkpoints move behind the last segment and back, and segments come and go with what is in them. Whoever opens
+    // it after a crash wants the first size again.
+    Script {
+        name: "the cache file grows and shrinks",
+        modes: &[Back, Through, BackSsd],
+        blocks: 40,
+        ssd_blocks: 24,
+        steps: 30,
+        mixture: &[
+            (6, ResizeSsd),
+            (5, WriteBlocks),
+            (3, WritePart),
+            (3, Read),
+            (3, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (1, ResizeRam),
             (1, Reopen),
         ],
         ..DEFAULT

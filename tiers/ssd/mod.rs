@@ -7,6 +7,7 @@
 //! | encoding   | the bytes of journal entries and checkpoint items                                  |
 //! | plan       | the plans given out, and their I/O                                                 |
 //! | index      | which block is in which place                                                      |
+//! | moving_index | the same, while it gets a table of another size                                  |
 //! | log        | segments and slots: who is written to, who goes next                               |
 //! | segment    | the states of one segment                                                          |
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
@@ -14,6 +15,7 @@
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
+//! | resize     | another size of the file                                                           |
 //! | recover    | which copies of a file at rest are believed                                        |
 //! | stats      | the counters                                                                       |
 //! | fuzz       | any bytes in place of a file's, for tests                                          |
@@ -47,10 +49,12 @@ mod geometry;
 mod index;
 mod journal;
 mod log;
+mod moving_index;
 mod plan;
 mod record;
 mod recover;
 mod recover_log;
+mod resize;
 mod segment;
 mod slot_bits;
 mod stats;
@@ -86,9 +90,10 @@ use admission::Admission;
 use dirty_log::DirtyLog;
 use encoding::JournalEntry;
 use format::{Pages, crc32c};
-use index::{Found, Index, Place};
+use index::{Found, Place};
 use journal::Journal;
 use log::Log;
+use moving_index::MovingIndex;
 use segment::Stream;
 use void::region_of;
 use volumes::Volumes;
@@ -96,11 +101,13 @@ use volumes::Volumes;
 /// The bookkeeping of the SSD tier.
 pub struct Ssd {
     geometry: Geometry,
+    /// What the superblocks say.
+    durable_geometry: Geometry,
     file_id: u64,
     opening: u32,
     is_simulated: bool,
     log: Log,
-    index: Index,
+    index: MovingIndex,
     dirty: DirtyLog,
     admission: Admission,
     journal: Journal,
@@ -127,11 +134,12 @@ impl Ssd {
     fn empty(geometry: Geometry, policy: SsdPolicy, file_id: u64, is_simulated: bool) -> Self {
         Self {
             geometry,
+            durable_geometry: geometry,
             file_id,
             opening: 1,
             is_simulated,
             log: Log::new(geometry, file_id, is_simulated),
-            index: Index::new(geometry.slot_count()),
+            index: MovingIndex::new(geometry.slot_count()),
             dirty: DirtyLog::new(&geometry),
             admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: Journal::new(geometry, file_id, JournalSeq(0), 1, is_simulated),
@@ -175,22 +183,25 @@ impl Ssd {
         recover::is_unmade(device)
     }
 
-    /// Opens an existing one: superblock, checkpoint, journal, summaries.
+    /// Opens an existing one, superblock, checkpoint, journal, summaries. Its layout is the one that it has; of
+    /// `wanted` the block size must be the same.
     ///
     /// # Errors
     /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the field, [`Error::Damaged`].
     pub fn open(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
-        let found = recover::recover(device, &wanted)?;
+        let found = recover::recover(device, wanted.block_size)?;
+        let geometry = found.superblock.geometry;
         let mut ssd = Self {
-            geometry: wanted,
+            geometry,
+            durable_geometry: geometry,
             file_id: found.superblock.file_id,
             opening: found.superblock.opening + 1,
             is_simulated: false,
             fills: found.log.has_room(),
             log: found.log,
-            index: found.index,
+            index: found.index.into(),
             dirty: found.dirty,
-            admission: Admission::new(policy, wanted.capacity_blocks()),
+            admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: found.journal,
             volumes: found.volumes,
             marked: BTreeSet::new(),

@@ -1,0 +1,159 @@
+//! Another size for the SSD tier while the cache is used; `tiers/ssd/resize.rs` has the steps and what makes them safe.
+//!
+//! - A grow takes the space first: when the disk is full nothing has changed. Then the tier uses it after one checkpoint.
+//! - A shrink has the segments beyond the new end destaged and emptied, as ever: what was hit often moves on, the rest goes.
+//!   Reads and writes go on, to what is left. It is given up, and nothing has changed, when a dirty block cannot go below.
+//! - The SSD's lock is held as for any append or reclaim, for one walk through the segments, the slots' bits (3 bits a slot)
+//!   and the ghosts (2 bytes a block), and for 2048 entries of the index at a time.
+//! - Reads that were planned before a shrink may find the end of the file: the block is not there any more, and they are
+//!   read from below, like all reads of blocks that moved meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_tiers::ssd::{Geometry, Ssd};
+
+use super::ssd::SsdTier;
+use super::{Inner, Result};
+use crate::config::SsdSize;
+use crate::error::Error;
+use crate::sync::{Instant, Mutex};
+
+/// How often a shrink looks whether there is something to empty, in case nobody says so.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What [`super::Cache::resize_ssd`] came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SsdResized {
+    /// Of the cache file: at most what was asked for.
+    pub file_bytes: u64,
+    /// Blocks that it has room for now.
+    pub blocks: u64,
+}
+
+/// How draining the log of the volumes goes.
+#[derive(Default)]
+struct Drains {
+    ended: usize,
+    failure: Option<Error>,
+}
+
+impl Inner {
+    /// See [`super::Cache::resize_ssd`].
+    pub(super) fn resize_ssd(self: &Arc<Self>, size: SsdSize) -> Result<SsdResized> {
+        let _config = self.resizing.lock();
+        self.check_open()?;
+        let ssd = self.ssd_in_use();
+        let ssd =
+            ssd.ok_or_else(|| Error::Config("there is no SSD in use whose size could change".into()))?;
+        let file_bytes = match size {
+            SsdSize::Bytes(bytes) => bytes,
+            SsdSize::Blocks(blocks) => Geometry::for_blocks(self.size, blocks)?.file_bytes(),
+        };
+        let before = ssd.with(|tier| tier.geometry());
+        let geometry = ssd.with(|tier| tier.plan_resize(file_bytes))?;
+        if geometry.segment_count > before.segment_count {
+            ssd.device.resize(geometry.file_bytes())?;
+            ssd.with(|tier| tier.begin_grow(geometry));
+            self.finish_resize(&ssd)?;
+        } else if geometry != before {
+            self.empty_end(&ssd, geometry)?;
+            ssd.with(|tier| tier.begin_fewer(geometry));
+            self.finish_resize(&ssd)?;
+            ssd.device.resize(geometry.file_bytes())?;
+        }
+        Ok(SsdResized { file_bytes: geometry.file_bytes(), blocks: geometry.capacity_blocks() })
+    }
+
+    /// Makes the new layout durable, and moves what is in RAM to it.
+    fn finish_resize(self: &Arc<Self>, ssd: &Arc<SsdTier>) -> Result<()> {
+        // One that was under way may have begun with the old layout.
+        while !ssd.with(|tier| tier.is_resize_durable()) {
+            if ssd.is_off() {
+                return Err(switched_off());
+            }
+            ssd.run_checkpoint(false)?;
+        }
+        while ssd.with(Ssd::step_resize) {}
+        if self.is_continuous() && self.prepares {
+            self.start_preparing(ssd);
+        }
+        Ok(())
+    }
+
+    /// Has everything go that `geometry` has no segments for.
+    fn empty_end(self: &Arc<Self>, ssd: &Arc<SsdTier>, geometry: Geometry) -> Result<()> {
+        let seals = ssd.with(|tier| tier.begin_shrink(geometry));
+        if seals.into_iter().fold(false, |is_mine, seal| is_mine | ssd.queue_seal(seal)) {
+            self.run_seals(ssd);
+        }
+        let emptied = self.destage_end(ssd).and_then(|()| self.reclaim_end(ssd));
+        if emptied.is_err() {
+            ssd.with(Ssd::give_shrink_up);
+        }
+        emptied
+    }
+
+    /// Has the log leave the end of the file.
+    fn destage_end(self: &Arc<Self>, ssd: &Arc<SsdTier>) -> Result<()> {
+        let volumes = self.volumes();
+        let drains = Arc::new(Mutex::new(Drains::default()));
+        if ssd.with(|tier| tier.has_log_leaving()) {
+            for volume in &volumes {
+                let drains = drains.clone();
+                let done = move |result: Result<()>| {
+                    let mut drains = drains.lock();
+                    drains.ended += 1;
+                    drains.failure = result.err().or(drains.failure.take());
+                };
+                volume.destage.lock().drains.push(Box::new(done));
+                self.start_destage(volume);
+            }
+        }
+        loop {
+            ssd.with(Ssd::retire_unneeded);
+            let (dirty_blocks, is_leaving) = ssd.with(|tier| (tier.dirty_blocks(), tier.has_log_leaving()));
+            if !is_leaving {
+                return Ok(());
+            }
+            if ssd.is_off() {
+                return Err(switched_off());
+            }
+            self.check_open()?;
+            let drains = drains.lock();
+            if let Some(error) = &drains.failure {
+                return Err(error.clone());
+            }
+            if drains.ended == volumes.len() {
+                return Err(Error::Config(format!(
+                    "the cache file has {dirty_blocks} dirty blocks where it is to end, of volumes that are not attached; \
+                     leave it its size, attach them, and ask again"
+                )));
+            }
+            drop(drains);
+            ssd.changed.wait_until(&mut ssd.state.lock(), Instant::now() + LOOK);
+        }
+    }
+
+    fn reclaim_end(self: &Arc<Self>, ssd: &Arc<SsdTier>) -> Result<()> {
+        loop {
+            self.start_reclaim(ssd);
+            ssd.make_durable(None)?;
+            if ssd.with(|tier| tier.is_emptied()) {
+                return Ok(());
+            }
+            if ssd.is_off() {
+                return Err(switched_off());
+            }
+            self.check_open()?;
+            if !self.is_continuous() {
+                self.settle_ssd(ssd);
+            }
+            ssd.changed.wait_until(&mut ssd.state.lock(), Instant::now() + LOOK);
+        }
+    }
+}
+
+fn switched_off() -> Error {
+    Error::Config("the SSD was switched off while its size changed; `Stats::ssd_off_for` says why".into())
+}
