@@ -231,7 +231,8 @@ impl Cache {
     /// beyond its end are emptied first: dirty blocks go below, what was hit often moves on, the rest goes. Reads and writes
     /// go on meanwhile. A crash at any moment leaves a file of the old or of the new size. Not for callbacks to call.
     ///
-    /// A file that is opened with another size than it has is resized so, before [`Self::open`] returns.
+    /// A file that is opened with another size than it has is resized so before [`Self::open`] returns, unless it would
+    /// become smaller and has dirty blocks: then it keeps its size until this is called, with their volumes attached.
     ///
     /// # Errors
     /// [`Error::Tier`] when the disk is full, or the size is too small, with one that works; [`Error::StillDirty`] when

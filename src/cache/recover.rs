@@ -83,7 +83,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
     });
     start(&inner, config);
     if let Some(ssd) = &config.ssd
-        && let Err(error) = inner.resize_ssd(ssd.size)
+        && let Err(error) = inner.fit_ssd(ssd.size)
     {
         inner.stop();
         return Err(error);

@@ -136,7 +136,7 @@ impl Inner {
 
     /// Has blocks leave where there are too many; whether there are no more of those.
     fn shed_all(self: &Arc<Self>) -> bool {
-        self.shards.iter().fold(true, |is_done, shard| self.shed(shard) && is_done)
+        self.shards.iter().filter(|shard| !self.shed(shard)).count() == 0
     }
 
     fn shed(self: &Arc<Self>, shard: &CachePadded<Mutex<Shard>>) -> bool {

@@ -46,10 +46,7 @@ impl Inner {
         let ssd = self.ssd_in_use();
         let ssd =
             ssd.ok_or_else(|| Error::Config("there is no SSD in use whose size could change".into()))?;
-        let file_bytes = match size {
-            SsdSize::Bytes(bytes) => bytes,
-            SsdSize::Blocks(blocks) => Geometry::for_blocks(self.size, blocks)?.file_bytes(),
-        };
+        let file_bytes = self.file_bytes_of(size)?;
         let before = ssd.with(|tier| tier.geometry());
         let geometry = ssd.with(|tier| tier.plan_resize(file_bytes))?;
         if geometry.segment_count > before.segment_count {
@@ -63,6 +60,23 @@ impl Inner {
             ssd.device.resize(geometry.file_bytes())?;
         }
         Ok(SsdResized { file_bytes: geometry.file_bytes(), blocks: geometry.capacity_blocks() })
+    }
+
+    /// A file that was opened with another size than it has gets that. One with dirty blocks does not become smaller: they
+    /// may be at its end, and nobody has attached the volumes yet that they belong to.
+    pub(super) fn fit_ssd(self: &Arc<Self>, size: SsdSize) -> Result<()> {
+        let Some(ssd) = self.ssd_in_use() else { return Ok(()) };
+        let file_bytes = self.file_bytes_of(size)?;
+        let keeps_size =
+            ssd.with(|tier| file_bytes < tier.geometry().file_bytes() && tier.dirty_blocks() > 0);
+        if keeps_size { Ok(()) } else { self.resize_ssd(size).map(drop) }
+    }
+
+    fn file_bytes_of(&self, size: SsdSize) -> Result<u64> {
+        Ok(match size {
+            SsdSize::Bytes(bytes) => bytes,
+            SsdSize::Blocks(blocks) => Geometry::for_blocks(self.size, blocks)?.file_bytes(),
+        })
     }
 
     /// Makes the new layout durable, and moves what is in RAM to it.

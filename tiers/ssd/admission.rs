@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_was_refused_before_a_resize_is_met_again_after_it() {
-        for (capacity, known_min) in [(20_000, 9500), (25_000, 9500), (7000, 5000), (5000, 4000)] {
+        for (capacity, known_min) in [(20_000, 9500), (25_000, 8800), (7000, 4500), (5000, 3500)] {
             let mut ghost = Ghost::new(20_000);
             (0..10_000).for_each(|number| ghost.remember(block(number)));
             let mut resized = ghost.resized(capacity);
