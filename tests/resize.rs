@@ -183,7 +183,7 @@ fn traffic(volume: &Volume, thread: u64, seed: u64, is_over: &AtomicBool) {
 fn resizes_beside_traffic(mode: WriteMode, shards: u32) {
     let seed = seed();
     let disk = disk_of(400);
-    let ssd = Arc::new(MemoryDevice::new(ssd_bytes(1500)));
+    let ssd = Arc::new(MemoryDevice::new(ssd_bytes(3000)));
     let mut config = Config { shards: Some(shards), writeback_delay_ms: 1, ..small(200) };
     config.ssd = Some(SsdConfig::on_device(ssd, SsdSize::Blocks(300)));
     let cache = Cache::open(&config).expect("the cache opens");

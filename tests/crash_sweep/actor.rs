@@ -31,7 +31,8 @@ impl Stage {
     pub(crate) fn recorded(script: &Script, marks: &Marks) -> Self {
         let disk_bytes = script.blocks * BLOCK as u64;
         let resizes = script.mixture.iter().any(|(_, step)| *step == Step::ResizeSsd);
-        let ssd_blocks = if resizes { SSD_GROWTH * script.ssd_blocks } else { script.ssd_blocks };
+        // The layout of a few blocks less may be the larger one.
+        let ssd_blocks = if resizes { 2 * SSD_GROWTH * script.ssd_blocks } else { script.ssd_blocks };
         let sizes = [ssd_bytes(ssd_blocks)].into_iter().chain(script.modes.iter().map(|_| disk_bytes));
         Self::of(sizes.map(MemoryDevice::new), Some(marks))
     }
