@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use terrace_tiers::block::BlockSize;
 use terrace_tiers::device::Device;
+use terrace_tiers::mark::MarkPlace;
 use terrace_tiers::ram::arc_policy::ArcPolicy;
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::SsdPolicy;
@@ -44,13 +45,25 @@ pub struct SsdConfig {
     pub direct: bool,
     /// Write the file through once, in the background: appending to written space is six times as fast as to holes.
     pub prepare: bool,
+    pub recovery: Recovery,
+}
+
+/// When a cache serves whose file held something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recovery {
+    /// As soon as it is known which blocks are newer than the backing store. Clean copies are found again beside the
+    /// requests, or with [`Background::OnSettle`] in [`crate::Cache::settle`]; until then they are misses.
+    BesideServing,
+    /// When all that it held is known: for runs that are to be compared.
+    BeforeServing,
 }
 
 impl SsdConfig {
     /// A file of this size, and the default of everything else.
     pub fn new(path: impl Into<PathBuf>, size: SsdSize) -> Self {
         let policy = SsdPolicy::default();
-        Self { path: path.into(), device: None, size, policy, direct: true, prepare: true }
+        let recovery = Recovery::BesideServing;
+        Self { path: path.into(), device: None, size, policy, direct: true, prepare: true, recovery }
     }
 
     /// The tier on a device of the caller's, at least as long as [`terrace_tiers::ssd::Geometry::file_bytes`] says; one
@@ -80,6 +93,29 @@ impl WriteMode {
     pub(crate) fn waits_for_backing(self) -> bool {
         matches!(self, Self::Through | Self::Around)
     }
+}
+
+/// What is done with an SSD that is away, or was, while its volume has blocks on it that the backing store lacks.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum StaleSsd {
+    /// The volume is not attached.
+    #[default]
+    Refuse,
+    /// The blocks that only the SSD has are given up, for good.
+    Forget,
+    /// What the SSD has is taken for newer than the backing store, though that was written since. For one that was away by
+    /// mistake, when what was written meanwhile is worth less.
+    Believe,
+}
+
+/// What can be chosen when a volume is attached, beside its mode.
+#[derive(Clone, Default)]
+pub struct AttachOptions {
+    /// Where the volume's mark is kept (see `terrace::tiers::mark`); none: beside a backing file, under its name and
+    /// `.terrace`, and nowhere for devices that know no such place. Without a mark nobody can tell that an SSD which has
+    /// newer blocks of the volume is missing, or too old.
+    pub mark: Option<Arc<dyn MarkPlace>>,
+    pub stale_ssd: StaleSsd,
 }
 
 /// The time that the SSD's write budget runs on.

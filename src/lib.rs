@@ -25,7 +25,9 @@ pub use cache::{
     Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture, SsdResized, Volume,
     WriteFuture,
 };
-pub use config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize, WriteMode};
+pub use config::{
+    AttachOptions, Background, Clock, Config, RamSize, Recovery, SsdConfig, SsdSize, StaleSsd, WriteMode,
+};
 pub use error::{Error, Result, TierError};
 pub use simulate::Simulation;
 pub use stats::{SsdFailure, Stats};

@@ -262,10 +262,11 @@ fn a_resize_beside_a_close_ends_before_it_or_says_that_the_cache_is_closed() {
 #[test]
 fn a_writer_that_waited_while_ram_shrank_goes_on() {
     let disk = disk_of(100);
-    let (cache, volume) = on(&disk, &held(60));
-    (0..50).for_each(|block| write(&volume, block, 2));
+    // Not an hour between two tries, as elsewhere.
+    let (cache, volume) = on(&disk, &Config { writeback_delay_ms: 1, ..held(60) });
     // Its blocks are dirty for as long as the disk does not write them.
     disk.fail(Fault::every(Operation::Write));
+    (0..50).for_each(|block| write(&volume, block, 2));
     let shrinks = cache.clone();
     let resizer = std::thread::spawn(move || shrinks.resize_ram(RamSize::Blocks(8)));
     let writer = {
@@ -319,6 +320,7 @@ fn a_grown_cache_file_keeps_its_copies_has_room_for_more_and_is_warm_when_it_is_
     drop((cache, volume));
     let (cache, volume) = on_file(&disk, &files, 1000, WriteMode::Back);
     assert_eq!(cache.stats().ssd.capacity_blocks, resized.blocks, "it is that large already");
+    cache.settle().expect("all that it holds is found");
     assert!((0..700).all(|block| read(&volume, block) == content(block, 1)));
     assert!(cache.stats().read_ssd_hits > 600, "{:?}", cache.stats());
     cache.close().expect("the cache closes");
@@ -342,6 +344,7 @@ fn a_shrunk_cache_file_ends_earlier_and_serves_what_is_left() {
     drop((cache, volume));
     let (cache, volume) = on_file(&disk, &files, 800, WriteMode::Back);
     assert!(cache.stats().ssd.capacity_blocks > 700, "an opening with another size resizes");
+    cache.settle().expect("all that it holds is found");
     assert!((0..900).all(|block| read(&volume, block) == content(block, 1)));
     assert!(cache.stats().read_ssd_hits > 50 && cache.stats().ssd_errors == 0);
     cache.close().expect("the cache closes");

@@ -1,12 +1,15 @@
 //! The command `terrace`: puts the library's cache to work.
 //!
-//! Subcommands have a folder each; `trace` reads recorded traces for all of them, `failure` is where causes become
+//! Subcommands have a folder each; `trace` also reads recorded traces for all of them, `failure` is where causes become
 //! exit codes. Results go to standard output, everything else to standard error.
 
 #![forbid(unsafe_code)]
 
 mod failure;
+mod memory;
+mod progress;
 mod replay;
+mod table;
 mod trace;
 mod units;
 
@@ -28,6 +31,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Replay(replay::ReplayArgs),
+    Trace(trace::command::TraceArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn run() -> Result<()> {
     };
     match arguments.command {
         Command::Replay(args) => replay::main(&args, print),
+        Command::Trace(args) => trace::command::main(&args, print),
     }
 }
 
@@ -69,7 +74,7 @@ fn usage(error: &clap::Error) -> Failure {
     let words: Vec<&str> = said.trim_start_matches("error:").split_whitespace().collect();
     let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let said = if is_help { "a subcommand is missing".to_string() } else { words.join(" ") };
-    Failure::input(said).remedy("see `terrace replay --help`")
+    Failure::input(said).remedy("see `terrace replay --help`, `terrace trace --help`")
 }
 
 #[cfg(test)]

@@ -24,19 +24,21 @@
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
+//! | `mark`      | what is known of the SSD beside the backing store                             |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `resize`    | another size of RAM while the cache is used                                   |
 //! | `resize_ssd` | and of the cache file                                                        |
+//! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all, then `resizing`; `attach` takes `volumes`, then
-//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
+//! `lanes` or the SSD's state; a mark comes before the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
 //! copy what is in it, under any of them.
 //!
 //! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
-//! while the record of a detached volume is written.
+//! while the record of a detached volume is written, `resizing`, for a whole change of size, and a volume's mark, which is held while it is stored.
 
 mod answer;
 mod demote;
@@ -51,12 +53,14 @@ mod forget;
 mod index;
 mod journal;
 mod log;
+mod mark;
 mod quiet;
 mod read;
 mod reclaim;
 mod recover;
 mod resize;
 mod resize_ssd;
+mod scan;
 mod ssd;
 mod steady;
 mod ticker;
@@ -168,6 +172,7 @@ struct Volumes {
 struct Limits {
     run_bytes_max: usize,
     disk_threads: u32,
+    ssd_threads: u32,
     queue_max: usize,
     frame_wait: std::time::Duration,
     writeback_delay: std::time::Duration,

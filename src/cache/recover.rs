@@ -17,12 +17,13 @@ use terrace_tiers::ssd::{Geometry, Ssd};
 
 use super::dirty::{VolumeParts, VolumeState};
 use super::index::Shard;
+use super::mark::Judged;
 use super::ssd::SsdTier;
 use super::steady::Steady;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
-use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
+use crate::config::{AttachOptions, Background, Config, RamLayout, Recovery, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -105,6 +106,7 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
         disk_threads: config.disk_threads,
+        ssd_threads: config.ssd_threads,
         queue_max: config.queue_max,
         frame_wait: Duration::from_millis(config.frame_wait_ms),
         writeback_delay: Duration::from_millis(config.writeback_delay_ms),
@@ -139,7 +141,7 @@ fn open_ssd(
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
-    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open };
+    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open_early };
     Ok(open(device, geometry, ssd.policy.clone())?)
 }
 
@@ -158,7 +160,7 @@ fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>,
             .allocate(geometry.file_bytes())
             .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
     } else {
-        Ssd::open(&device, geometry, ssd.policy.clone())
+        Ssd::open_early(&device, geometry, ssd.policy.clone())
     };
     match opened {
         Ok(tier) => {
@@ -187,8 +189,15 @@ fn start(inner: &Arc<Inner>, config: &Config) {
     let thread = thread::Builder::new().name("terrace-ticker".into());
     let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
     *inner.ticker_thread.lock() = Some(thread);
-    if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
-        inner.ssd().iter().for_each(|ssd| inner.start_preparing(ssd));
+    let Some(ssd) = inner.ssd() else { return };
+    let prepares =
+        config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare);
+    inner.start_scan(&ssd, prepares);
+    if config.ssd.as_ref().is_some_and(|ssd| ssd.recovery == Recovery::BeforeServing) {
+        ssd.finish_scan();
+    }
+    if prepares {
+        inner.start_preparing(&ssd);
     }
 }
 
@@ -198,8 +207,10 @@ impl Inner {
         name: &str,
         device: Arc<dyn Device>,
         mode: WriteMode,
+        options: &AttachOptions,
     ) -> Result<Arc<VolumeState>> {
         self.check_open()?;
+        let mut judged = Judged::load(&*device, options)?;
         // Before any lock is taken: this may ask the file system, for each file of a set.
         let identity = device.identity();
         let mut volumes = self.volumes.write();
@@ -213,17 +224,21 @@ impl Inner {
             )));
         }
         let lane = self.lane_for(identity);
+        let ssd = self.ssd_in_use();
+        judged.settle(name, ssd.as_deref(), options.stale_ssd)?;
+        let mark = judged.into_mark(ssd.as_deref(), options.mark.is_some())?;
         let id = match self.ssd() {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)).map_err(Arc::new)?,
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
         let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
-        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version };
+        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version, mark };
         let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());
         drop(volumes);
+        self.show_mark(&volume);
         let result = self.prepare_mode(&volume);
         if result.is_err() {
             self.leave(&volume);
@@ -235,7 +250,9 @@ impl Inner {
     /// a cache file that finds the volume again.
     fn prepare_mode(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
         if volume.mode() != WriteMode::BackSsd {
-            return self.drain_log(volume);
+            self.drain_log(volume)?;
+            self.release_mark(volume);
+            return Ok(());
         }
         let ssd = self.ssd_in_use().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
         let Some(ssd) = ssd else {
@@ -245,7 +262,7 @@ impl Inner {
             )));
         };
         // Its records are believed only once its name is on the device.
-        ssd.make_durable(None)?;
+        self.mark_holder(volume, &ssd)?;
         self.start_destage(volume);
         Ok(())
     }
@@ -294,11 +311,14 @@ impl Inner {
         // A resize that runs sees that too, and ends.
         drop(self.resizing.lock());
         self.wait_for_stores();
+        // What is written while it closes may need the room that is not given back before.
+        self.ssd().iter().for_each(|ssd| ssd.finish_scan());
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);
             return Err(error);
         }
+        self.volumes().iter().for_each(|volume| self.release_mark(volume));
         self.stop();
         Ok(())
     }

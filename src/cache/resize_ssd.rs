@@ -22,6 +22,9 @@ use crate::sync::{Instant, Mutex};
 /// How often a shrink looks whether there is something to empty, in case nobody says so.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// So often it finds nothing that it could bring below, before it gives up.
+const IDLE_LOOKS_MAX: u32 = 100;
+
 /// What [`super::Cache::resize_ssd`] came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SsdResized {
@@ -34,7 +37,7 @@ pub struct SsdResized {
 /// How draining the log of the volumes goes.
 #[derive(Default)]
 struct Drains {
-    ended: usize,
+    running: usize,
     failure: Option<Error>,
 }
 
@@ -49,6 +52,9 @@ impl Inner {
         let file_bytes = self.file_bytes_of(size)?;
         let before = ssd.with(|tier| tier.geometry());
         let geometry = ssd.with(|tier| tier.plan_resize(file_bytes))?;
+        if geometry != before {
+            self.finish_recovery(&ssd)?;
+        }
         if geometry.segment_count > before.segment_count {
             ssd.device.resize(geometry.file_bytes())?;
             ssd.with(|tier| tier.begin_grow(geometry));
@@ -70,6 +76,19 @@ impl Inner {
         let keeps_size =
             ssd.with(|tier| file_bytes < tier.geometry().file_bytes() && tier.dirty_blocks() > 0);
         if keeps_size { Ok(()) } else { self.resize_ssd(size).map(drop) }
+    }
+
+    /// What the file held when it was opened is known, and a checkpoint says so: until then checkpoints say what others said
+    /// before them, of the old layout.
+    fn finish_recovery(&self, ssd: &SsdTier) -> Result<()> {
+        ssd.finish_scan();
+        while ssd.with(|tier| tier.is_recovering()) {
+            if ssd.is_off() {
+                return Err(switched_off());
+            }
+            ssd.run_checkpoint(false)?;
+        }
+        Ok(())
     }
 
     fn file_bytes_of(&self, size: SsdSize) -> Result<u64> {
@@ -108,45 +127,56 @@ impl Inner {
         emptied
     }
 
-    /// Has the log leave the end of the file.
+    /// Has the log leave the end of the file. Its segments go in their order, so what is logged meanwhile may have to go
+    /// below too.
     fn destage_end(self: &Arc<Self>, ssd: &Arc<SsdTier>) -> Result<()> {
-        let volumes = self.volumes();
         let drains = Arc::new(Mutex::new(Drains::default()));
-        if ssd.with(|tier| tier.has_log_leaving()) {
-            for volume in &volumes {
-                let drains = drains.clone();
-                let done = move |result: Result<()>| {
-                    let mut drains = drains.lock();
-                    drains.ended += 1;
-                    drains.failure = result.err().or(drains.failure.take());
-                };
-                volume.destage.lock().drains.push(Box::new(done));
-                self.start_destage(volume);
-            }
-        }
+        let mut idle_looks = 0;
         loop {
             ssd.with(Ssd::retire_unneeded);
-            let (dirty_blocks, is_leaving) = ssd.with(|tier| (tier.dirty_blocks(), tier.has_log_leaving()));
-            if !is_leaving {
+            if !ssd.with(|tier| tier.has_log_leaving()) {
                 return Ok(());
             }
             if ssd.is_off() {
                 return Err(switched_off());
             }
             self.check_open()?;
-            let drains = drains.lock();
-            if let Some(error) = &drains.failure {
-                return Err(error.clone());
+            if let Some(error) = drains.lock().failure.take() {
+                return Err(error);
             }
-            if drains.ended == volumes.len() {
-                return Err(Error::Config(format!(
-                    "the cache file has {dirty_blocks} dirty blocks where it is to end, of volumes that are not attached; \
-                     leave it its size, attach them, and ask again"
-                )));
+            let is_idle = self.drain_again(ssd, &drains) == 0 && ssd.with(|tier| tier.is_log_settled());
+            idle_looks = if is_idle { idle_looks + 1 } else { 0 };
+            if idle_looks == IDLE_LOOKS_MAX {
+                return Err(Error::Config(
+                    "the cache file has dirty blocks where it is to end, of volumes that are not attached or that cannot \
+                     be read; leave it its size, attach them, or forget the blocks, and ask again"
+                        .into(),
+                ));
             }
-            drop(drains);
             ssd.changed.wait_until(&mut ssd.state.lock(), Instant::now() + LOOK);
         }
+    }
+
+    /// Starts to drain the log of volumes that have something in it, unless that is under way; how many are.
+    fn drain_again(self: &Arc<Self>, ssd: &SsdTier, drains: &Arc<Mutex<Drains>>) -> usize {
+        let running = drains.lock().running;
+        if running > 0 {
+            return running;
+        }
+        let mut volumes = self.volumes();
+        volumes.retain(|volume| ssd.with(|tier| tier.dirty_blocks_of(volume.id)) > 0);
+        drains.lock().running = volumes.len();
+        for volume in &volumes {
+            let drains = drains.clone();
+            let done = move |result: Result<()>| {
+                let mut drains = drains.lock();
+                drains.running -= 1;
+                drains.failure = result.err().or(drains.failure.take());
+            };
+            volume.destage.lock().drains.push(Box::new(done));
+            self.start_destage(volume);
+        }
+        volumes.len()
     }
 
     fn reclaim_end(self: &Arc<Self>, ssd: &Arc<SsdTier>) -> Result<()> {

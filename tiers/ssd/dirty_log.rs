@@ -250,6 +250,12 @@ impl DirtyLog {
         self.dirty.range(all_of(volume)).count()
     }
 
+    /// Blocks of `volume` with a copy or a record under way.
+    pub(super) fn blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
+        let all = all_of(volume);
+        self.blocks_within(*all.start(), *all.end())
+    }
+
     pub(super) fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
         self.bad.range(all_of(volume)).copied().collect()
     }
@@ -577,9 +583,5 @@ impl DirtyLog {
     /// The number of the next copy that is restored in the segment of this generation.
     pub(super) fn next_index(&mut self, generation: u32) -> u32 {
         self.segment_mut(generation).blocks.len() as u32
-    }
-
-    pub(super) fn restored_blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
-        self.copies.keys().copied()
     }
 }

@@ -53,7 +53,7 @@ pub(super) enum JournalEntry {
     /// The segment holds nothing any more.
     Retire { segment: u32, generation: u32 },
     /// The volume looks like this from now on.
-    Volume(VolumeEntry),
+    Volume(Box<VolumeEntry>),
     /// The volume is gone, and every copy of its blocks.
     VolumeDropped { volume: u32 },
     /// The number was given to a volume that is not recorded.
@@ -62,6 +62,8 @@ pub(super) enum JournalEntry {
     SyncedThrough { volume: u32, version: u64 },
     /// No clean copy of the volume is valid in a segment of a lower generation.
     VolumeCold { volume: u32, generation: u32 },
+    /// The file knows this mark of the volume (see `crate::mark`).
+    VolumeMark { volume: u32, serial: u64 },
 }
 
 /// One item of a checkpoint.
@@ -72,6 +74,11 @@ pub(super) enum CheckpointItem {
     Segment(SegmentEntry),
     Ghosts(GhostEntry),
     DirtySegment(DirtySegmentEntry),
+    /// After the volume: the mark of it that the file knows, unless that is 0.
+    VolumeMark {
+        volume: u32,
+        serial: u64,
+    },
 }
 
 /// A stretch of the list of ids lately refused or evicted, in a checkpoint of a file that was closed in order. Without
@@ -94,6 +101,9 @@ pub(super) struct Counters {
     /// Frames of the journal with a lower generation are left over.
     pub(super) journal_generation: u64,
     pub(super) next_generation: u32,
+    /// A summary of this generation or later is believed in a segment that the checkpoint does not list. The same as
+    /// `next_generation`, but in a checkpoint that was made before all summaries were read.
+    pub(super) believed_from: u32,
     pub(super) next_sequence: u64,
     pub(super) next_volume: u32,
     pub(super) next_record: u64,
@@ -136,9 +146,12 @@ impl VolumeEntry {
 
     /// What an entry with a name of `name_bytes` takes at most in a checkpoint.
     pub(super) fn bytes_max(name_bytes: usize) -> u64 {
-        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8
+        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8 + VOLUME_MARK_BYTES
     }
 }
+
+/// What [`CheckpointItem::VolumeMark`] takes.
+const VOLUME_MARK_BYTES: u64 = 4 + 4 + 8;
 
 /// A segment that may hold something, or that was written through.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -206,7 +219,7 @@ mod tests {
             (JournalEntry::RegionMark { volume: 1, region: 2 }, "03000000010000000200000000000000"),
             (JournalEntry::Retire { segment: 1, generation: 2 }, "040000000100000002000000"),
             (
-                JournalEntry::Volume(volume()),
+                JournalEntry::Volume(Box::new(volume())),
                 "050000000700000001000000000000006101010000000000000\
                  0feffffffffffffffffffffffffffffff030000000000000004000000000000000500000000000000",
             ),
@@ -214,6 +227,7 @@ mod tests {
             (JournalEntry::VolumeUsed { volume: 1 }, "0700000001000000"),
             (JournalEntry::SyncedThrough { volume: 1, version: 2 }, "08000000010000000200000000000000"),
             (JournalEntry::VolumeCold { volume: 1, generation: 2 }, "090000000100000002000000"),
+            (JournalEntry::VolumeMark { volume: 1, serial: 2 }, "0a000000010000000200000000000000"),
         ];
         for (entry, bytes) in golden {
             assert_eq!(hex(&entry), bytes, "{entry:?}");
@@ -226,6 +240,7 @@ mod tests {
             absorbed: 1,
             journal_generation: 2,
             next_generation: 3,
+            believed_from: 8,
             next_sequence: 4,
             next_volume: 5,
             next_record: 6,
@@ -243,7 +258,7 @@ mod tests {
         let golden = [
             (
                 CheckpointItem::Counters(counters),
-                "00000000010000000000000002000000000000000300000004000000000000000500000006000000000000000700000000000000",
+                "0000000001000000000000000200000000000000030000000800000004000000000000000500000006000000000000000700000000000000",
             ),
             (
                 CheckpointItem::Segment(segment),
@@ -254,6 +269,7 @@ mod tests {
                 CheckpointItem::DirtySegment(dirty),
                 "0400000001000000020000000300000000000000010400000001000000000000000500000000000000",
             ),
+            (CheckpointItem::VolumeMark { volume: 1, serial: 2 }, "05000000010000000200000000000000"),
         ];
         for (item, bytes) in golden {
             assert_eq!(hex(&item), bytes, "{item:?}");

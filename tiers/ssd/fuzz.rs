@@ -133,8 +133,9 @@ pub fn journal(bytes: &[u8]) -> bool {
         let area = &bytes[..bytes.len().min(geometry.journal_bytes as usize)];
         device.write(geometry.journal_offset, &[IoSlice::new(area)]).expect(NO_FAULTS);
         let absorbed = first.saturating_sub(1);
-        let replayed = super::journal::replay(&device, &geometry, file_id, absorbed, generation);
-        replayed.is_ok_and(|replayed| !replayed.entries.is_empty())
+        let apply = |_| Ok(());
+        let replayed = super::journal::replay(&device, &geometry, file_id, absorbed, generation, apply);
+        replayed.is_ok_and(|replayed| replayed.count > 0)
     })
 }
 

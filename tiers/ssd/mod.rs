@@ -17,6 +17,8 @@
 //! | checkpoint | writing and reading one                                                            |
 //! | resize     | another size of the file                                                           |
 //! | recover    | which copies of a file at rest are believed                                        |
+//! | overwritten | what of them the journal calls void                                               |
+//! | scan       | finds clean copies again while the tier serves                                     |
 //! | stats      | the counters                                                                       |
 //! | fuzz       | any bytes in place of a file's, for tests                                          |
 //! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
@@ -25,6 +27,7 @@
 //! demote: plan_demote -> append -> finish_append -> SealPlan::run -> finish_seal
 //! read:   plan_read -> Device::read, ReadPlan::verify -> finish_read
 //! space:  plan_reclaim -> ReclaimPlan::run -> plan_moves -> read, append -> finish_moves -> finish_reclaim
+//! open:   open_early -> plan_scan -> ScanPlan::run -> finish_scan, beside all of these
 //! write:  void -> plan_journal -> JournalWrite::run -> finish_journal -> the write below
 //! ```
 //!
@@ -50,11 +53,13 @@ mod index;
 mod journal;
 mod log;
 mod moving_index;
+mod overwritten;
 mod plan;
 mod record;
 mod recover;
 mod recover_log;
 mod resize;
+mod scan;
 mod segment;
 mod slot_bits;
 mod stats;
@@ -82,6 +87,7 @@ pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };
 pub use record::{RecordPlan, SectorMask};
+pub use scan::{ScanPlan, Scanned};
 pub use stats::SsdStats;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;
@@ -94,6 +100,7 @@ use index::{Found, Place};
 use journal::Journal;
 use log::Log;
 use moving_index::MovingIndex;
+use scan::Scan;
 use segment::Stream;
 use void::region_of;
 use volumes::Volumes;
@@ -112,7 +119,9 @@ pub struct Ssd {
     admission: Admission,
     journal: Journal,
     volumes: Volumes,
-    /// Regions whose clean copies recovery drops, by a mark since the last checkpoint.
+    /// Until a checkpoint after the last summary of an opened file is durable.
+    scan: Option<Scan>,
+    /// Regions whose clean copies recovery drops, by a mark since the last checkpoint that absorbed the journal.
     marked: BTreeSet<(u32, u64)>,
     /// The cache has not been full yet.
     fills: bool,
@@ -142,8 +151,9 @@ impl Ssd {
             index: MovingIndex::new(geometry.slot_count()),
             dirty: DirtyLog::new(&geometry),
             admission: Admission::new(policy, geometry.capacity_blocks()),
-            journal: Journal::new(geometry, file_id, JournalSeq(0), 1, is_simulated),
+            journal: Journal::new(geometry, file_id, is_simulated),
             volumes: Volumes::new(&geometry, 0),
+            scan: None,
             marked: BTreeSet::new(),
             fills: true,
             superblock_sequence: 0,
@@ -183,27 +193,46 @@ impl Ssd {
         recover::is_unmade(device)
     }
 
-    /// Opens an existing one, superblock, checkpoint, journal, summaries. Its layout is the one that it has; of
+    /// Opens an existing one: superblock, checkpoint, journal, log, summaries. Its layout is the one that it has; of
     /// `wanted` the block size must be the same.
     ///
     /// # Errors
     /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the field, [`Error::Damaged`].
     pub fn open(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
+        let mut ssd = Self::recover(device, wanted, policy)?;
+        ssd.scan_all(device);
+        ssd.checkpoint(device)?;
+        Ok(ssd)
+    }
+
+    /// The same, but for the summaries, which are read while the tier serves: [`Self::plan_scan`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_early(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
+        let mut ssd = Self::recover(device, wanted, policy)?;
+        ssd.checkpoint(device)?;
+        Ok(ssd)
+    }
+
+    fn recover(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
         let found = recover::recover(device, wanted.block_size)?;
         let geometry = found.superblock.geometry;
+        let unread = found.log.unread().collect();
         let mut ssd = Self {
             geometry,
             durable_geometry: geometry,
             file_id: found.superblock.file_id,
             opening: found.superblock.opening + 1,
             is_simulated: false,
-            fills: found.log.has_room(),
+            fills: false,
             log: found.log,
-            index: found.index.into(),
+            index: MovingIndex::new(geometry.slot_count()),
             dirty: found.dirty,
             admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: found.journal,
             volumes: found.volumes,
+            scan: Some(Scan::new(found.believed, found.counters, unread)),
             marked: BTreeSet::new(),
             superblock_sequence: found.superblock.sequence,
             superblock_first: 1 - found.copy,
@@ -215,7 +244,9 @@ impl Ssd {
         for entry in &found.ghosts {
             ssd.admission.restore_ghosts(entry);
         }
-        ssd.checkpoint(device)?;
+        if !ssd.is_scanning() {
+            ssd.end_scan();
+        }
         Ok(ssd)
     }
 
@@ -239,6 +270,7 @@ impl Ssd {
             segments,
             segments_free,
             segments_in_use: segments - segments_free,
+            segments_unread: self.segments_unread(),
             dirty_blocks: self.dirty.dirty_count() as u64,
             index_bytes: self.dirty.bytes() + self.index.bytes() + self.log.bytes() + self.admission.bytes(),
             ..self.stats
@@ -270,9 +302,56 @@ impl Ssd {
             self.cool(id);
         }
         for entry in entries {
+            if let JournalEntry::VolumeDropped { volume } = entry {
+                self.void_unread_of(VolumeId::new(volume));
+            }
             self.queue(entry);
         }
         Ok(id)
+    }
+
+    /// What tells this file from every other.
+    pub fn file_id(&self) -> u64 {
+        self.file_id
+    }
+
+    /// The mark that the file knows of the volume of this name, attached or not; 0 when it knows none.
+    pub fn mark_of(&self, name: &str) -> u64 {
+        self.volumes.mark_of(name)
+    }
+
+    /// The file knows this mark of `volume`, once the journal is durable.
+    pub fn set_mark(&mut self, volume: VolumeId, serial: u64) {
+        if let Some(entry) = self.volumes.set_mark(volume, serial) {
+            self.queue(entry);
+        }
+    }
+
+    /// Blocks of the volume of this name, which is not attached, that its backing store does not have.
+    pub fn dirty_blocks_of_name(&self, name: &str) -> u64 {
+        self.volumes.find(name).map_or(0, |(id, _)| self.dirty_blocks_of(id))
+    }
+
+    /// Drops all that is known of the volume of this name, which is not attached, its dirty blocks too.
+    pub fn forget_volume(&mut self, name: &str) {
+        let Some((id, _)) = self.volumes.find(name) else { return };
+        for block in self.dirty.blocks_of(id) {
+            self.dirty.void(block);
+        }
+        if let Some(entry) = self.volumes.forget(name) {
+            self.queue(entry);
+        }
+        self.retire_unneeded();
+    }
+
+    /// The volume of this name is attached next with its dirty blocks, though it was changed since it was left.
+    pub fn trust_volume(&mut self, name: &str) {
+        self.volumes.trust(name);
+    }
+
+    /// Whether recovery could find blocks of `volume` that are newer than its backing store.
+    pub fn has_logged(&self, volume: VolumeId) -> bool {
+        !self.dirty.blocks_of(volume).is_empty()
     }
 
     /// Whether the file knows `volume`, so that dirty blocks of it are found again.

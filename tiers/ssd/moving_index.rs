@@ -75,6 +75,19 @@ impl MovingIndex {
         self.table.insert(block, place, crc);
     }
 
+    /// Adds `block`, unless it is in: what is known of it stays then, and is the answer.
+    pub(super) fn insert_new(&mut self, block: BlockId, place: Place, crc: u32) -> Option<Found> {
+        if let Some(known) = self.before().and_then(|before| before.get(block)) {
+            return Some(known);
+        }
+        self.table.insert_new(block, place, crc)
+    }
+
+    /// Has the memory fetch where `blocks` will be.
+    pub(super) fn fetch(&self, blocks: impl Iterator<Item = BlockId>) {
+        self.table.fetch(blocks);
+    }
+
     /// Notes the checksum of `block`, if that is in `place` still.
     pub(super) fn confirm(&mut self, block: BlockId, place: Place, crc: u32) -> bool {
         self.table.confirm(block, place, crc)

@@ -65,6 +65,11 @@ impl Ssd {
         self.log.has_leaving_dirty()
     }
 
+    /// Whether every record that was planned is durable, or given up.
+    pub fn is_log_settled(&self) -> bool {
+        self.dirty.is_settled()
+    }
+
     /// Everything beyond the end of `geometry` is gone: with the next durable checkpoint the file has this layout.
     pub fn begin_fewer(&mut self, geometry: Geometry) {
         assert_eq!(self.log.usable, geometry.segment_count, "another shrink was begun");

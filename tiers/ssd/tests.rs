@@ -7,3 +7,4 @@ mod driver;
 mod format;
 mod opening;
 mod races;
+mod scan;
