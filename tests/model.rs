@@ -46,6 +46,7 @@ fn config(case: &Case, files: &Files) -> Config {
 
 /// One thread: `model` is what its stretch, from `start` on, must read as.
 struct Worker<'a> {
+    cache: &'a Cache,
     volume: &'a Volume,
     case: &'a Case,
     start: usize,
@@ -66,12 +67,27 @@ impl Worker<'_> {
             if self.random.u8(..50) == 0 {
                 self.switch_mode();
             }
+            if self.random.u8(..80) == 0 {
+                self.resize();
+            }
             match self.random.u8(..20) {
                 0..8 => self.write(range),
                 8 => self.discard(range),
                 9..19 => self.read(range, &format!("seed {seed} step {step}")),
                 _ => self.flush(range),
             }
+        }
+    }
+
+    /// Another thread's may come in between: sizes are whatever was asked for last.
+    fn resize(&mut self) {
+        let Case { shards, ram_blocks, ssd_blocks, .. } = *self.case;
+        let blocks = self.random.u64(8 * u64::from(shards)..4 * ram_blocks);
+        let resized = self.cache.resize_ram(RamSize::Blocks(blocks)).expect("RAM is resized");
+        assert_eq!(resized.blocks, blocks);
+        if ssd_blocks > 0 && self.random.bool() {
+            let blocks = self.random.u64(ssd_blocks / 2 + 32..2 * ssd_blocks + 64);
+            self.cache.resize_ssd(SsdSize::Blocks(blocks)).expect("the cache file is resized");
         }
     }
 
@@ -142,10 +158,10 @@ fn live(case: &Case, files: &Files, models: &mut [Vec<u8>], is_drained: bool, se
     std::thread::scope(|scope| {
         for (index, model) in models.iter_mut().enumerate() {
             let volume = volume.clone();
-            let seed = seed.wrapping_add(index as u64);
+            let (cache, seed) = (&cache, seed.wrapping_add(index as u64));
             scope.spawn(move || {
                 let (start, random) = (index * case.stretch_bytes, Rng::with_seed(seed));
-                Worker { volume: &volume, case, start, model, random }.run(seed);
+                Worker { cache, volume: &volume, case, start, model, random }.run(seed);
             });
         }
     });

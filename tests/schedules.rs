@@ -574,6 +574,33 @@ fn write_backs_of_a_block_end_with_the_last_write_to_it() {
 }
 
 #[test]
+fn ram_shrinks_and_grows_beside_reads_writes_and_evictions() {
+    explore("ram_shrinks_and_grows_beside_reads_writes_and_evictions", || {
+        let world = World::tuned(WriteMode::Back, |config| config.ram = RamSize::Blocks(2 * RAM_BLOCKS));
+        world.churn(16..30);
+        world.write(0, 2);
+        let resize = |blocks: u64| {
+            move |world: &World| {
+                let resized = world.cache.resize_ram(RamSize::Blocks(blocks)).expect("a size that works");
+                assert_eq!((resized.blocks, resized.held_blocks), (blocks, 0));
+            }
+        };
+        join([
+            world.spawn(resize(RAM_BLOCKS)),
+            world.spawn(resize(3 * RAM_BLOCKS)),
+            world.spawn(|world| {
+                world.watch(0, 2);
+                world.churn(9..12);
+            }),
+            world.spawn(|world| (3..6).for_each(|value| world.write(0, value))),
+        ]);
+        world.cache.resize_ram(RamSize::Blocks(RAM_BLOCKS)).expect("a size that works");
+        world.cache.assert_nobody_waits();
+        world.rests_with(&[(0, 5)]);
+    });
+}
+
+#[test]
 fn a_close_meets_writes() {
     explore("a_close_meets_writes", || {
         let world = World::new(WriteMode::Back);

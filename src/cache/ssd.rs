@@ -43,14 +43,12 @@ pub(super) struct SsdTier {
     pub(super) lane: Lane,
     pub(super) is_direct: bool,
     pub(super) state: Mutex<SsdState>,
-    /// The journal's writer is done, a record or a sync of the log, or nothing is under way any more.
+    /// Frames were let go, the journal's writer is done, a record or a sync of the log, or nothing is under way any more.
     pub(super) changed: Condvar,
     /// Runs when the last summary of an opened file is read.
     pub(super) when_scanned: Mutex<Option<Wake>>,
     pub(super) is_off: AtomicBool,
     pub(super) size: BlockSize,
-    /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
-    pub(super) frames_max: usize,
     /// Appends that are counted in the state and not started yet.
     pub(super) appends_wanted: AtomicU32,
     pub(super) write_operations: AtomicU64,
@@ -110,7 +108,7 @@ impl SsdState {
 
 impl SsdTier {
     pub(super) fn new(tier: Ssd, device: Arc<dyn Device>, is_direct: bool, parts: SsdParts) -> Self {
-        let SsdParts { frames_max, ticker, lane, .. } = parts;
+        let SsdParts { ticker, lane } = parts;
         let size = tier.geometry().block_size;
         let state = SsdState {
             tier,
@@ -134,7 +132,6 @@ impl SsdTier {
             when_scanned: Mutex::new(None),
             is_off: AtomicBool::new(false),
             size,
-            frames_max,
             appends_wanted: AtomicU32::new(0),
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),

@@ -24,6 +24,7 @@ use super::{Cache, Handle, Inner, Result};
 use crate::config::{AttachOptions, WriteMode};
 use crate::error::Error;
 use crate::pool::Priority;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Blocker, Instant, Mutex};
 
 impl Cache {
@@ -103,8 +104,12 @@ impl Volume {
         let (mut at, mut rest) = (offset, buffer);
         while !rest.is_empty() {
             let bytes = inner.chunk_from(at, rest.len());
+            let blocks = match inner.read_blocking(&self.state, at, bytes) {
+                // RAM shrank meanwhile: so many blocks are more than the slack allows for now.
+                Err(Error::WouldBlock) if inner.chunk_from(at, rest.len()) < bytes => continue,
+                read => read?,
+            };
             let (now, later) = rest.split_at_mut(bytes);
-            let blocks = inner.read_blocking(&self.state, at, bytes)?;
             blocks.copy_to(now);
             answer.add(blocks.answer());
             (at, rest) = (at + bytes as u64, later);
@@ -259,7 +264,7 @@ impl Inner {
     fn chunk_from(&self, offset: u64, bytes: usize) -> usize {
         let block_bytes = self.size.bytes();
         let into_block = (offset & (block_bytes as u64 - 1)) as usize;
-        bytes.min(self.limits.chunk_blocks * block_bytes - into_block)
+        bytes.min(self.limits.chunk_blocks.load(Ordering::Relaxed) * block_bytes - into_block)
     }
 
     pub(super) fn read_with(

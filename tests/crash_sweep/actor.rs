@@ -8,13 +8,14 @@ use terrace::tiers::device::Identity;
 use terrace::tiers::mark::{DeviceMark, MarkPlace};
 use terrace::tiers::testing::MemoryDevice;
 use terrace::{
-    AttachOptions, Background, Cache, Config, Device, Error, SsdConfig, SsdSize, StaleSsd, Volume, WriteMode,
+    AttachOptions, Background, Cache, Config, Device, Error, RamSize, SsdConfig, SsdSize, StaleSsd, Volume,
+    WriteMode,
 };
 
 use super::common::{BLOCK, small, ssd_bytes};
 use super::content::{self, Found, SECTOR};
 use super::history::{Life, Mark, Marks};
-use super::script::{Script, Step, outlives_process};
+use super::script::{SSD_GROWTH, Script, Step, outlives_process};
 use super::sweep::Tally;
 
 pub(crate) const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
@@ -37,9 +38,12 @@ impl Stage {
     /// New devices, recorded in the journal of `marks`, the SSD first.
     pub(crate) fn recorded(script: &Script, marks: &Marks) -> Self {
         let disk_bytes = script.blocks * BLOCK as u64;
+        let resizes = script.mixture.iter().any(|(_, step)| *step == Step::ResizeSsd);
+        // The layout of a few blocks less may be the larger one.
+        let ssd_blocks = if resizes { 2 * SSD_GROWTH * script.ssd_blocks } else { script.ssd_blocks };
         let disks = script.modes.iter().map(|_| disk_bytes);
         let places = script.modes.iter().map(|_| DeviceMark::BYTES);
-        let sizes = [ssd_bytes(script.ssd_blocks)].into_iter().chain(disks).chain(places);
+        let sizes = [ssd_bytes(ssd_blocks)].into_iter().chain(disks).chain(places);
         Self::of(sizes.map(MemoryDevice::new), Some(marks))
     }
 
@@ -293,6 +297,15 @@ impl<'a> Actor<'a> {
             Step::Settle => {
                 self.opened.cache.settle()?;
                 self.promise_all();
+            }
+            Step::ResizeRam => {
+                let blocks = self.random.u64(8..3 * self.script.ram_blocks);
+                self.opened.cache.resize_ram(RamSize::Blocks(blocks))?;
+            }
+            Step::ResizeSsd => {
+                let blocks = self.script.ssd_blocks;
+                let blocks = self.random.u64(blocks / 2..=SSD_GROWTH * blocks);
+                self.opened.cache.resize_ssd(SsdSize::Blocks(blocks))?;
             }
             Step::Reopen => {
                 self.close()?;

@@ -5,8 +5,8 @@
 //! says what it promises in `is_whole_below` and [`outlives_process`].
 
 use Step::{
-    AttachSsd, BreakSsd, ChangeMode, DetachSsd, Die, Discard, Flush, FlushBehind, Forget, Read, Reopen, Scan,
-    Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
+    AttachSsd, BreakSsd, ChangeMode, DetachSsd, Die, Discard, Flush, FlushBehind, Forget, Read, Reopen,
+    ResizeRam, ResizeSsd, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
 };
 use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
@@ -35,6 +35,10 @@ pub(crate) enum Step {
     Flush,
     /// A flush that nobody waits for: what follows runs beside it.
     FlushBehind,
+    /// Gives RAM another size.
+    ResizeRam,
+    /// Gives the cache file another size, of half to [`SSD_GROWTH`] times its blocks.
+    ResizeSsd,
     /// Waits until nothing is under way.
     Settle,
     /// Closes the cache and opens it again.
@@ -48,6 +52,9 @@ pub(crate) enum Step {
     /// The process dies and another one opens the cache. The devices keep what they were given, synced or not.
     Die,
 }
+
+/// How much larger than at first the cache file may become.
+pub(crate) const SSD_GROWTH: u64 = 4;
 
 pub(crate) struct Script {
     pub(crate) name: &'static str,
@@ -356,6 +363,46 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (2, BreakSsd),
             (3, Reopen),
             (1, Die),
+        ],
+        ..DEFAULT
+    },
+    // Dirty blocks are more than RAM has room for, all of a sudden.
+    Script {
+        name: "RAM shrinks and grows",
+        modes: &[Back, Through, BackSsd],
+        blocks: 40,
+        steps: 40,
+        mixture: &[
+            (6, ResizeRam),
+            (6, WriteBlocks),
+            (4, WritePart),
+            (3, WriteBeside),
+            (3, Read),
+            (1, Scan),
+            (2, Flush),
+            (2, FlushBehind),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    // Its checkpoints move behind the last segment and back, and segments come and go with what is in them. Whoever opens
+    // it after a crash wants the first size again.
+    Script {
+        name: "the cache file grows and shrinks",
+        modes: &[Back, Through, BackSsd],
+        blocks: 40,
+        ssd_blocks: 24,
+        steps: 30,
+        mixture: &[
+            (6, ResizeSsd),
+            (5, WriteBlocks),
+            (3, WritePart),
+            (3, Read),
+            (3, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (1, ResizeRam),
+            (1, Reopen),
         ],
         ..DEFAULT
     },

@@ -213,13 +213,17 @@ pub(super) struct DirtyLog {
     given_up_from: Vec<u64>,
 }
 
+/// The clean stream and reinsertion keep half of the room.
+fn segments_max(geometry: &Geometry) -> usize {
+    (geometry.capacity_segments as usize).div_ceil(2).max(1)
+}
+
 impl DirtyLog {
     pub(super) fn new(geometry: &Geometry) -> Self {
         Self {
             size: geometry.block_size,
             segment_pages: (geometry.segment_bytes / PAGE_BYTES as u64) as u32,
-            // The clean stream and reinsertion keep half of the room.
-            segments_max: (geometry.capacity_segments as usize).div_ceil(2).max(1),
+            segments_max: segments_max(geometry),
             copies: HashMap::default(),
             older: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -232,6 +236,18 @@ impl DirtyLog {
             segments: VecDeque::new(),
             must_restart: false,
             given_up_from: Vec::new(),
+        }
+    }
+
+    /// The file has another size, or will have.
+    pub(super) fn set_capacity(&mut self, geometry: &Geometry) {
+        self.segments_max = segments_max(geometry);
+    }
+
+    /// What comes goes to another segment, if the open one is `first` or a later one.
+    pub(super) fn leave_segments_from(&mut self, first: u32) {
+        if self.segments.back().is_some_and(|last| last.segment >= first) {
+            self.close_open();
         }
     }
 

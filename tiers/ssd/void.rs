@@ -319,6 +319,7 @@ impl Ssd {
         self.journal.finish_checkpoint(absorbed, superfluous_bytes, is_durable);
         if is_durable {
             self.checkpoint_area = superblock.checkpoint_area;
+            self.note_durable_geometry(superblock.geometry);
             if restarts_log {
                 self.dirty.restart();
             }
