@@ -32,6 +32,10 @@ pub enum Error {
     SsdMissing { volume: String, cache_file: u64 },
     /// The volume was written past this SSD, which has blocks of before, or it is an old copy of the one that has them.
     SsdOlder { volume: String, dirty_blocks: u64 },
+    /// The volume writes back to the log on the SSD.
+    SsdInUse { volume: String },
+    /// The SSD has blocks newer than the backing store of this volume, which must be attached before the SSD is used.
+    SsdHasNewer { volume: String, dirty_blocks: u64 },
     /// They were newer than the backing store and only on the SSD, which cannot give them. Reads of them and every flush
     /// say so until each is written whole, discarded or forgotten; [`crate::Volume::lost_blocks`] names them.
     LostWithSsd { volume: String, blocks: u64 },
@@ -89,6 +93,15 @@ impl fmt::Display for Error {
                 "the cache file has {dirty_blocks} blocks of volume {volume} and is older than what was written there \
                  without it; attach the volume with StaleSsd::Forget to drop them, or with StaleSsd::Believe to put them \
                  over it"
+            ),
+            Self::SsdInUse { volume } => write!(
+                f,
+                "volume {volume} writes back to the log on the SSD; detach the volume, or give it another mode first"
+            ),
+            Self::SsdHasNewer { volume, dirty_blocks } => write!(
+                f,
+                "the cache file has {dirty_blocks} blocks of volume {volume} that its backing store lacks; open a cache \
+                 with that file, attach the volume and drain it"
             ),
             Self::LostWithSsd { volume, blocks } => write!(
                 f,

@@ -17,9 +17,11 @@ mod cache;
 mod config;
 mod error;
 mod pool;
+pub mod sample;
 pub mod simulate;
 mod stats;
 mod sync;
+mod what_if;
 
 pub use cache::{
     Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture,
@@ -33,6 +35,7 @@ pub use stats::{SsdFailure, Stats};
 pub use terrace_tiers as tiers;
 pub use terrace_tiers::block::{BlockId, BlockSize, VolumeId};
 pub use terrace_tiers::device::Device;
+pub use what_if::{Outlook, Size, WhatIf};
 
 /// The examples of README.md, compiled and run as tests.
 #[cfg(doctest)]

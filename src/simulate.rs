@@ -12,7 +12,6 @@
 //! | `dense`     | ids numbered off once, so that the rest indexes arrays                         |
 //! | `lru_curve` | LRU's misses for every size, exactly, in one pass                              |
 //! | `arc_curve` | the RAM policy's own misses for one size                                       |
-//! | `sample`    | which blocks a scaled-down simulation keeps                                    |
 //!
 //! Requests are of whole blocks. Written blocks may not leave before their request ends, as in the cache, where they
 //! wait for a sync.
@@ -20,7 +19,6 @@
 mod arc_curve;
 mod dense;
 mod lru_curve;
-mod sample;
 
 use foldhash::fast::FixedState;
 use terrace_tiers::block::{BlockId, Version};
@@ -32,10 +30,10 @@ use crate::config::{Config, SsdConfig};
 use crate::error::Result;
 use crate::stats::Stats;
 
+pub use crate::sample::Sample;
 pub use arc_curve::arc_misses;
 pub use dense::DenseTrace;
 pub use lru_curve::{LruCurve, StackDistances};
-pub use sample::Sample;
 
 /// Runs the policies of a cache over ids.
 pub struct Simulation {
@@ -104,8 +102,9 @@ impl Simulation {
         let layout = config.ram_layout()?;
         let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
         let below = |ssd| Below { ssd, read_ssd_hits: 0, disk_reads: 0, left_early: Vec::new() };
-        let simulated =
-            |ssd: &SsdConfig| Ok(below(Some(Ssd::simulated(ssd.geometry(config)?, ssd.policy.clone()))));
+        let simulated = |ssd: &SsdConfig| {
+            Ok(below(Some(Ssd::simulated(ssd.geometry(config.block_size)?, ssd.policy.clone()))))
+        };
         let tiers = ssds.iter().map(simulated).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             shards: (0..layout.shards).map(shard).collect(),

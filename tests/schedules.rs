@@ -604,6 +604,70 @@ fn appends_that_fail_meet_reads() {
     });
 }
 
+fn ssd_that_comes_and_goes(mode: WriteMode) {
+    let world = World::new(mode);
+    world.churn(0..8);
+    join([
+        world.spawn(|world| {
+            world.cache.detach_ssd().expect("nothing needs it");
+            let ssd = SsdConfig::on_device(world.ssd.clone(), SsdSize::Blocks(SSD_BLOCKS));
+            world.cache.attach_ssd(&ssd).expect("it comes back");
+        }),
+        world.spawn(|world| {
+            world.write(0, 2);
+            world.volume.flush().expect("a flush succeeds");
+            assert_eq!(world.on_disk(0), 2);
+        }),
+        world.spawn(|world| {
+            world.churn(8..14);
+            world.watch(0, 2);
+        }),
+    ]);
+    world.rests_with(&[(0, 2), (1, 1)]);
+}
+
+#[test]
+fn an_ssd_is_detached_and_attached_beside_reads_and_writes() {
+    let scenario = || ssd_that_comes_and_goes(WriteMode::Back);
+    explore("an_ssd_is_detached_and_attached_beside_reads_and_writes", scenario);
+}
+
+#[test]
+fn an_ssd_is_detached_and_attached_beside_reads_and_writes_through() {
+    let scenario = || ssd_that_comes_and_goes(WriteMode::Through);
+    explore("an_ssd_is_detached_and_attached_beside_reads_and_writes_through", scenario);
+}
+
+/// The log fails for ever while blocks go to it; whoever flushes is told so a few times at the most.
+#[test]
+fn a_log_that_fails_is_left_beside_writes_and_flushes() {
+    explore("a_log_that_fails_is_left_beside_writes_and_flushes", || {
+        let world = World::new(WriteMode::BackSsd);
+        world.write(0, 2);
+        world.write(1, 2);
+        world.volume.flush().expect("the log is there");
+        world.ssd.fail(Fault::every(Operation::Write));
+        let flush = |world: &World| {
+            let done = (0..10).any(|_| world.volume.flush().is_ok());
+            assert!(done, "the log is left after a few failures");
+        };
+        join([
+            world.spawn(move |world| {
+                world.write(0, 3);
+                flush(world);
+                assert_eq!(world.on_disk(0), 3);
+            }),
+            world.spawn(move |world| {
+                world.write(2, 2);
+                flush(world);
+            }),
+            world.spawn(|world| world.watch(1, 2)),
+        ]);
+        flush(&world);
+        world.rests_with(&[(0, 3), (1, 2), (2, 2)]);
+    });
+}
+
 #[test]
 fn an_ssd_whose_syncs_fail_is_switched_off_beside_writes() {
     explore("an_ssd_whose_syncs_fail_is_switched_off_beside_writes", || {

@@ -158,6 +158,11 @@ impl Version {
         Self(u64::from(opening) << 40)
     }
 
+    /// The opening that gave it out.
+    pub fn opening(self) -> u32 {
+        (self.0 >> 40) as u32
+    }
+
     #[inline]
     pub fn from_u64(raw: u64) -> Self {
         Self(raw)

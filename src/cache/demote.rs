@@ -70,7 +70,7 @@ impl Inner {
         let Some(ssd) = self.ssd().filter(|_| !self.is_closed()) else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
-        if ssd.is_off() {
+        if ssd.is_off() || ssd.is_leaving.load(Ordering::Relaxed) {
             return;
         }
         if state.held_frames >= ssd.frames_max {
@@ -162,8 +162,9 @@ impl Inner {
         let (inner, lane, ssd) = (self.clone(), ssd.lane.clone(), ssd.clone());
         let job = move || {
             let zeros = PageBuf::zeroed(APPEND_BYTES_MAX.min(bytes as usize));
+            let ends = || inner.closed.load(Ordering::Relaxed) || ssd.is_leaving.load(Ordering::Relaxed);
             let mut at = 0;
-            while at < bytes && !inner.closed.load(Ordering::Relaxed) {
+            while at < bytes && !ends() {
                 let length = (bytes - at).min(zeros.len() as u64);
                 // A failure shows again at the first append, where it is counted.
                 if ssd.device.write(offset + at, &[std::io::IoSlice::new(&zeros[..length as usize])]).is_err()
@@ -173,7 +174,7 @@ impl Inner {
                 at += length;
             }
             ssd.with(|tier| tier.finish_prepare(segment));
-            if !inner.closed.load(Ordering::Relaxed) {
+            if !ends() {
                 inner.start_preparing(&ssd);
             }
         };
@@ -181,9 +182,8 @@ impl Inner {
     }
 
     /// Leaves the cache file in order: everything appended and sealed, and a checkpoint that says so.
-    pub(super) fn close_ssd(self: &Arc<Self>) -> Result<()> {
-        let Some(ssd) = self.ssd_in_use() else { return Ok(()) };
-        self.settle_ssd(&ssd);
+    pub(super) fn close_ssd(self: &Arc<Self>, ssd: &Arc<SsdTier>) -> Result<()> {
+        self.settle_ssd(ssd);
         let seals = ssd.with(Ssd::plan_seal_open);
         if !seals.is_empty() {
             ssd.seal(seals);

@@ -103,6 +103,13 @@ impl VolumeMark {
         Ok(())
     }
 
+    /// An SSD was attached that learns of what is written below from now on; it is to know this serial.
+    pub(super) fn expect_ssd(&self) -> u64 {
+        let mark = self.mark.lock();
+        self.is_past.store(false, Ordering::Release);
+        mark.serial
+    }
+
     /// What is written below from now on is written past every cache file that knows this volume.
     fn go_past(&self) -> Result<(), TierError> {
         if self.is_past.load(Ordering::Acquire) {

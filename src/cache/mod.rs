@@ -15,6 +15,7 @@
 //! | `fence`     | keeps write-back off a range while it is discarded or forgotten               |
 //! | `discard`   | zeros from now on, given back below                                           |
 //! | `forget`    | drops what is cached of a range                                               |
+//! | `attach_ssd` | the SSD comes and goes                                                       |
 //! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `ssd`       | the SSD: where a block is, what is void                                       |
@@ -25,6 +26,7 @@
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `mark`      | what is known of the SSD beside the backing store                             |
+//! | `tap`       | a sample of what is referenced, for whoever wants to know                      |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
@@ -32,13 +34,14 @@
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
-//! `lanes` or the SSD's state; a mark comes before the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
-//! copy what is in it, under any of them.
+//! `lanes` or the SSD's state; a volume's mark comes before the SSD's state. Under any lock else none is taken but the
+//! pool's. `ssd` is held for as long as it takes to copy what is in it, under any of them.
 //!
-//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
-//! while the record of a detached volume is written, and a volume's mark, which is held while it is stored.
+//! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, while
+//! the record of a detached volume is written, and while an SSD comes or goes; and a volume's mark, while it is stored.
 
 mod answer;
+mod attach_ssd;
 mod demote;
 mod destage;
 mod detach;
@@ -59,22 +62,23 @@ mod recover;
 mod scan;
 mod ssd;
 mod steady;
+mod tap;
 mod ticker;
 mod volume;
 mod write;
 mod writeback;
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use crossbeam::utils::CachePadded;
 use hashbrown::{HashMap, HashSet};
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::ram::frames::Frames;
 
-use crate::config::{Background, Clock, Config};
+use crate::config::{Background, Clock, Config, SsdConfig};
 use crate::error::{Error, Result};
-use crate::pool::{Lane, Pool};
+use crate::pool::{Lane, LaneConfig, Pool};
 use crate::stats::Stats;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread::JoinHandle;
@@ -82,6 +86,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub(crate) use tap::Tap;
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
@@ -96,6 +101,19 @@ const SHARD_GROUP_SHIFT: u32 = 2;
 #[derive(Clone)]
 pub struct Cache {
     handle: Arc<Handle>,
+}
+
+/// The tap of a cache that it does not keep open.
+pub(crate) struct TapHandle {
+    inner: Weak<Inner>,
+}
+
+impl TapHandle {
+    /// Runs `work` on the tap, with the references to all blocks so far; none when the cache is gone.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&Tap, u64) -> T) -> Option<T> {
+        let inner = self.inner.upgrade()?;
+        Some(work(&inner.tap, inner.references()))
+    }
 }
 
 /// Closes the cache when the last [`Cache`] and [`Volume`] are gone.
@@ -132,6 +150,8 @@ struct Inner {
     volumes_attached: AtomicU32,
     /// None while there is none. What is under way keeps the one it began with. Nothing that RAM has comes here.
     ssd: RwLock<Option<Arc<ssd::SsdTier>>>,
+    /// Of whichever SSD there is: once there was one, its threads stay.
+    ssd_lane: OnceLock<Lane>,
     /// Appends to the SSD may be wanted that nobody started yet.
     appends_are_wanted: AtomicBool,
     throttle: write::Throttle,
@@ -142,6 +162,7 @@ struct Inner {
     ticker: Arc<ticker::Ticker>,
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
     pool: Pool,
+    tap: Tap,
     /// One lane for each backing device, by its device number.
     lanes: Mutex<HashMap<u64, Lane, FastHash>>,
     counters: Counters,
@@ -162,6 +183,9 @@ struct Volumes {
 struct Limits {
     run_bytes_max: usize,
     disk_threads: u32,
+    ssd_lane: LaneConfig,
+    /// Frames that may be on their way to the SSD.
+    ssd_frames_max: usize,
     ssd_threads: u32,
     queue_max: usize,
     frame_wait: std::time::Duration,
@@ -214,6 +238,30 @@ impl Cache {
     /// caller may mend the cause and close again.
     pub fn close(&self) -> Result<()> {
         self.handle.inner.close()
+    }
+
+    pub(crate) fn tap(&self) -> TapHandle {
+        TapHandle { inner: Arc::downgrade(&self.handle.inner) }
+    }
+
+    /// Takes the SSD out while the cache is in use, leaves its file in order, and lets the device go; the cache goes on with
+    /// RAM alone. One that was switched off is just let go. Does nothing when there is none. Not for callbacks to call.
+    ///
+    /// # Errors
+    /// [`Error::SsdInUse`] when a volume needs it. Those of the device, when its file could not be left in order: the SSD is
+    /// detached all the same, and its clean copies are lost.
+    pub fn detach_ssd(&self) -> Result<()> {
+        self.handle.inner.detach_ssd()
+    }
+
+    /// Puts an SSD in while the cache is in use. It has nothing of the volumes that are attached at first, whatever its file
+    /// had of them; those that are attached later find their copies.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is one already; [`Error::SsdHasNewer`] when the file has blocks that a backing store
+    /// lacks, of an attached volume or under its number; and as [`Self::open`]. The cache goes on without it then.
+    pub fn attach_ssd(&self, config: &SsdConfig) -> Result<()> {
+        self.handle.inner.attach_ssd(config)
     }
 
     /// For tests: nothing is under way, so all bookkeeping must agree with itself. Waits for what only has its last
@@ -280,6 +328,15 @@ impl Inner {
         if self.released.change() {
             self.ticker.want_wake();
         }
+    }
+
+    /// Blocks that calls touched.
+    fn references(&self) -> u64 {
+        let of = |shard: &CachePadded<Mutex<Shard>>| {
+            let counters = shard.lock().counters;
+            counters.read_ram_hits + counters.read_ssd_hits + counters.disk_reads + counters.writes
+        };
+        self.shards.iter().map(of).sum()
     }
 
     fn stats(&self) -> Stats {

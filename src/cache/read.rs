@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES};
+use terrace_tiers::device::Device;
 use terrace_tiers::ram::frames::{FrameMut, FrameRef};
 use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict};
 
@@ -235,6 +236,7 @@ impl Inner {
         let block = BlockId::new(volume.id, number);
         let sectors = start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
         let frame = self.shard(block).hit(block, sectors)?;
+        self.tap.note(block, false);
         let answer = Answer { ram_blocks: 1, ..Answer::default() };
         Some(Blocks { parts: smallvec![BlockRef::new(frame, start, end)], answer })
     }
@@ -293,6 +295,7 @@ impl Inner {
         piece: &Piece,
         planning: &mut Planning<'_>,
     ) {
+        self.tap.note(piece.block, false);
         let mut shard = self.shard(piece.block);
         let (found, departed) = shard.find(piece.block, piece.sectors());
         if let Some(departed) = departed {
@@ -434,7 +437,8 @@ impl Inner {
         priority: Priority,
     ) -> (Lane, ReadRequest) {
         let (lane, device) = match &run.blocks[0].1 {
-            Source::Ssd(ssd, _) => (ssd.lane.clone(), ssd.device.clone()),
+            // The tier itself: as long as a request is under way, its device is not let go.
+            Source::Ssd(ssd, _) => (ssd.lane.clone(), ssd.clone() as Arc<dyn Device>),
             _ => (volume.lane.clone(), volume.device.clone()),
         };
         let (inner, volume, blocks) = (self.clone(), volume.clone(), run.blocks);

@@ -4,12 +4,12 @@
 //! each looks, and leaves the cache file in order. Copies of a volume that was not left so are never believed again.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::HashMap;
-use terrace_tiers::block::{BlockId, Version, VolumeId};
+use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::device::{Device, Identity};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::Frames;
@@ -20,6 +20,7 @@ use super::index::Shard;
 use super::mark::Judged;
 use super::ssd::SsdTier;
 use super::steady::Steady;
+use super::tap::Tap;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
@@ -37,17 +38,17 @@ const ON_SETTLE_SLACK_BLOCKS: u32 = 2048;
 
 impl SsdConfig {
     /// The layout of the cache file.
-    pub(crate) fn geometry(&self, config: &Config) -> Result<Geometry> {
+    pub(crate) fn geometry(&self, block_size: BlockSize) -> Result<Geometry> {
         Ok(match self.size {
-            SsdSize::Bytes(bytes) => Geometry::for_bytes(config.block_size, bytes)?,
-            SsdSize::Blocks(blocks) => Geometry::for_blocks(config.block_size, blocks)?,
+            SsdSize::Bytes(bytes) => Geometry::for_bytes(block_size, bytes)?,
+            SsdSize::Blocks(blocks) => Geometry::for_blocks(block_size, blocks)?,
         })
     }
 }
 
 pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
     let layout = config.ram_layout()?;
-    let geometry = config.ssd.as_ref().map(|ssd| ssd.geometry(config)).transpose()?;
+    let geometry = config.ssd.as_ref().map(|ssd| ssd.geometry(config.block_size)).transpose()?;
     // Without work in the background, what leaves RAM waits for the end of the request.
     let layout = match config.background {
         Background::Continuous => layout,
@@ -55,8 +56,14 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
     };
     let frames = Frames::new(config.block_size.bytes(), layout.capacity + layout.slack)?;
     let (pool, ticker) = (Pool::new(), Arc::new(Ticker::new()));
+    let limits = limits(config, layout);
+    let ssd_lane = OnceLock::new();
     let ssd = match (&config.ssd, geometry) {
-        (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, layout, &pool, &ticker)?),
+        (Some(ssd), Some(geometry)) => {
+            let (frames_max, ticker) = (limits.ssd_frames_max, ticker.clone());
+            let lane = ssd_lane.get_or_init(|| pool.lane(limits.ssd_lane.clone())).clone();
+            Some(SsdParts { frames_max, ticker, lane }.open(ssd, geometry)?)
+        }
         _ => None,
     };
     let first_version =
@@ -74,6 +81,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         volumes: RwLock::new(Volumes::default()),
         volumes_attached: AtomicU32::new(0),
         ssd: RwLock::new(ssd.map(Arc::new)),
+        ssd_lane,
         appends_are_wanted: AtomicBool::new(false),
         throttle: Throttle::new(layout.dirty_low, layout.dirty_high),
         released: Event::default(),
@@ -81,9 +89,10 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         ticker,
         ticker_thread: Mutex::new(None),
         pool,
+        tap: Tap::new(),
         lanes: Mutex::new(HashMap::default()),
         counters: Counters::default(),
-        limits: limits(config, layout),
+        limits,
         clock: config.clock.clone(),
         closed: AtomicBool::new(false),
         closing: Mutex::new(()),
@@ -96,6 +105,8 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
         disk_threads: config.disk_threads,
+        ssd_lane: lane_config("ssd", config.ssd_threads, config),
+        ssd_frames_max: (layout.slack as usize * 3 / 4).max(1),
         ssd_threads: config.ssd_threads,
         queue_max: config.queue_max,
         frame_wait: Duration::from_millis(config.frame_wait_ms),
@@ -115,20 +126,21 @@ fn lane_config(name: &str, threads: u32, config: &Config) -> LaneConfig {
     }
 }
 
-fn open_ssd(
-    config: &Config,
-    ssd: &SsdConfig,
-    geometry: Geometry,
-    layout: RamLayout,
-    pool: &Pool,
-    ticker: &Arc<Ticker>,
-) -> Result<SsdTier> {
-    let (device, tier, is_direct) = match &ssd.device {
-        Some(device) => (device.clone(), open_on_device(&**device, ssd, geometry)?, false),
-        None => open_on_file(ssd, geometry)?,
-    };
-    let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
-    Ok(SsdTier::new(tier, device, is_direct, lane, (layout.slack as usize * 3 / 4).max(1), ticker.clone()))
+/// What an SSD needs of its cache.
+pub(super) struct SsdParts {
+    pub(super) frames_max: usize,
+    pub(super) ticker: Arc<Ticker>,
+    pub(super) lane: Lane,
+}
+
+impl SsdParts {
+    pub(super) fn open(self, config: &SsdConfig, geometry: Geometry) -> Result<SsdTier> {
+        let (device, tier, is_direct) = match &config.device {
+            Some(device) => (device.clone(), open_on_device(&**device, config, geometry)?, false),
+            None => open_on_file(config, geometry)?,
+        };
+        Ok(SsdTier::new(tier, device, is_direct, self))
+    }
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
@@ -204,6 +216,9 @@ impl Inner {
         let mut judged = Judged::load(&*device, options)?;
         // Before any lock is taken: this may ask the file system, for each file of a set.
         let identity = device.identity();
+        // No SSD comes or goes meanwhile.
+        let closing = self.closing.lock();
+        self.check_open()?;
         let mut volumes = self.volumes.write();
         if volumes.names.contains(name) {
             return Err(Error::AlreadyAttached { name: name.to_owned() });
@@ -222,6 +237,8 @@ impl Inner {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)).map_err(Arc::new)?,
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
+        // No number is given out twice, also when the SSD goes.
+        self.volumes_attached.fetch_max(id.number() + 1, Ordering::Relaxed);
         let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
         let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version, mark };
@@ -230,6 +247,7 @@ impl Inner {
         volumes.by_id.insert(id, volume.clone());
         drop(volumes);
         self.show_mark(&volume);
+        drop(closing);
         let result = self.prepare_mode(&volume);
         if result.is_err() {
             self.leave(&volume);
@@ -302,7 +320,8 @@ impl Inner {
         self.wait_for_stores();
         // What is written while it closes may need the room that is not given back before.
         self.ssd().iter().for_each(|ssd| ssd.finish_scan());
-        let result = self.close_volumes().and_then(|()| self.close_ssd());
+        let result =
+            self.close_volumes().and_then(|()| self.ssd_in_use().map_or(Ok(()), |ssd| self.close_ssd(&ssd)));
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);
             return Err(error);

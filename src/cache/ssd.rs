@@ -1,6 +1,7 @@
 //! The SSD as the cache drives it: where a block is, what is void, how it is doing.
 
 use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -10,7 +11,9 @@ use terrace_tiers::ram::frames::FrameRef;
 use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict, SealPlan, SlotPlan, Ssd, VoidMark};
 
 use super::Inner;
+use super::attach_ssd::Gone;
 use super::index::FastHash;
+use super::recover::SsdParts;
 use super::steady::Steady;
 use super::ticker::Ticker;
 use crate::config::WriteMode;
@@ -60,6 +63,10 @@ pub(super) struct SsdTier {
     /// What it was switched off for; meaningful while it is off.
     off_for: AtomicU32,
     ticker: Arc<Ticker>,
+    /// It is being detached: whoever still finds it demotes nothing to it. Set under the lock of its state.
+    pub(super) is_leaving: AtomicBool,
+    /// The last field: it goes after the device.
+    pub(super) gone: Gone,
 }
 
 pub(super) struct SsdState {
@@ -92,14 +99,8 @@ pub(super) enum OnSsd {
 }
 
 impl SsdTier {
-    pub(super) fn new(
-        tier: Ssd,
-        device: Arc<dyn Device>,
-        is_direct: bool,
-        lane: Lane,
-        frames_max: usize,
-        ticker: Arc<Ticker>,
-    ) -> Self {
+    pub(super) fn new(tier: Ssd, device: Arc<dyn Device>, is_direct: bool, parts: SsdParts) -> Self {
+        let SsdParts { frames_max, ticker, lane, .. } = parts;
         let size = tier.geometry().block_size;
         let state = SsdState {
             tier,
@@ -132,6 +133,8 @@ impl SsdTier {
             failures: Default::default(),
             off_for: AtomicU32::new(0),
             ticker,
+            is_leaving: AtomicBool::new(false),
+            gone: Gone::default(),
         }
     }
 
@@ -273,6 +276,37 @@ impl SsdTier {
         while !self.is_off() && is_busy(&state) {
             self.changed.wait(&mut state);
         }
+    }
+}
+
+/// Its device, held together with it.
+impl Device for SsdTier {
+    fn name(&self) -> String {
+        self.device.name()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.device.len_bytes()
+    }
+
+    fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> terrace_tiers::Result<()> {
+        self.device.read(offset, buffers)
+    }
+
+    fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> terrace_tiers::Result<()> {
+        self.device.write(offset, buffers)
+    }
+
+    fn sync(&self) -> terrace_tiers::Result<()> {
+        self.device.sync()
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
+        self.device.discard(offset, bytes)
+    }
+
+    fn alignment(&self) -> usize {
+        self.device.alignment()
     }
 }
 

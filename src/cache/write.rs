@@ -338,6 +338,7 @@ impl Inner {
             return Err(wait);
         }
         let Ok((slot, departed)) = shard.find_for_write(block) else { return Err(Wait::Victim(observed)) };
+        self.tap.note(block, true);
         if let Some(departed) = departed {
             self.demote(departed);
         }

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use terrace::tiers::device::Identity;
+use terrace::tiers::mark::{DeviceMark, MarkPlace};
 use terrace::tiers::testing::MemoryDevice;
-use terrace::{Background, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume};
+use terrace::{
+    AttachOptions, Background, Cache, Config, Device, Error, SsdConfig, SsdSize, StaleSsd, Volume, WriteMode,
+};
 
 use super::common::{BLOCK, small, ssd_bytes};
 use super::content::{self, Found, SECTOR};
@@ -15,6 +18,8 @@ use super::script::{Script, Step, outlives_process};
 use super::sweep::Tally;
 
 pub(crate) const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
+/// What a broken SSD may fail, before it is switched off and the cache closes without it.
+const FAILURES_BEFORE_A_CLOSE: usize = 10;
 /// For each device of a cache whose life is recorded.
 pub(crate) const THREADS: u32 = 3;
 
@@ -24,25 +29,30 @@ pub(crate) struct Stage {
     pub(crate) ssd: Arc<dyn Device>,
     /// One for each volume.
     pub(crate) disks: Vec<Arc<dyn Device>>,
+    /// Where the mark of each volume is.
+    pub(crate) marks: Vec<Arc<dyn Device>>,
 }
 
 impl Stage {
     /// New devices, recorded in the journal of `marks`, the SSD first.
     pub(crate) fn recorded(script: &Script, marks: &Marks) -> Self {
         let disk_bytes = script.blocks * BLOCK as u64;
-        let sizes = [ssd_bytes(script.ssd_blocks)].into_iter().chain(script.modes.iter().map(|_| disk_bytes));
+        let disks = script.modes.iter().map(|_| disk_bytes);
+        let places = script.modes.iter().map(|_| DeviceMark::BYTES);
+        let sizes = [ssd_bytes(script.ssd_blocks)].into_iter().chain(disks).chain(places);
         Self::of(sizes.map(MemoryDevice::new), Some(marks))
     }
 
-    /// The SSD first, then the disks.
+    /// The SSD first, then the disks, then their marks.
     pub(crate) fn of(devices: impl IntoIterator<Item = MemoryDevice>, marks: Option<&Marks>) -> Self {
         let mut devices = devices.into_iter().map(|device| match marks {
             Some(marks) => Arc::new(device.recorded_in(&marks.journal)),
             None => Arc::new(device),
         });
         let ssd = devices.next().expect("the SSD is the first device");
-        let disks = devices.map(|disk| -> Arc<dyn Device> { disk }).collect();
-        Self { ssd, disks }
+        let mut disks: Vec<_> = devices.map(|disk| -> Arc<dyn Device> { disk }).collect();
+        let marks = disks.split_off(disks.len() / 2);
+        Self { ssd, disks, marks }
     }
 }
 
@@ -50,6 +60,8 @@ impl Stage {
 struct OfProcess {
     inner: Arc<dyn Device>,
     is_dead: Arc<AtomicBool>,
+    /// It takes no writes and syncs any more.
+    is_broken: Arc<AtomicBool>,
     /// Other threads get a turn before each call, so that their calls come in any order.
     is_shaken: bool,
 }
@@ -61,6 +73,10 @@ impl OfProcess {
         }
         if self.is_dead.load(Ordering::SeqCst) {
             let (device, source) = (self.name(), std::io::Error::other("the process is dead"));
+            return Err(terrace::tiers::Error::Device { action, device, offset: 0, bytes: 0, source });
+        }
+        if self.is_broken.load(Ordering::SeqCst) && action != "read" {
+            let (device, source) = (self.name(), std::io::Error::other("it is broken"));
             return Err(terrace::tiers::Error::Device { action, device, offset: 0, bytes: 0, source });
         }
         Ok(&*self.inner)
@@ -105,6 +121,9 @@ pub(crate) struct Opened {
     pub(crate) volumes: Vec<Volume>,
     /// Its process is dead: nothing that it does gets through any more.
     is_dead: Arc<AtomicBool>,
+    /// The SSD takes nothing.
+    is_ssd_broken: Arc<AtomicBool>,
+    ssd: SsdConfig,
 }
 
 impl Opened {
@@ -112,15 +131,22 @@ impl Opened {
     pub(crate) fn new(script: &Script, stage: &Stage, threads: u32) -> Result<Self, Error> {
         let threads = if script.background == Background::OnSettle { 1 } else { threads };
         let is_dead = Arc::new(AtomicBool::new(false));
-        let of_process = |inner: &Arc<dyn Device>| -> Arc<dyn Device> {
-            Arc::new(OfProcess { inner: inner.clone(), is_dead: is_dead.clone(), is_shaken: threads > 1 })
+        let is_ssd_broken = Arc::new(AtomicBool::new(false));
+        let with = |inner: &Arc<dyn Device>, is_broken: &Arc<AtomicBool>| -> Arc<dyn Device> {
+            let (is_dead, is_broken) = (is_dead.clone(), is_broken.clone());
+            Arc::new(OfProcess { inner: inner.clone(), is_dead, is_broken, is_shaken: threads > 1 })
         };
-        let cache = Cache::open(&config(script, &of_process(&stage.ssd), threads))?;
-        let disks = stage.disks.iter().zip(script.modes).enumerate();
+        let of_process = |inner: &Arc<dyn Device>| with(inner, &Arc::default());
+        let ssd = SsdConfig::on_device(with(&stage.ssd, &is_ssd_broken), SsdSize::Blocks(script.ssd_blocks));
+        let cache = Cache::open(&config(script, &ssd, threads))?;
+        let disks = stage.disks.iter().zip(&stage.marks).zip(script.modes).enumerate();
         let volumes = disks
-            .map(|(index, (disk, &mode))| cache.attach(&format!("disk {index}"), of_process(disk), mode))
+            .map(|(index, ((disk, mark), &mode))| {
+                let place: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(of_process(mark)));
+                attach(&cache, &format!("disk {index}"), &of_process(disk), mode, &place)
+            })
             .collect::<Result<_, _>>()?;
-        Ok(Self { cache, volumes, is_dead })
+        Ok(Self { cache, volumes, is_dead, is_ssd_broken, ssd })
     }
 
     /// What each volume holds, and how many of its blocks came from the SSD.
@@ -136,15 +162,32 @@ impl Opened {
     }
 }
 
+/// Nothing that was promised is on an SSD alone that the volume was written past: it may be forgotten.
+fn attach(
+    cache: &Cache,
+    name: &str,
+    disk: &Arc<dyn Device>,
+    mode: WriteMode,
+    place: &Arc<dyn MarkPlace>,
+) -> Result<Volume, Error> {
+    let options = |stale_ssd| AttachOptions { mark: Some(place.clone()), stale_ssd };
+    match cache.attach_with(name, disk.clone(), mode, &options(StaleSsd::Refuse)) {
+        Err(Error::SsdOlder { .. }) => {
+            cache.attach_with(name, disk.clone(), mode, &options(StaleSsd::Forget))
+        }
+        attached => attached,
+    }
+}
+
 /// As little of everything as there can be, so that all of it is used again and again.
-fn config(script: &Script, ssd: &Arc<dyn Device>, threads: u32) -> Config {
+fn config(script: &Script, ssd: &SsdConfig, threads: u32) -> Config {
     Config {
         slack_blocks: Some(script.slack_blocks),
         disk_threads: threads,
         ssd_threads: threads,
         writeback_delay_ms: 1,
         background: script.background,
-        ssd: Some(SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(script.ssd_blocks))),
+        ssd: Some(ssd.clone()),
         ..small(script.ram_blocks)
     }
 }
@@ -220,7 +263,12 @@ impl<'a> Actor<'a> {
             }
             Step::Scan => return self.read(volume, 0, self.script.blocks * BLOCK_SECTORS),
             Step::Flush => {
-                self.opened.volumes[volume].flush()?;
+                let flushed = self.opened.volumes[volume].flush();
+                // A log that fails fails a few flushes, before it is left.
+                if flushed.is_err() && self.is_ssd_broken() {
+                    return Ok(Ok(()));
+                }
+                flushed?;
                 self.promise(volume);
             }
             Step::FlushBehind => {
@@ -240,6 +288,18 @@ impl<'a> Actor<'a> {
                 self.opened = Opened::new(self.script, &self.stage, THREADS)?;
             }
             Step::Die => return self.die(),
+            Step::BreakSsd => self.opened.is_ssd_broken.store(true, Ordering::SeqCst),
+            Step::DetachSsd => {
+                let detached = self.opened.cache.detach_ssd();
+                if !self.is_ssd_broken() {
+                    detached?;
+                }
+            }
+            Step::AttachSsd => {
+                if !self.is_ssd_broken() && !self.opened.cache.stats().ssd_in_use {
+                    self.opened.cache.attach_ssd(&self.opened.ssd)?;
+                }
+            }
         }
         Ok(Ok(()))
     }
@@ -313,8 +373,19 @@ impl<'a> Actor<'a> {
         Ok(Ok(()))
     }
 
+    fn is_ssd_broken(&self) -> bool {
+        self.opened.is_ssd_broken.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn close(&mut self) -> Result<(), Error> {
-        self.opened.cache.close()?;
+        let mut closed = self.opened.cache.close();
+        for _ in 0..FAILURES_BEFORE_A_CLOSE {
+            if closed.is_ok() || !self.is_ssd_broken() {
+                break;
+            }
+            closed = self.opened.cache.close();
+        }
+        closed?;
         self.note_stats();
         self.promise_all();
         Ok(())

@@ -219,7 +219,7 @@ impl Broken {
                     .disks
                     .into_iter()
                     .map(|inner| -> Arc<dyn Device> { Arc::new(Ahead { inner, late: ssd.clone() }) });
-                Stage { disks: disks.collect(), ssd }
+                Stage { disks: disks.collect(), ssd, marks: stage.marks }
             }
         }
     }

@@ -64,7 +64,9 @@ fn judge_below(
     known: &Known,
 ) -> Result<Vec<Vec<Found>>, String> {
     let bytes = script.blocks as usize * BLOCK;
-    let disks = images[1..].iter().map(|disk: &MemoryDevice| stored(disk as &dyn Device, 0, bytes));
+    let disks = images[1..=script.modes.len()]
+        .iter()
+        .map(|disk: &MemoryDevice| stored(disk as &dyn Device, 0, bytes));
     let found: Vec<Vec<Found>> = disks.map(|bytes| content::found(0, &bytes).collect()).collect();
     for (volume, _) in script.modes.iter().enumerate().filter(|(_, mode)| is_whole_below(**mode)) {
         judge_volume(life, known, volume, &found[volume], "of the backing store")?;

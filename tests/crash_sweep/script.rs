@@ -5,8 +5,8 @@
 //! says what it promises in [`is_whole_below`] and [`outlives_process`].
 
 use Step::{
-    Die, Discard, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks,
-    WritePart,
+    AttachSsd, BreakSsd, DetachSsd, Die, Discard, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain,
+    WriteBeside, WriteBlocks, WritePart,
 };
 use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
@@ -35,6 +35,12 @@ pub(crate) enum Step {
     Settle,
     /// Closes the cache and opens it again.
     Reopen,
+    /// The SSD takes nothing any more, until the next process has it.
+    BreakSsd,
+    /// Takes the SSD out of the cache, if it is there.
+    DetachSsd,
+    /// Puts it back.
+    AttachSsd,
     /// The process dies and another one opens the cache. The devices keep what they were given, synced or not.
     Die,
 }
@@ -238,6 +244,45 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (2, Read),
             (1, Flush),
             (2, FlushBehind),
+        ],
+        ..DEFAULT
+    },
+    // What comes back is older than what was written without it, and the disks look as they did.
+    Script {
+        name: "the ssd comes and goes",
+        modes: &[Back, Through],
+        blocks: 20,
+        steps: 40,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (4, Read),
+            (4, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (3, DetachSsd),
+            (3, AttachSsd),
+            (1, BreakSsd),
+            (3, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "the ssd fails with a log",
+        modes: &[BackSsd, Around],
+        blocks: 20,
+        steps: 40,
+        mixture: &[
+            (6, WritePart),
+            (4, WriteBlocks),
+            (2, WriteAgain),
+            (4, Read),
+            (2, Scan),
+            (4, Flush),
+            (1, FlushBehind),
+            (2, BreakSsd),
+            (3, Reopen),
+            (1, Die),
         ],
         ..DEFAULT
     },

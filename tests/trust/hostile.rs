@@ -88,7 +88,7 @@ impl Device for Hostile {
         self.stop_if_wanted();
         buffers.iter_mut().for_each(|buffer| buffer.fill(POISON));
         let every = self.fails_every.load(Ordering::Relaxed);
-        if every > 0 && self.reads.fetch_add(1, Ordering::Relaxed) % every == 0 {
+        if every > 0 && self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(every) {
             let source = io::Error::other("hostile");
             return Err(Error::Device { action: "read", device: self.name(), offset, bytes: 0, source });
         }

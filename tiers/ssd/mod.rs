@@ -327,6 +327,7 @@ impl Ssd {
         for block in self.dirty.blocks_of(id) {
             self.dirty.void(block);
         }
+        self.void_unread_of(id);
         if let Some(entry) = self.volumes.forget(name) {
             self.queue(entry);
         }
@@ -336,6 +337,30 @@ impl Ssd {
     /// The volume of this name is attached next with its dirty blocks, though it was changed since it was left.
     pub fn trust_volume(&mut self, name: &str) {
         self.volumes.trust(name);
+    }
+
+    /// Has the volume `id` of this name be one of the file, which has nothing of it then. Gives the volume that stands in
+    /// the way, and how many of its blocks its backing store lacks: nothing is done then.
+    pub fn adopt_volume(&mut self, name: &str, id: VolumeId) -> Option<(String, u64)> {
+        let others = self.volumes.records().filter(|other| other.name == name || other.id == id);
+        let others: Vec<(String, VolumeId)> = others.map(|other| (other.name.clone(), other.id)).collect();
+        for (other, other_id) in &others {
+            let dirty_blocks = self.dirty_blocks_of(*other_id);
+            if dirty_blocks > 0 {
+                return Some((other.clone(), dirty_blocks));
+            }
+        }
+        others.iter().for_each(|(other, _)| self.forget_volume(other));
+        self.cool(id);
+        for entry in self.volumes.adopt(name, id) {
+            self.queue(entry);
+        }
+        None
+    }
+
+    /// Every version of this opening is higher than `version`, once a checkpoint is durable.
+    pub fn begin_after(&mut self, version: Version) {
+        self.opening = self.opening.max(version.opening() + 1);
     }
 
     /// Whether recovery could find blocks of `volume` that are newer than its backing store.

@@ -234,11 +234,7 @@ pub(super) struct Believed {
 }
 
 impl Believed {
-    fn new(
-        superblock: &Superblock,
-        counters: &Counters,
-        items: Vec<CheckpointItem>,
-    ) -> Result<Self> {
+    fn new(superblock: &Superblock, counters: &Counters, items: Vec<CheckpointItem>) -> Result<Self> {
         let geometry = superblock.geometry;
         let mut believed = Self {
             geometry,

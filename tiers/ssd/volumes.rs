@@ -136,6 +136,14 @@ impl Volumes {
         self.attach_new(name, may_go)
     }
 
+    /// Records a volume that has its number already, which no other has here; what the journal must say about it.
+    pub(super) fn adopt(&mut self, name: &str, id: VolumeId) -> Vec<JournalEntry> {
+        let next = std::mem::replace(&mut self.next, id.number());
+        let (_, entries) = self.attach_new(name, |_| false);
+        self.next = self.next.max(next);
+        entries
+    }
+
     fn attach_new(&mut self, name: &str, may_go: impl Fn(VolumeId) -> bool) -> (VolumeId, Vec<JournalEntry>) {
         let id = VolumeId::new(self.next);
         self.next += 1;

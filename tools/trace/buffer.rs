@@ -144,13 +144,17 @@ impl Lines {
 /// Takes a decimal number off the front of `text`; none when there is none or it does not fit.
 #[inline]
 pub(super) fn take_number(text: &mut &[u8]) -> Option<u64> {
-    let digits = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (mut value, mut digits) = (0u64, 0);
+    while let Some(digit) = text.get(digits).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10) {
+        // Below 20 digits nothing overflows; beyond, the standard library decides.
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        digits += 1;
+    }
     let (number, rest) = text.split_at(digits);
     *text = rest;
     match digits {
         0 => None,
-        // Below 20 digits nothing overflows, and no digit is checked for it.
-        1..=19 => Some(number.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'))),
+        1..=19 => Some(value),
         _ => str::from_utf8(number).ok()?.parse().ok(),
     }
 }

@@ -6,32 +6,32 @@ use crate::units::parse_size;
 
 /// How to read a trace, on the command line.
 #[derive(clap::Args, Clone, Debug)]
-#[command(next_help_heading = "Trace")]
 pub(crate) struct InputArgs {
     /// Format of the trace; needed only when its content does not show it
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", help_heading = "Trace")]
     pub(crate) format: Option<Format>,
 
     /// What the columns of a table are, in their order, e.g. `time:ms,-,op,offset:512,size`. Names: time (units s, ms,
     /// us, 100ns, ns), volume, op (R and W; or `op:scsi`, `op:r0`, `op:r1` for codes, a read being 0 or 1), offset and
     /// size (units as 512 or 4KiB), id, flush, and - for what does not count
-    #[arg(long, value_name = "COLUMNS")]
+    #[arg(long, value_name = "COLUMNS", help_heading = "Trace")]
     columns: Option<Columns>,
 
     /// What stands between the columns: one character, `tab`, or `space` for any white space
-    #[arg(long, value_name = "CHARACTER", default_value = ",", value_parser = separator, requires = "columns")]
+    #[arg(long, value_name = "CHARACTER", default_value = ",", value_parser = separator, requires = "columns",
+          help_heading = "Trace")]
     separator: u8,
 
     /// Unit of time of a trace that does not fix it (disksim): s, ms, us, 100ns or ns
-    #[arg(long, value_name = "UNIT", value_parser = time_unit)]
+    #[arg(long, value_name = "UNIT", value_parser = time_unit, help_heading = "Trace")]
     time_unit: Option<u64>,
 
     /// Bytes of an id, where ids are addresses: 512 for the pages of ARC traces and the sectors in oracleGeneral
-    #[arg(long, value_name = "SIZE", value_parser = id_size)]
+    #[arg(long, value_name = "SIZE", value_parser = id_size, help_heading = "Trace")]
     id_size: Option<u64>,
 
     /// Moves every address up. `terrace trace info` says when that aligns requests with blocks, and by how much
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size, help_heading = "Trace")]
     shift: u64,
 }
 

@@ -156,9 +156,9 @@ pub(super) fn units(kind: Kind, first: u64, count: u64, unit: u64) -> Option<Spa
     bytes(kind, first.checked_mul(unit)?, count.checked_mul(unit)?)
 }
 
-/// So many ids; none when there cannot be as many.
+/// So many ids; none when there cannot be as many, were each but a sector.
 pub(super) fn ids(first: u64, count: u64) -> Option<Span> {
-    let fits = count > 0 && count < LENGTH_LIMIT && first.checked_add(count - 1).is_some();
+    let fits = count > 0 && count < LENGTH_LIMIT / SECTOR_BYTES && first.checked_add(count - 1).is_some();
     fits.then_some(Span::Ids { first, count })
 }
 
@@ -264,6 +264,7 @@ mod tests {
         assert!(bytes(Kind::Discard, 0, LENGTH_LIMIT).is_some());
         assert!(bytes(Kind::Write, u64::MAX, 1).is_none());
         assert!(units(Kind::Read, 1 << 56, 1, 512).is_none());
+        assert!(ids(0, (1 << 23) - 1).is_some() && ids(0, 1 << 23).is_none());
         assert!(ids(u64::MAX, 1).is_some() && ids(u64::MAX, 2).is_none() && ids(0, 0).is_none());
     }
 

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::failure::Failure;
 
+/// Twice what `xz -9` asks for: the trace says how much memory its unpacking takes, and is not to say everything. zstd
+/// has such a limit of its own.
+const XZ_MEMORY_KIB_MAX: u32 = 128 << 10;
 /// As many bytes as tell the packings apart.
 pub(super) const MAGIC_BYTES: u64 = 6;
 
@@ -42,7 +45,7 @@ impl Packing {
             Self::Plain => Box::new(packed),
             Self::Zstd => Box::new(zstd::Decoder::new(packed)?),
             Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed)),
-            Self::Xz => Box::new(lzma_rust2::XzReader::new(packed, true)),
+            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB_MAX)),
         })
     }
 
@@ -134,6 +137,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_xz_trace_that_asks_for_gigabytes_of_memory_is_refused() {
+        let mut packed = xz(&text(100));
+        // The block's header follows the 12 bytes of the stream's: its length in words less 1, and a CRC32 at its end.
+        let end = 12 + (usize::from(packed[12]) + 1) * 4;
+        let lzma2 = packed.windows(2).position(|pair| pair == [0x21, 1]).expect("the filter and its 1 byte");
+        assert!(lzma2 < end);
+        // 4 GiB of dictionary.
+        packed[lzma2 + 2] = 40;
+        let mut crc = flate2::Crc::new();
+        crc.update(&packed[12..end - 4]);
+        packed[end - 4..end].copy_from_slice(&crc.sum().to_le_bytes());
+        let error = read_all(Format::Ids, &packed).expect_err("too much");
+        assert!(error.contains("memory"), "{error}");
     }
 
     #[test]

@@ -151,10 +151,9 @@ impl Writer {
     /// What is not newer in RAM is read from the SSD or below as it is there.
     fn check_clean(&mut self, place: &str) {
         let found = read_all(&mut self.ssd, &self.device, self.volume, self.below.now());
-        for number in 0..BLOCKS {
-            let is_newer =
-                self.dirty[number] != 0 || self.logged.iter().any(|(logged, _)| *logged == number);
-            assert!(is_newer || found[number] == self.ram[number], "{place}: block {number}");
+        for (number, (found, newest)) in found.iter().zip(&self.ram).enumerate() {
+            let is_newer = self.dirty[number] != 0 || self.logged.iter().any(|(logged, _)| *logged == number);
+            assert!(is_newer || found == newest, "{place}: block {number}");
         }
     }
 

@@ -48,8 +48,8 @@ struct InfoArgs {
     #[command(flatten)]
     input: InputArgs,
 
-    /// Blocks of the working set, a power of two
-    #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = block_size)]
+    /// Blocks of the working set, a power of two of 512 bytes or more
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = page_size)]
     block_size: u64,
 
     /// One JSON object in place of the table; its keys are at the end of --help
@@ -282,6 +282,13 @@ fn block_size(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
         bytes if bytes.is_power_of_two() => Ok(bytes),
         bytes => Err(format!("{bytes} is not a power of two")),
+    }
+}
+
+fn page_size(text: &str) -> Result<u64, String> {
+    match block_size(text)? {
+        bytes if bytes >= super::text::SECTOR_BYTES => Ok(bytes),
+        bytes => Err(format!("{bytes} bytes are less than a sector of 512")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which blocks a scaled-down simulation keeps.
+//! Which blocks a scaled-down simulation keeps, of a trace or of what a cache is asked for.
 //!
 //! Source: Waldspurger, Park, Garthwaite and Ahmad, "Efficient MRC construction with SHARDS", FAST 2015; Waldspurger,
 //! Saemundsson, Ahmad and Park, "Cache modeling and optimization using miniature simulations", ATC 2017.
@@ -25,8 +25,14 @@ impl Sample {
 
     #[inline]
     pub fn takes(&self, block: BlockId) -> bool {
-        self.limit.is_none_or(|limit| mix(block.as_u64() ^ mix(self.salt)) < limit)
+        self.limit.is_none_or(|limit| place(block, self.salt) < limit)
     }
+}
+
+/// Where a sample with this salt has `block`, from nothing to all of 2^64: a rate takes what lies below its share.
+#[inline]
+pub(crate) fn place(block: BlockId, salt: u64) -> u64 {
+    mix(block.as_u64() ^ mix(salt))
 }
 
 /// Every bit of the answer depends on every bit of `id`, in neighbours too: xor, shift and multiply three times (the

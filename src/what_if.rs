@@ -1,0 +1,477 @@
+//! What more RAM or SSD would do for a cache that runs: its own traffic, sampled, through scaled-down simulations.
+//!
+//! Source: Waldspurger, Saemundsson, Ahmad and Park, "Cache modeling and optimization using miniature simulations",
+//! ATC 2017.
+//!
+//! ```text
+//!   calls ──► Tap (a share of the blocks) ──► one thread ──► for each RAM size a Simulation over each SSD size
+//! ```
+//!
+//! The thread pauses after each batch for as long as keeps its share of the time small, and nothing is sampled meanwhile.
+//! When that is long it goes on with half as many blocks in half as large simulations, which then begin anew; the answer of
+//! before stands until they have seen enough. Of references that found the queue full those stand for them that did not. Ratios are those of the last one to two windows, so that a cold start is forgotten and a change of
+//! the traffic shows. References that the sample has too few or too many count as hits in RAM: it is a few blocks that are
+//! wanted most of all that are in it or not ("SHARDS-adj").
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_tiers::block::BlockId;
+
+use crate::cache::{Cache, Tap, TapHandle};
+use crate::config::{Config, RamSize, SsdConfig, SsdSize};
+use crate::error::Result;
+use crate::simulate::Simulation;
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Condvar, Instant, Mutex, thread};
+
+/// What is sampled waits so long at most.
+const PERIOD: Duration = Duration::from_millis(200);
+/// A batch that needs a longer pause was too large.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The RAM of the smallest simulation at the start; an error of about a point in the hit ratio.
+const RAM_BLOCKS_WANTED: f64 = 4096.0;
+/// No simulation gets a smaller RAM: its hits would be chance.
+const RAM_BLOCKS_MIN: f64 = 64.0;
+/// A window has so many references for each block of the largest simulated RAM.
+const WINDOW_TURNS: u64 = 4;
+const WINDOW_MIN: u64 = 10_000;
+
+const RAM_TIMES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
+const SSD_TIMES: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
+/// SSDs for a cache that has none, in times of its RAM.
+const SSD_TIMES_OF_RAM: [f64; 4] = [0.0, 4.0, 16.0, 64.0];
+
+/// The sizes of both tiers, in blocks; without an SSD tier that is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size {
+    pub ram_blocks: u64,
+    pub ssd_blocks: u64,
+}
+
+/// What a size would give: shares of all references, from 0 to 1, that add up to 1 with `disk_ratio`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Outlook {
+    pub size: Size,
+    /// References to blocks in RAM, writes among them.
+    pub ram_hit_ratio: f64,
+    /// Reads that the SSD answers.
+    pub ssd_hit_ratio: f64,
+    /// Reads that the backing store answers, and writes to blocks that are not in RAM.
+    pub disk_ratio: f64,
+    /// Blocks written to the SSD for each reference, those that move within it among them.
+    pub ssd_writes: f64,
+    /// References of the cache that this tells of; so many as the rate says were simulated.
+    pub references: u64,
+    /// The share of the blocks that were simulated.
+    pub rate: f64,
+}
+
+/// Watches a cache; ends when it is dropped. It does not keep the cache open.
+pub struct WhatIf {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    stop: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    is_stopped: bool,
+    outlooks: Vec<Outlook>,
+}
+
+impl WhatIf {
+    /// Less than a hundredth of one processor.
+    pub const BUSY_SHARE: f64 = 0.008;
+
+    /// Begins to watch `cache`, which was opened with `config`. One at a time for a cache: a second takes what the first
+    /// would have seen. The simulations take `busy_share_max` of one processor at most, from 0 to 1, such as
+    /// [`Self::BUSY_SHARE`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for sizes that do not work.
+    pub fn start(cache: &Cache, config: &Config, busy_share_max: f64) -> Result<Self> {
+        let miniatures = Miniatures::new(config)?;
+        let shared = Arc::new(Shared { state: Mutex::new(State::default()), stop: Condvar::new() });
+        let mut watcher =
+            Watcher { tap: cache.tap(), miniatures, shared: shared.clone(), busy_share_max, taken_at: 0 };
+        watcher.listen(watcher.miniatures.rate);
+        let thread = thread::Builder::new().name("terrace-what-if".into()).spawn(move || watcher.run());
+        Ok(Self { shared, thread: Some(thread.expect("a thread can be started")) })
+    }
+
+    /// What each size would give, by RAM and then by SSD; empty until enough was seen. The size that the cache has is
+    /// among them: how far that is from what [`Cache::stats`] counts says how good the others are.
+    pub fn outlooks(&self) -> Vec<Outlook> {
+        self.shared.state.lock().outlooks.clone()
+    }
+}
+
+impl Drop for WhatIf {
+    fn drop(&mut self) {
+        self.shared.state.lock().is_stopped = true;
+        self.shared.stop.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watcher {
+    tap: TapHandle,
+    miniatures: Miniatures,
+    shared: Arc<Shared>,
+    busy_share_max: f64,
+    /// References that the cache had counted when the last batch was taken.
+    taken_at: u64,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        let mut wait = PERIOD;
+        while self.wait(wait) {
+            let began = Instant::now();
+            if self.take_batch().is_none() {
+                return;
+            }
+            self.miniatures.turn_window();
+            if self.miniatures.has_seen_enough() {
+                self.shared.state.lock().outlooks = self.miniatures.outlooks();
+            }
+            let pause = began.elapsed().div_f64(self.busy_share_max).saturating_sub(wait);
+            wait = PERIOD;
+            if !pause.is_zero() {
+                self.listen(0.0);
+                if !self.wait(pause) {
+                    break;
+                }
+                if let Some(halved) = self.miniatures.halved().filter(|_| pause > PAUSE_MAX) {
+                    self.miniatures = halved;
+                }
+                self.listen(self.miniatures.rate);
+            }
+        }
+        self.listen(0.0);
+    }
+
+    /// False when it is time to end.
+    fn wait(&self, length: Duration) -> bool {
+        let until = Instant::now() + length;
+        let mut state = self.shared.state.lock();
+        while !state.is_stopped && Instant::now() < until {
+            self.shared.stop.wait_until(&mut state, until);
+        }
+        !state.is_stopped
+    }
+
+    fn listen(&mut self, rate: f64) {
+        let listen = |tap: &Tap, total| {
+            tap.set_rate(rate);
+            total
+        };
+        self.taken_at = self.tap.with(listen).unwrap_or(0);
+    }
+
+    /// Simulates what was sampled; none when the cache is gone.
+    fn take_batch(&mut self) -> Option<()> {
+        let Self { tap, miniatures, taken_at, .. } = self;
+        tap.with(|tap, total| {
+            let seen_before = miniatures.seen;
+            // No more than were there with `total`; others come meanwhile.
+            for reference in std::iter::from_fn(|| tap.next()).take(tap.len()) {
+                miniatures.reference(reference.block, reference.is_write);
+            }
+            let of_batch = if tap.take_dropped() == 0 {
+                total - *taken_at
+            } else {
+                ((miniatures.seen - seen_before) as f64 / miniatures.rate) as u64
+            };
+            miniatures.total += of_batch;
+            *taken_at = total;
+        })
+    }
+}
+
+/// The simulations of all sizes at one rate.
+struct Miniatures {
+    config: Config,
+    rate: f64,
+    ssd_blocks: Vec<u64>,
+    rams: Vec<Ram>,
+    seen: u64,
+    window: u64,
+    /// `seen` when the present window began, and how many windows there were before it.
+    window_began: u64,
+    windows: u64,
+    /// References to all blocks, sampled or not, while the sample was taken.
+    total: u64,
+    /// `total` at the begin of the window before this one, and of this one.
+    totals: [u64; 2],
+}
+
+/// One RAM size over all SSD sizes.
+struct Ram {
+    blocks: u64,
+    simulation: Simulation,
+    /// Counts at the begin of the window before this one, and of this one, by SSD.
+    marks: [Vec<Counts>; 2],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    references: u64,
+    ram_hits: u64,
+    ssd_hits: u64,
+    ssd_writes: u64,
+}
+
+impl Miniatures {
+    fn new(config: &Config) -> Result<Self> {
+        let ram_blocks = f64::from(config.ram_layout()?.capacity);
+        Self::at_rate(config, (RAM_BLOCKS_WANTED / (ram_blocks * RAM_TIMES[0])).min(1.0))
+    }
+
+    /// None when simulations of half the size would say nothing.
+    fn halved(&self) -> Option<Self> {
+        let smallest = self.rams[0].blocks as f64 * self.rate / 2.0;
+        if smallest < RAM_BLOCKS_MIN {
+            return None;
+        }
+        Self::at_rate(&self.config, self.rate / 2.0).ok()
+    }
+
+    fn at_rate(config: &Config, rate: f64) -> Result<Self> {
+        let ram_blocks = u64::from(config.ram_layout()?.capacity);
+        let ssd_blocks: Vec<u64> = match &config.ssd {
+            Some(ssd) => {
+                let has = ssd.geometry(config.block_size)?.capacity_blocks();
+                SSD_TIMES.iter().map(|times| (has as f64 * times) as u64).collect()
+            }
+            None => SSD_TIMES_OF_RAM.iter().map(|times| (ram_blocks as f64 * times) as u64).collect(),
+        };
+        let rams = RAM_TIMES.iter().map(|times| {
+            let blocks = (ram_blocks as f64 * times) as u64;
+            Ok(Ram {
+                blocks,
+                simulation: scaled(config, blocks, &ssd_blocks, rate)?,
+                marks: [vec![Counts::default(); ssd_blocks.len()], vec![Counts::default(); ssd_blocks.len()]],
+            })
+        });
+        let rams = rams.collect::<Result<Vec<_>>>()?;
+        let largest = rams.last().map_or(0.0, |ram| ram.blocks as f64 * rate);
+        let window = (largest as u64 * WINDOW_TURNS).max(WINDOW_MIN);
+        Ok(Self {
+            config: config.clone(),
+            rate,
+            ssd_blocks,
+            rams,
+            seen: 0,
+            window,
+            window_began: 0,
+            windows: 0,
+            total: 0,
+            totals: [0; 2],
+        })
+    }
+
+    fn reference(&mut self, block: BlockId, is_write: bool) {
+        let now_us = self.config.clock.now_us();
+        for ram in &mut self.rams {
+            if is_write {
+                ram.simulation.write(block, 1, now_us);
+            } else {
+                ram.simulation.read(block, 1, now_us);
+            }
+        }
+        self.seen += 1;
+    }
+
+    /// Begins a new window when this one was long enough.
+    fn turn_window(&mut self) {
+        if self.seen - self.window_began < self.window {
+            return;
+        }
+        (self.window_began, self.windows) = (self.seen, self.windows + 1);
+        self.totals = [self.totals[1], self.total];
+        for ram in &mut self.rams {
+            let now = self.ssd_blocks.iter().enumerate().map(|(index, &blocks)| ram.counts(index, blocks));
+            let now = now.collect();
+            ram.marks = [std::mem::take(&mut ram.marks[1]), now];
+        }
+    }
+
+    /// Whether the cold start is behind.
+    fn has_seen_enough(&self) -> bool {
+        self.windows >= 2
+    }
+
+    fn outlooks(&self) -> Vec<Outlook> {
+        let of = |ram: &Ram, index: usize| {
+            let (now, then) = (ram.counts(index, self.ssd_blocks[index]), ram.marks[0][index]);
+            let references = self.total - self.totals[0];
+            let expected = references as f64 * self.rate;
+            let missing = expected - (now.references - then.references) as f64;
+            let share = |count: f64| (count / expected.max(1.0)).clamp(0.0, 1.0);
+            let ram_hit_ratio = share((now.ram_hits - then.ram_hits) as f64 + missing);
+            let ssd_hit_ratio = share((now.ssd_hits - then.ssd_hits) as f64).min(1.0 - ram_hit_ratio);
+            Outlook {
+                size: Size { ram_blocks: ram.blocks, ssd_blocks: self.ssd_blocks[index] },
+                ram_hit_ratio,
+                ssd_hit_ratio,
+                disk_ratio: 1.0 - ram_hit_ratio - ssd_hit_ratio,
+                ssd_writes: (now.ssd_writes - then.ssd_writes) as f64 / expected.max(1.0),
+                references,
+                rate: self.rate,
+            }
+        };
+        let all =
+            self.rams.iter().flat_map(|ram| (0..self.ssd_blocks.len()).map(move |index| of(ram, index)));
+        all.collect()
+    }
+}
+
+impl Ram {
+    /// What was counted over the SSD of `ssd_blocks` blocks, the one with this index.
+    fn counts(&self, index: usize, ssd_blocks: u64) -> Counts {
+        let stats = self.simulation.stats_over(index);
+        let mut counts =
+            Counts { references: stats.references, ram_hits: stats.ram_hits, ssd_hits: 0, ssd_writes: 0 };
+        if ssd_blocks > 0 {
+            counts.ssd_hits = stats.read_ssd_hits;
+            counts.ssd_writes = stats.ssd.blocks_written;
+        }
+        counts
+    }
+}
+
+/// A simulation of `ram_blocks` over each of `ssd_blocks`, all scaled by `rate`. What stands for no SSD has the least
+/// that there is, and nobody looks at it.
+fn scaled(config: &Config, ram_blocks: u64, ssd_blocks: &[u64], rate: f64) -> Result<Simulation> {
+    let part = |blocks: u64| (blocks as f64 * rate).round() as u64;
+    let ram = RamSize::Blocks(part(ram_blocks).max(8));
+    let small = Config { ram, shards: Some(1), slack_blocks: None, ssd: None, ..config.clone() };
+    let ssds: Vec<SsdConfig> = ssd_blocks
+        .iter()
+        .map(|&blocks| {
+            let mut ssd = SsdConfig::new("", SsdSize::Blocks(part(blocks).max(1)));
+            ssd.policy = config.ssd.as_ref().map_or_else(Default::default, |ssd| ssd.policy.clone());
+            let budget = &mut ssd.policy.write_budget_bytes_per_day;
+            *budget = budget.map(part);
+            ssd
+        })
+        .collect();
+    Simulation::over(&small, &ssds)
+}
+
+#[cfg(test)]
+mod tests {
+    use terrace_tiers::block::VolumeId;
+
+    use super::*;
+
+    const REFERENCES: usize = 200_000;
+
+    fn config() -> Config {
+        let mut config = Config::new(RamSize::Blocks(1024));
+        config.shards = Some(1);
+        config.ssd = Some(SsdConfig::new("", SsdSize::Blocks(4096)));
+        config
+    }
+
+    /// Blocks of which a few are wanted often; every fifth reference writes.
+    fn references(count: usize, seed: u64) -> impl Iterator<Item = (BlockId, bool)> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let volume = VolumeId::new(1);
+        (0..count).map(move |_| {
+            let number = (20_000.0 * random.f64().powi(3)) as u64;
+            (BlockId::new(volume, number), random.u8(..5) == 0)
+        })
+    }
+
+    fn outlooks_at(rate: f64, seed: u64) -> Vec<Outlook> {
+        let mut miniatures = Miniatures::at_rate(&config(), rate).expect("the sizes work");
+        let limit = (rate * 2f64.powi(64)) as u64;
+        for (block, is_write) in references(REFERENCES, seed) {
+            miniatures.total += 1;
+            if crate::sample::place(block, 0) < limit {
+                miniatures.reference(block, is_write);
+                miniatures.turn_window();
+            }
+        }
+        assert!(miniatures.has_seen_enough());
+        miniatures.outlooks()
+    }
+
+    #[test]
+    fn with_all_blocks_sampled_the_size_that_is_there_is_simulated_exactly() {
+        let seed = fastrand::u64(..);
+        let mut whole = Simulation::new(&config()).expect("the sizes work");
+        let window = Miniatures::at_rate(&config(), 1.0).expect("the sizes work").window as usize;
+        let mut then = whole.stats();
+        for (index, (block, is_write)) in references(REFERENCES, seed).enumerate() {
+            // The ratios are of what came since the window before the last one began.
+            if index == (REFERENCES / window - 1) * window {
+                then = whole.stats();
+            }
+            if is_write { whole.write(block, 1, 0) } else { whole.read(block, 1, 0) }
+        }
+        let stats = whole.stats();
+        let outlooks = outlooks_at(1.0, seed);
+        let here = outlooks
+            .iter()
+            .find(|it| it.size.ram_blocks == 1024 && it.size.ssd_blocks.abs_diff(4096) < 200)
+            .expect("the own size is among them");
+        assert_eq!(here.references, stats.references - then.references, "seed {seed}");
+        let share = |now: u64, then: u64| (now - then) as f64 / here.references as f64;
+        assert_eq!(here.ram_hit_ratio, share(stats.ram_hits, then.ram_hits), "seed {seed}");
+        assert_eq!(here.ssd_hit_ratio, share(stats.read_ssd_hits, then.read_ssd_hits), "seed {seed}");
+    }
+
+    #[test]
+    fn an_eighth_of_the_blocks_gives_nearly_what_all_of_them_give_at_every_size() {
+        let seed = fastrand::u64(..);
+        let (all, part) = (outlooks_at(1.0, seed), outlooks_at(1.0 / 8.0, seed));
+        for (all, part) in all.iter().zip(&part) {
+            assert_eq!(all.size, part.size);
+            let error = (all.disk_ratio - part.disk_ratio).abs();
+            assert!(error < 0.05, "seed {seed}: {all:?}, sampled {part:?}");
+            let sum = part.ram_hit_ratio + part.ssd_hit_ratio + part.disk_ratio;
+            assert!((sum - 1.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn more_ram_and_more_ssd_leave_less_for_the_disk_and_no_ssd_leaves_most() {
+        let outlooks = outlooks_at(1.0, 7);
+        let disk = |ram: usize, ssd: usize| outlooks[ram * SSD_TIMES.len() + ssd].disk_ratio;
+        for index in 1..RAM_TIMES.len() {
+            assert!(disk(index, 0) < disk(index - 1, 0));
+        }
+        for index in 1..SSD_TIMES.len() {
+            assert!(disk(1, index) < disk(1, index - 1));
+        }
+        assert!(
+            outlooks
+                .iter()
+                .filter(|outlook| outlook.size.ssd_blocks == 0)
+                .all(|outlook| outlook.ssd_writes == 0.0)
+        );
+    }
+
+    #[test]
+    fn halving_ends_where_hits_would_be_chance() {
+        let mut miniatures = Miniatures::new(&config()).expect("the sizes work");
+        let mut halvings = 0;
+        while let Some(halved) = miniatures.halved() {
+            (miniatures, halvings) = (halved, halvings + 1);
+        }
+        // From 512 blocks to 64.
+        assert_eq!(halvings, 3);
+    }
+}
