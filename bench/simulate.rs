@@ -12,7 +12,11 @@ fn trace() -> DenseTrace {
     let references = if is_trial() { 1 << 14 } else { 1 << 22 };
     let mut random = fastrand::Rng::with_seed(1);
     let id = |step: u64| {
-        if step / 4096 % 8 == 0 { (1 << 32) + step } else { (random.f64().powi(4) * 600_000.0) as u64 }
+        if (step / 4096).is_multiple_of(8) {
+            (1 << 32) + step
+        } else {
+            (random.f64().powi(4) * 600_000.0) as u64
+        }
     };
     let trace: DenseTrace = (0..references).map(id).map(BlockId::from_u64).collect();
     trace.finished()

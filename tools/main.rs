@@ -34,7 +34,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Replay(Box<replay::ReplayArgs>),
-    Trace(trace::command::TraceArgs),
+    Trace(Box<trace::command::TraceArgs>),
     Tune(Box<tune::TuneArgs>),
 }
 
