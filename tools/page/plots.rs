@@ -276,13 +276,8 @@ pub(super) fn working_set(report: &Report) -> Plot {
     let svg = draw(|area| {
         let label = |at: &f64| time(*at, is_seconds);
         let x = RangedCoordf64::from(0.0..end);
-        let mut chart = axes(
-            area,
-            x,
-            RangedCoordf64::from(0.0..most * 1.05),
-            ["time", "different blocks"],
-            [&label, &bytes],
-        )?;
+        let mut chart =
+            axes(area, x, Bytes { most: most * 1.05 }, ["time", "different blocks"], [&label, &bytes])?;
         let points = |of: &dyn Fn(&crate::tune::Window) -> u64| -> Vec<(f64, f64)> {
             windows.iter().map(|window| (window.end, of(window) as f64)).collect()
         };
