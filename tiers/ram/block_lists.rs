@@ -3,7 +3,7 @@
 use super::rings::{Link, PLACES, Place, Rings};
 use crate::block::BlockId;
 
-/// Blocks in the lists of their [`Place`]s. An entry names a block until it is deleted or converted.
+/// Blocks in the lists of their places. An entry names a block until it is deleted or converted.
 pub trait BlockLists {
     /// Makes room for `residents` and `ghosts` entries. Residents stay where they are, so there may not become fewer;
     /// the ghosts must fit. O(entries).
@@ -54,7 +54,7 @@ pub trait BlockLists {
 /// to find a block is to look at it. For simulations, which renumber the ids of a trace once.
 ///
 /// Invariant: entry `PLACES + n` is block n; one in no list of the policy's is in no ring, and its place is
-/// [`Place::FreeResident`]: to take it costs no look at strangers.
+/// `FreeResident`: to take it costs no look at strangers.
 pub struct DenseLists {
     rings: Rings<Link>,
 }

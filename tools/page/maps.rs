@@ -4,6 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Plot;
+use super::axes::Drawn;
 use super::canvas::{Area, HEAT, HEIGHT, INK, MARK, MUTED, WIDTH, draw, heat, ink_on, text};
 use crate::tune::Report;
 use crate::units::{show_bytes, show_count};
@@ -19,8 +20,6 @@ const LEFT: i32 = 84;
 const TOP: i32 = 12;
 const RIGHT: i32 = WIDTH as i32 - 12;
 const BOTTOM: i32 = HEIGHT as i32 - 56;
-
-type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 impl Grid {
     /// Row 0 is the lowest.

@@ -6,6 +6,7 @@
 //!
 //! The script only shows what the pointer is on; without it the page says the same.
 
+mod axes;
 mod canvas;
 mod maps;
 mod plots;

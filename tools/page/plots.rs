@@ -2,166 +2,17 @@
 
 use std::fmt::Write as _;
 
-use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged, ValueFormatter};
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Plot;
-use super::canvas::{Area, GRID, INK, MARK, MUTED, SERIES, draw, text};
+use super::axes::{Bytes, Powers, Slots, axes, bytes, legend, line, percent};
+use super::canvas::{INK, MARK, MUTED, SERIES, draw, text};
 use super::maps::time;
 use crate::tune::{Candidate, CurvePoint, Report, show_years, sizes};
 use crate::units::{show_bytes, show_us};
-
-type Drawn = Result<(), Box<dyn std::error::Error>>;
-type Chart<'a, 'b, X, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, Y>>;
-
-/// Powers of two along an axis, from one to another: labels are whole ones.
-struct Powers {
-    from: f64,
-    to: f64,
-}
-
-impl Powers {
-    /// Around these sizes, in bytes.
-    fn around(bytes: impl Iterator<Item = u64>) -> Self {
-        let (mut from, mut to) = (f64::INFINITY, 0f64);
-        for exponent in bytes.filter(|&bytes| bytes > 0).map(|bytes| (bytes as f64).log2()) {
-            (from, to) = (from.min(exponent), to.max(exponent));
-        }
-        if from > to {
-            (from, to) = (12.0, 13.0);
-        }
-        Self { from, to: if to - from < 1.0 { from + 1.0 } else { to } }
-    }
-}
-
-impl Ranged for Powers {
-    type FormatOption = DefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let share = (value.max(1.0).log2() - self.from) / (self.to - self.from);
-        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        let (first, last) = (self.from.ceil() as i32, self.to.floor() as i32);
-        let step = ((last - first) as usize / hint.max_num_points().max(1) + 1).max(1);
-        (first..=last).step_by(step).map(|exponent| f64::from(exponent).exp2()).collect()
-    }
-
-    fn range(&self) -> std::ops::Range<f64> {
-        self.from.exp2()..self.to.exp2()
-    }
-}
-
-/// From nothing to so many bytes: labels are whole numbers of a unit.
-struct Bytes {
-    most: f64,
-}
-
-impl Ranged for Bytes {
-    type FormatOption = DefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        limit.0 + (value / self.most * f64::from(limit.1 - limit.0)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        // A power of two that four to eight times goes into it.
-        let step = (self.most / 4.0).log2().floor().exp2().max(1.0);
-        (0..=8).map(|times| f64::from(times) * step).take_while(|&value| value <= self.most).collect()
-    }
-
-    fn range(&self) -> std::ops::Range<f64> {
-        0.0..self.most
-    }
-}
-
-/// Places for bars, of width 1 from 0 on, each labelled in its middle.
-struct Slots(usize);
-
-impl Ranged for Slots {
-    type FormatOption = DefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        limit.0 + (value / self.0 as f64 * f64::from(limit.1 - limit.0)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        // As many names as can be read side by side.
-        (0..self.0).step_by(self.0.div_ceil(10)).map(|slot| slot as f64 + 0.5).collect()
-    }
-
-    fn range(&self) -> std::ops::Range<f64> {
-        0.0..self.0 as f64
-    }
-}
-
-/// Axes in `area`, their labels, and what they are.
-fn axes<'a, 'b, X, Y>(
-    area: &'a Area<'b>,
-    x: X,
-    y: Y,
-    names: [&str; 2],
-    labels: [&dyn Fn(&f64) -> String; 2],
-) -> Result<Chart<'a, 'b, X, Y>, Box<dyn std::error::Error>>
-where
-    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
-    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
-{
-    let mut builder = ChartBuilder::on(area);
-    builder.margin(12).x_label_area_size(44).y_label_area_size(76);
-    let mut chart = builder.build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .x_labels(8)
-        .y_labels(6)
-        .x_desc(names[0])
-        .y_desc(names[1])
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID.stroke_width(1))
-        .axis_style(GRID.stroke_width(1))
-        .label_style(text(12, &MUTED))
-        .axis_desc_style(text(13, &INK))
-        .x_label_formatter(labels[0])
-        .y_label_formatter(labels[1])
-        .draw()?;
-    Ok(chart)
-}
-
-fn percent(share: &f64) -> String {
-    format!("{:.0} %", share * 100.0)
-}
-
-fn bytes(bytes: &f64) -> String {
-    show_bytes(*bytes as u64)
-}
-
-/// The names of the lines, in a corner.
-fn legend<'a, 'b: 'a, X: Ranged<ValueType = f64>, Y: Ranged<ValueType = f64>>(
-    chart: &mut Chart<'a, 'b, X, Y>,
-    position: SeriesLabelPosition,
-) -> Drawn {
-    chart.configure_series_labels().position(position).label_font(text(12, &INK)).margin(8).draw()?;
-    Ok(())
-}
-
-/// A line with its name.
-fn line<X, Y>(chart: &mut Chart<'_, '_, X, Y>, points: Vec<(f64, f64)>, color: RGBColor, name: &str) -> Drawn
-where
-    X: Ranged<ValueType = f64> + 'static,
-    Y: Ranged<ValueType = f64> + 'static,
-{
-    chart
-        .draw_series(LineSeries::new(points, color.stroke_width(2)))?
-        .label(name)
-        .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], color.stroke_width(2)));
-    Ok(())
-}
 
 /// Disk reads by SSD size, for up to four RAM sizes, the recommended one among them, with their error bands.
 pub(super) fn disk_reads(report: &Report) -> Plot {
@@ -425,13 +276,8 @@ pub(super) fn working_set(report: &Report) -> Plot {
     let svg = draw(|area| {
         let label = |at: &f64| time(*at, is_seconds);
         let x = RangedCoordf64::from(0.0..end);
-        let mut chart = axes(
-            area,
-            x,
-            RangedCoordf64::from(0.0..most * 1.05),
-            ["time", "different blocks"],
-            [&label, &bytes],
-        )?;
+        let mut chart =
+            axes(area, x, Bytes { most: most * 1.05 }, ["time", "different blocks"], [&label, &bytes])?;
         let points = |of: &dyn Fn(&crate::tune::Window) -> u64| -> Vec<(f64, f64)> {
             windows.iter().map(|window| (window.end, of(window) as f64)).collect()
         };
