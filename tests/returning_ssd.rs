@@ -223,6 +223,7 @@ fn clean_copies_of_before_something_was_written_past_the_ssd_are_dropped() {
         check_all(&volume, 0..8, 1);
         cache.close().expect("the cache closes");
         let (cache, volume) = world.open(Some(&ssd), mode);
+        cache.settle().expect("all that the file holds is found");
         check_all(&volume, 0..100, 1);
         assert!(
             cache.stats().read_ssd_hits > 0,
@@ -233,6 +234,7 @@ fn clean_copies_of_before_something_was_written_past_the_ssd_are_dropped() {
         write_all(&volume, 0..100, 2);
         cache.close().expect("the cache closes");
         let (cache, volume) = world.open(Some(&ssd), mode);
+        cache.settle().expect("all that the file holds is found");
         check_all(&volume, 0..100, 2);
         assert_eq!(cache.stats().read_ssd_hits, 0);
     }

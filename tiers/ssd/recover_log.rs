@@ -67,7 +67,11 @@ pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &C
         let mine = records.iter().filter(|record| record.header.generation == segment.generation);
         let end_page =
             mine.map(|record| record.page + record.header.pages(geometry.block_size)).max().unwrap_or(0);
-        log.restore_segment(DirtySegment { end_page: Some(end_page), next_page: end_page, ..segment });
+        // One that began after the end of the log has nothing, and the next record takes the number of what is forgotten:
+        // while something keeps it in line it must not seem to come after that.
+        let first_sequence = segment.first_sequence.min(log.next_sequence);
+        let cut = DirtySegment { first_sequence, end_page: Some(end_page), next_page: end_page, ..segment };
+        log.restore_segment(cut);
     }
     for record in records {
         restore(&mut log, believed, record);

@@ -726,6 +726,49 @@ fn a_synced_record_that_is_missing_is_damage_and_not_a_shorter_log() {
     }
 }
 
+/// A segment that began after the first record that the power failure tore stayed in line, with the numbers of records that
+/// were forgotten. What was logged next took these numbers, and the file was refused from then on.
+#[test]
+fn a_log_goes_on_after_a_tear_though_a_later_segment_was_begun() {
+    let mut writer = Writer::new();
+    writer.write(0, 0..32);
+    writer.log(0..1);
+    writer.sync();
+    let headers = |bytes: &[u8]| -> Vec<usize> {
+        (0..bytes.len()).step_by(4096).filter(|&at| bytes[at..at + 8] == *b"TERRREC1").collect()
+    };
+    let synced = headers(&writer.device.bytes());
+    // Not synced, in the rest of this segment and the beginning of the next one.
+    let mut number = 1;
+    while writer.ssd.dirty.segments.len() < 2 {
+        writer.write(number, 0..32);
+        writer.log(number..number + 1);
+        number += 1;
+    }
+    assert!(number > 2, "the first of them is in the segment of what was synced");
+    let mut bytes = writer.device.bytes();
+    let torn = headers(&bytes).into_iter().find(|&at| at > synced[0]).expect("a record was written");
+    bytes[torn + 70] ^= 1;
+
+    let mut device = MemoryDevice::holding(bytes);
+    for life in 0..2 {
+        let mut ssd = Ssd::open_early(&device, geometry(), SsdPolicy::default())
+            .unwrap_or_else(|error| panic!("life {life}: {error}"));
+        assert_eq!(ssd.dirty_blocks(), 1 + life, "what was synced, and nothing after the tear");
+        // No checkpoint ends the scan, so no segment leaves the line.
+        ssd.scan_all(&device);
+        let block = BlockId::new(writer.volume, 10 + life);
+        let copy =
+            NewCopy { block, version: ssd.first_version(), mask: Box::new([u64::from(u32::MAX)]), epoch: 0 };
+        let mut plan = ssd.plan_record(&[copy]).expect("there is room");
+        plan.run(&device, &[&bytes_of(10 + life as usize, &[0; 32])]).expect("in range");
+        ssd.finish_record(plan);
+        let sync = ssd.plan_log_sync().expect("a record is written");
+        ssd.finish_log_sync(sync);
+        device = MemoryDevice::holding(device.bytes());
+    }
+}
+
 #[test]
 fn a_bad_dirty_copy_is_an_error_until_something_newer_is_durable() {
     let mut writer = Writer::new();
