@@ -87,7 +87,12 @@ fn a_tier_has_no_thread_no_lock_and_no_clock() {
 #[test]
 fn odd_dependencies_stay_behind_one_file() {
     forbid("tiers", &["tiers/ssd/encoding.rs"], &["bincode"], "bincode is behind tiers/ssd/encoding.rs");
-    forbid("src/recording", &["src/recording/encoding.rs"], &["bincode"], "bincode is behind src/recording/encoding.rs");
+    forbid(
+        "src/recording",
+        &["src/recording/encoding.rs"],
+        &["bincode"],
+        "bincode is behind src/recording/encoding.rs",
+    );
     let unchecked = ["parking_lot", "shuttle", "std::sync::Mutex", "std::sync::atomic", "std::thread"];
     let why = "locks, atomics, threads and moments come from src/sync.rs, or no checker sees them";
     // What a caller sets is the caller's.
