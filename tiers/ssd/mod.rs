@@ -219,6 +219,9 @@ impl Ssd {
     }
 
     fn recover(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
+        // What a process that died wrote and did not sync is read as if it were durable. Were it lost later, with the
+        // checkpoint of before written over already, there would be none.
+        device.sync()?;
         let found = recover::recover(device, wanted.block_size)?;
         let geometry = found.superblock.geometry;
         let unread = found.log.unread().collect();

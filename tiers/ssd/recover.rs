@@ -288,6 +288,9 @@ impl Believed {
         if self.dirty_segments.keys().any(|&segment| self.is_checkpointed(segment)) {
             return Err(Error::Damaged { what: "a segment is in the checkpoint twice".into() });
         }
+        if self.tombstones.len() > PIECES_MAX {
+            return Err(Error::Damaged { what: "more tombstones than there is room for".into() });
+        }
         if !self.volumes.fits() {
             return Err(Error::Damaged { what: "more volumes than there is room for".into() });
         }
@@ -326,6 +329,9 @@ impl Believed {
                 self.overwritten.add_range(first, count, version);
                 let ids = first..first.saturating_add(count);
                 self.tombstones.cut(&ids, Version::from_u64(version));
+                if self.tombstones.len() > 2 * PIECES_MAX {
+                    return Err(Error::Damaged { what: "more tombstones than there is room for".into() });
+                }
             }
             JournalEntry::Destaged { volume, epoch } => {
                 self.volumes.raise_destaged_epoch(volume, epoch);
@@ -349,7 +355,10 @@ impl Believed {
                     return Err(Error::Damaged { what: "a volume in the journal is impossible".into() });
                 }
             }
-            JournalEntry::VolumeDropped { volume } => self.volumes.restore_dropped(volume),
+            JournalEntry::VolumeDropped { volume } => {
+                self.volumes.restore_dropped(volume);
+                self.tombstones.retain(|tombstone| tombstone.volume().number() != volume);
+            }
             JournalEntry::VolumeUsed { volume } => self.volumes.used(volume),
             JournalEntry::SyncedThrough { volume, version } => {
                 self.volumes.restore_synced(volume, Version::from_u64(version));
@@ -365,8 +374,8 @@ impl Believed {
 
     /// False when there can be no such tombstone.
     fn restore_tombstone(&mut self, first: u64, count: u64, version: u64, epoch: u64) -> bool {
-        let tombstone =
-            Tombstone::new(first, count, version, epoch).filter(|_| self.tombstones.len() < PIECES_MAX);
+        let has_room = self.tombstones.len() < 2 * PIECES_MAX;
+        let tombstone = Tombstone::new(first, count, version, epoch).filter(|_| has_room);
         tombstone.map(|tombstone| self.tombstones.insert(tombstone)).is_some()
     }
 

@@ -8,7 +8,8 @@
 //! 1. They are run below in the order of their versions, each before any copy of a higher version is written there.
 //! 2. One goes when the backing store was synced after it, or when its blocks are forgotten. The journal voids, by the
 //!    same entry, all that is older: nothing that it covered comes back (rule 4).
-//! 3. There are at most [`PIECES_MAX`], so that a checkpoint has room for them.
+//! 3. There are at most [`PIECES_MAX`], so that a checkpoint has room for them. While a journal is applied over a checkpoint
+//!    that is younger than its beginning there may be those of then and those of the checkpoint.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -105,7 +106,13 @@ impl Tombstones {
         before.is_some_and(|(_, &end)| block.as_u64() < end)
     }
 
+    /// Takes the place of what is left of the same one: a journal may be applied over a checkpoint that has it already.
     pub(super) fn insert(&mut self, tombstone: Tombstone) {
+        let Tombstone { ref ids, version, .. } = tombstone;
+        let is_part = |other: &Tombstone| {
+            other.version == version && ids.start <= other.ids.start && other.ids.end <= ids.end
+        };
+        self.list.retain(|other| !is_part(other));
         let at = self.list.partition_point(|other| other.place() <= tombstone.place());
         self.list.insert(at, tombstone);
         self.cover();

@@ -18,6 +18,12 @@ struct Inner {
     keeps_steps: bool,
 }
 
+impl Inner {
+    fn fails(&self) -> bool {
+        self.fails_from.is_some_and(|first| self.steps.len() >= first)
+    }
+}
+
 enum Step {
     Write { offset: usize, bytes: Vec<u8> },
     Sync,
@@ -55,6 +61,12 @@ impl MemoryDevice {
     pub(super) fn fail_from_now_on(&self, fails: bool) {
         let mut inner = self.inner();
         inner.fails_from = fails.then_some(0);
+    }
+
+    /// So many more steps go well.
+    pub(super) fn fail_after(&self, count: usize) {
+        let mut inner = self.inner();
+        inner.fails_from = Some(inner.steps.len() + count);
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
@@ -110,7 +122,7 @@ impl Device for MemoryDevice {
         let mut inner = self.inner();
         let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
         let (start, end) = (offset as usize, offset as usize + bytes.len());
-        if inner.fails_from.is_some() || end > inner.bytes.len() {
+        if inner.fails() || end > inner.bytes.len() {
             return Err(Error::OutOfRange {
                 offset,
                 bytes: bytes.len() as u64,
@@ -126,7 +138,7 @@ impl Device for MemoryDevice {
 
     fn sync(&self) -> Result<()> {
         let mut inner = self.inner();
-        if inner.fails_from.is_some() {
+        if inner.fails() {
             return Err(Error::OutOfRange { offset: 0, bytes: 0, end: 0 });
         }
         if inner.keeps_steps {

@@ -878,6 +878,46 @@ fn tombstones_are_as_many_as_a_checkpoint_has_room_for() {
     assert_eq!(ssd.dirty_blocks_of(writer.volume), taken + cut);
 }
 
+/// A checkpoint before all summaries are read has the tombstones, and the journal that put and cut them is applied over it:
+/// each was there twice then, and with enough of them the file was refused.
+#[test]
+fn tombstones_are_the_same_when_the_journal_is_applied_over_a_checkpoint_that_has_them() {
+    let mut random = fastrand::Rng::with_seed(1);
+    let before = Writer::new();
+    let mut writer = before.after_power_loss(before.device.step_count(), &mut random, "no dirty blocks yet");
+    let at = |number: u64| BlockId::new(before.volume, 10 * number);
+    let mut taken = 0;
+    loop {
+        let version = writer.version();
+        if writer.ssd.put_tombstone(at(taken), 9, version, 0).is_none() {
+            break;
+        }
+        taken += 1;
+    }
+    for number in 0..taken / 2 {
+        let version = writer.version();
+        writer.ssd.void_range(BlockId::from_u64(at(number).as_u64() + 4), 1, version);
+    }
+    writer.settle_journal();
+    writer.checkpoint();
+    let first: Vec<Tombstone> = writer.ssd.dirty.tombstones.iter().take(20).cloned().collect();
+    first.iter().for_each(|tombstone| writer.ssd.finish_tombstone(tombstone));
+    writer.settle_journal();
+    writer.checkpoint();
+    assert!(writer.ssd.is_scanning(), "the journal is as long as ever");
+
+    let known = |ssd: &Ssd| -> Vec<(Range<u64>, Version)> {
+        let all = ssd.dirty.tombstones.iter();
+        all.map(|tombstone| (tombstone.ids.clone(), tombstone.version)).collect()
+    };
+    for life in 0..3 {
+        let ssd = Ssd::open_early(&writer.device, geometry(), SsdPolicy::default())
+            .unwrap_or_else(|error| panic!("life {life}: {error}"));
+        assert!(known(&ssd) == known(&writer.ssd), "life {life}: {} are known", known(&ssd).len());
+    }
+    assert_eq!(known(&writer.ssd).len() as u64, taken + taken / 2 - first.len() as u64);
+}
+
 #[test]
 fn the_segments_of_the_log_go_round() {
     let seed = fastrand::u64(..);
