@@ -155,6 +155,9 @@ pub enum Background {
 pub struct Config {
     pub block_size: BlockSize,
     pub ram: RamSize,
+    /// What [`crate::Cache::resize_ram`] can make of it at the most, in bytes; it is address space alone until then. None:
+    /// 16 times what it is at first, or nothing more where the system has no address space for that.
+    pub ram_bytes_max: Option<u64>,
     /// Frames beyond the resident blocks, for what is under way and what readers hold; none: a sixteenth of the
     /// resident blocks, but at least 32 and at most 1024. At least 4.
     pub slack_blocks: Option<u32>,
@@ -169,6 +172,12 @@ pub struct Config {
     pub writeback_delay_ms: u64,
     /// The longest run that one write below takes, in bytes.
     pub run_bytes_max: usize,
+    /// Of volumes in mode [`WriteMode::BackSsd`]: what goes on to the backing store goes there epoch by epoch, and an epoch
+    /// ends at a flush. Nothing of the next is written there before all of one is synced, so that the backing store alone
+    /// is, at any moment, what it was at some flush and a part of what came until the next: for a store that must be of use
+    /// when the SSD dies. A block that is written in many epochs is then written below as often, and takes the log's
+    /// room as often. Otherwise only its newest version goes below, in the order of addresses.
+    pub ordered_destage: bool,
     /// Worker threads for each backing device.
     pub disk_threads: u32,
     /// Worker threads for the SSD.
@@ -187,6 +196,7 @@ impl Config {
         Self {
             block_size: BlockSize::DEFAULT,
             ram,
+            ram_bytes_max: None,
             slack_blocks: None,
             shards: None,
             ssd: None,
@@ -194,6 +204,7 @@ impl Config {
             dirty_low: 0.25,
             writeback_delay_ms: 200,
             run_bytes_max: 2 << 20,
+            ordered_destage: false,
             disk_threads: 4,
             ssd_threads: 8,
             queue_max: 1024,
@@ -239,27 +250,52 @@ impl Config {
             }
         };
         let slack = slack_for(capacity);
-        if capacity < 8 {
-            let wanted = (8 + u64::from(slack)) * self.bytes_per_block();
+        let bytes_for = |blocks: u64| {
+            let fits = |&all: &u64| all >= blocks + u64::from(slack_for(all));
+            (blocks..).find(fits).unwrap_or(blocks) * self.bytes_per_block()
+        };
+        if capacity < SHARD_BLOCKS_MIN {
+            let blocks_min = SHARD_BLOCKS_MIN * u64::from(self.shards.unwrap_or(1).max(1));
             return Err(Error::Config(format!(
-                "the RAM tier holds {capacity} blocks of {} bytes, it needs 8; give it {wanted} bytes or make the \
+                "the RAM tier holds {capacity} blocks of {} bytes, it needs {blocks_min}; give it {} bytes or make the \
                  blocks smaller",
-                self.block_size.bytes()
+                self.block_size.bytes(),
+                bytes_for(blocks_min)
             )));
         }
         let capacity = u32::try_from(capacity).ok().filter(|&blocks| blocks <= 1 << 30).ok_or_else(|| {
             Error::Config(format!("{capacity} blocks in RAM are too many; make the blocks larger"))
         })?;
         let shards = self.shards.unwrap_or_else(|| (capacity / 1000).clamp(1, 16));
-        if shards == 0 || shards > capacity / 8 {
+        let shards_max = capacity / SHARD_BLOCKS_MIN as u32;
+        if shards == 0 || shards > shards_max {
             return Err(Error::Config(format!(
-                "{shards} shards do not work for {capacity} blocks; use from 1 to {}",
-                capacity / 8
+                "{shards} shards do not work for {capacity} blocks; use from 1 to {shards_max}, or give them {} bytes",
+                bytes_for(u64::from(shards.max(1)) * SHARD_BLOCKS_MIN)
             )));
         }
         let mark = |share: f64| ((f64::from(capacity) * share) as u64).max(1);
         let (dirty_low, dirty_high) = (mark(self.dirty_low), mark(self.dirty_high));
+        // Without work in the background, what leaves RAM waits for the end of the request.
+        let slack = match self.background {
+            Background::Continuous => slack,
+            Background::OnSettle => slack + ON_SETTLE_SLACK_BLOCKS,
+        };
         Ok(RamLayout { capacity, slack, shards, dirty_low, dirty_high })
+    }
+
+    /// Frames that there is to be address space for, of which `layout` has the first.
+    pub(crate) fn frame_count_max(&self, layout: RamLayout) -> u32 {
+        let count = match self.ram_bytes_max {
+            Some(bytes) => bytes / self.bytes_per_block(),
+            None => GROWTH * u64::from(layout.frames()),
+        };
+        u32::try_from(count).unwrap_or(u32::MAX).clamp(layout.frames(), (1 << 31) - 1)
+    }
+
+    /// RAM that so many frames take with all that belongs to them.
+    pub(crate) fn bytes_of_frames(&self, frames: u32) -> u64 {
+        u64::from(frames) * self.bytes_per_block()
     }
 
     /// RAM that one frame of the tier takes in all, in bytes.
@@ -268,6 +304,15 @@ impl Config {
             + crate::cache::DIRECTORY_BYTES_PER_BLOCK as u64
     }
 }
+
+/// Fewer blocks leave a shard's policy nothing to choose from.
+const SHARD_BLOCKS_MIN: u64 = 8;
+
+/// How much larger RAM may become, when nobody says.
+const GROWTH: u64 = 16;
+
+/// Frames for what leaves RAM during one request of [`Background::OnSettle`], in blocks.
+const ON_SETTLE_SLACK_BLOCKS: u32 = 2048;
 
 /// One for a write's new frame, and the SSD has at most three quarters.
 const SLACK_BLOCKS_MIN: u32 = 4;
@@ -286,6 +331,20 @@ pub(crate) struct RamLayout {
 }
 
 impl RamLayout {
+    pub(crate) fn frames(&self) -> u32 {
+        self.capacity + self.slack
+    }
+
+    /// Blocks that one call takes at a time: it holds their frames, so that many callers share few.
+    pub(crate) fn chunk_blocks(&self) -> usize {
+        (self.slack as usize / 2).clamp(1, 1024)
+    }
+
+    /// Frames that may be on their way to the SSD at once.
+    pub(crate) fn demoting_max(&self) -> usize {
+        (self.slack as usize * 3 / 4).max(1)
+    }
+
     /// The resident blocks of shard `index`: they differ by one at the most.
     pub(crate) fn shard_capacity(&self, index: u32) -> u32 {
         self.capacity / self.shards + u32::from(index < self.capacity % self.shards)

@@ -39,8 +39,6 @@ pub enum Error {
     /// They were newer than the backing store and only on the SSD, which cannot give them. Reads of them and every flush
     /// say so until each is written whole, discarded or forgotten; [`crate::Volume::lost_blocks`] names them.
     LostWithSsd { volume: String, blocks: u64 },
-    /// A volume in mode `back-ssd` cannot do this: what its log has is newer than the backing store.
-    NotWithLog { what: &'static str },
     /// A volume of this name is attached already.
     AlreadyAttached { name: String },
     /// The volume was detached, or is being detached; attach it again.
@@ -107,10 +105,6 @@ impl fmt::Display for Error {
                 f,
                 "{blocks} blocks of volume {volume} were only on the SSD, which cannot give them; write them whole, or \
                  forget them"
-            ),
-            Self::NotWithLog { what } => write!(
-                f,
-                "a volume that writes back to a log on the SSD cannot {what}; detach it, and attach it in another mode"
             ),
             Self::AlreadyAttached { name } => {
                 write!(f, "a volume named {name} is attached already; give each volume its own name")

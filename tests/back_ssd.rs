@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{BLOCK, bytes_of, content, eventually, held, small, ssd_bytes, stored, without_hanging};
 use terrace::tiers::testing::{Fault, Journal, Loss, MemoryDevice, Operation};
-use terrace::{Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode};
+use terrace::{Background, Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode};
 
 const SSD_BLOCKS: u64 = 256;
 const DISK_BYTES: u64 = 512 * BLOCK as u64;
@@ -319,9 +319,6 @@ fn a_volume_is_detached_with_newer_blocks_in_the_log_and_comes_back_with_them() 
     let (cache, volume) = devices.open();
     devices.disk.fail(Fault::every(Operation::Write));
     (0..8).for_each(|block| write(&volume, block, 1));
-    for refused in [volume.discard(0, 4096), volume.forget(0, 4096), volume.set_mode(WriteMode::Back)] {
-        assert!(matches!(refused, Err(Error::NotWithLog { .. })), "{refused:?}");
-    }
     volume.detach().expect("the log has all of it");
     devices.disk.clear_faults();
     assert_eq!(
@@ -335,10 +332,312 @@ fn a_volume_is_detached_with_newer_blocks_in_the_log_and_comes_back_with_them() 
     assert_eq!(stored(&*devices.disk, 0, BLOCK), content(0, 1));
 }
 
+/// What is left of a power failure now: the content of `blocks` to a new cache, and then on the disk once all is below.
+fn check_after_power_loss(journal: &Journal, blocks: impl IntoIterator<Item = (u64, Vec<u8>)>) {
+    let left = Devices::after_power_loss(journal);
+    let (cache, volume) = left.open();
+    let blocks: Vec<_> = blocks.into_iter().collect();
+    for (block, wanted) in &blocks {
+        assert!(bytes_of(&volume, block * BLOCK as u64, BLOCK) == *wanted, "block {block} after a crash");
+    }
+    cache.settle().expect("all goes below");
+    for (block, wanted) in &blocks {
+        assert!(stored(&*left.disk, block * BLOCK as u64, BLOCK) == *wanted, "block {block} below");
+    }
+    assert_eq!(cache.stats().ssd.dirty_blocks, 0);
+}
+
+fn zeros() -> Vec<u8> {
+    vec![0; BLOCK]
+}
+
+#[test]
+fn a_discard_reads_as_zeros_and_is_durable_at_the_next_flush_whatever_the_backing_store_does() {
+    let journal = Arc::new(Journal::default());
+    let devices = Devices::recorded(&journal);
+    (0..40).for_each(|block| {
+        let bytes = content(block, 7);
+        devices.disk.write(block * BLOCK as u64, &[std::io::IoSlice::new(&bytes)]).expect("in range");
+    });
+    devices.disk.sync().expect("works");
+    for operation in [Operation::Write, Operation::Discard, Operation::Sync] {
+        devices.disk.fail(Fault::every(operation));
+    }
+    let (cache, volume) = devices.open();
+    (0..20).for_each(|block| write(&volume, block, 1));
+    volume.flush().expect("the log is there");
+    volume.discard(5 * BLOCK as u64 + 512, 25 * BLOCK as u64).expect("a discard succeeds");
+    write(&volume, 8, 2);
+    volume.write(9 * BLOCK as u64 + 1024, &[9; 512]).expect("a write succeeds");
+    let mut ninth = zeros();
+    ninth[1024..1536].fill(9);
+    let (mut fifth, mut last) = (content(5, 1), content(30, 7));
+    fifth[512..].fill(0);
+    last[..512].fill(0);
+    let wanted = move |block: u64| match block {
+        0..5 => content(block, 1),
+        5 => fifth.clone(),
+        8 => content(8, 2),
+        9 => ninth.clone(),
+        6..30 => zeros(),
+        30 => last.clone(),
+        _ => content(block, 7),
+    };
+    let check =
+        || (0..40).for_each(|block| assert!(bytes_of(&volume, block * BLOCK as u64, BLOCK) == wanted(block)));
+    check();
+    volume.flush().expect("the log is there");
+    // All leaves RAM.
+    (100..300).for_each(|block| drop(bytes_of(&volume, block * BLOCK as u64, BLOCK)));
+    check();
+    check_after_power_loss(&journal, (0..40).map(|block| (block, wanted(block))));
+    devices.disk.clear_faults();
+    cache.settle().expect("the disk works now");
+    (0..40).for_each(|block| assert!(stored(&*devices.disk, block * BLOCK as u64, BLOCK) == wanted(block)));
+    check();
+    cache.assert_quiet();
+    check_after_power_loss(&journal, (0..40).map(|block| (block, wanted(block))));
+}
+
+#[test]
+fn empty_and_huge_ranges_are_discarded_and_forgotten_as_fast_as_small_ones() {
+    let blocks: u64 = 1 << 30;
+    let ssd = Arc::new(MemoryDevice::new(ssd_bytes(SSD_BLOCKS)));
+    let disk = Arc::new(MemoryDevice::new(blocks * BLOCK as u64));
+    // Nothing goes below by itself: the simulated disk discards page by page.
+    let mut config = Config { background: Background::OnSettle, ..small(64) };
+    config.ssd = Some(SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(SSD_BLOCKS)));
+    let cache = Cache::open(&config).expect("opens");
+    let volume = cache.attach("disk", disk.clone(), WriteMode::BackSsd).expect("attaches");
+    (0..8).for_each(|block| write(&volume, block << 26, 1));
+    volume.flush().expect("the log is there");
+    let written = cache.stats().ssd.bytes_written;
+    for at in [0, BLOCK as u64, blocks * BLOCK as u64] {
+        volume.discard(at, 0).expect("nothing to do");
+        volume.forget(at, 0).expect("nothing to do");
+    }
+    assert_eq!(cache.stats().ssd.bytes_written, written, "nothing was done");
+    volume.discard(BLOCK as u64, (blocks - 1) * BLOCK as u64).expect("a discard succeeds");
+    volume.flush().expect("the log is there");
+    check(&volume, 0, 1);
+    for block in [1, 1 << 26, blocks - 1] {
+        assert!(bytes_of(&volume, block * BLOCK as u64, BLOCK) == zeros());
+    }
+    assert!(cache.stats().ssd.bytes_written <= written + 4 * BLOCK as u64, "a page or two");
+    volume.forget(0, blocks * BLOCK as u64).expect("a forget succeeds");
+    assert_eq!(cache.stats().ssd.dirty_blocks, 0);
+    cache.settle().expect("nothing is left");
+    cache.assert_quiet();
+}
+
+#[test]
+fn what_is_forgotten_does_not_come_back_from_the_log_after_a_crash_nor_go_below() {
+    let journal = Arc::new(Journal::default());
+    let devices = Devices::recorded(&journal);
+    // Nothing goes below by itself.
+    let config = Config { background: Background::OnSettle, ..devices.config() };
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    (0..12).for_each(|block| write(&volume, block, 1));
+    volume.flush().expect("the log is there");
+    volume.discard(20 * BLOCK as u64, 10 * BLOCK as u64).expect("a discard succeeds");
+    volume.flush().expect("the log is there");
+    write(&volume, 3, 2);
+    volume.forget(2 * BLOCK as u64, 6 * BLOCK as u64).expect("a forget succeeds");
+    volume.forget(24 * BLOCK as u64, 2 * BLOCK as u64).expect("a forget succeeds");
+    let wanted = |block: u64| match block {
+        0..2 | 8..12 => content(block, 1),
+        _ => zeros(),
+    };
+    (0..12).for_each(|block| {
+        assert!(bytes_of(&volume, block * BLOCK as u64, BLOCK) == wanted(block), "block {block}");
+    });
+    let left = Devices::after_power_loss(&journal);
+    let bytes = content(25, 7);
+    left.disk.write(25 * BLOCK as u64, &[std::io::IoSlice::new(&bytes)]).expect("in range");
+    left.disk.write(26 * BLOCK as u64, &[std::io::IoSlice::new(&bytes)]).expect("in range");
+    let (after, volume_after) = left.open();
+    (0..12).for_each(|block| assert!(bytes_of(&volume_after, block * BLOCK as u64, BLOCK) == wanted(block)));
+    after.settle().expect("the disk works");
+    assert!(
+        stored(&*left.disk, 25 * BLOCK as u64, BLOCK) == bytes,
+        "nothing is to be discarded there any more"
+    );
+    assert!(
+        stored(&*left.disk, 26 * BLOCK as u64, BLOCK) == zeros(),
+        "the rest of the discard is still to be done"
+    );
+    cache.settle().expect("the disk works now");
+    (0..12).for_each(|block| assert!(stored(&*devices.disk, block * BLOCK as u64, BLOCK) == wanted(block)));
+    cache.assert_quiet();
+}
+
+#[test]
+fn a_mode_is_changed_to_and_from_the_log_and_everything_is_as_durable_as_each_says() {
+    let journal = Arc::new(Journal::default());
+    let devices = Devices::recorded(&journal);
+    let (cache, volume) = devices.open_as(WriteMode::Back);
+    let (blocks, mut number) = (24, 0);
+    let modes =
+        [WriteMode::BackSsd, WriteMode::Through, WriteMode::BackSsd, WriteMode::Around, WriteMode::BackSsd];
+    for mode in modes.into_iter().chain([WriteMode::Back]) {
+        number += 1;
+        (0..blocks).for_each(|block| write(&volume, block, number));
+        if number % 2 == 0 {
+            volume.flush().expect("a flush succeeds");
+        }
+        volume.set_mode(mode).expect("the mode changes");
+        assert_eq!(volume.mode(), mode);
+        volume.flush().expect("a flush of writes of the old mode");
+        if mode != WriteMode::BackSsd {
+            assert_eq!(cache.stats().ssd.dirty_blocks, 0, "nothing newer on the SSD in {mode:?}");
+        }
+        check_after_power_loss(&journal, (0..blocks).map(|block| (block, content(block, number))));
+        // In the mode before this one some went below, or to the log, and is not what counts after a crash.
+        number += 1;
+        (0..blocks / 2).for_each(|block| write(&volume, block, number));
+        volume.flush().expect("a flush succeeds");
+        let wanted = |block: u64| content(block, if block < blocks / 2 { number } else { number - 1 });
+        check_after_power_loss(&journal, (0..blocks).map(|block| (block, wanted(block))));
+    }
+    cache.assert_quiet();
+}
+
+/// A segment of the log stays for the blocks of one volume, with a destaged copy of another. That one left its log, and a
+/// block that was written before goes below after: a crash must not bring the copy back.
+#[test]
+fn what_the_log_had_does_not_come_back_over_what_went_below_after_it_was_left() {
+    let journal = Arc::new(Journal::default());
+    let devices = Devices::recorded(&journal);
+    let other = Arc::new(MemoryDevice::new(DISK_BYTES).named("other"));
+    other.fail(Fault::every(Operation::Write));
+    let config =
+        Config { writeback_delay_ms: 3_600_000, dirty_high: 0.9, dirty_low: 0.9, ..devices.config() };
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    let beside = cache.attach("other", other, WriteMode::BackSsd).expect("the volume attaches");
+    for (volume, block) in [(&volume, 3), (&beside, 0)] {
+        write(volume, block, 1);
+        volume.flush().expect("the log is there");
+    }
+    write(&volume, 3, 2);
+    volume.set_mode(WriteMode::Back).expect("the log is left");
+    assert_eq!(stored(&*devices.disk, 3 * BLOCK as u64, BLOCK), content(3, 1), "the newer one is in RAM");
+    volume.flush().expect("a flush succeeds");
+    assert_eq!(stored(&*devices.disk, 3 * BLOCK as u64, BLOCK), content(3, 2));
+    let (_cache, volume) = Devices::after_power_loss(&journal).open();
+    check(&volume, 3, 2);
+}
+
+#[test]
+fn in_order_a_dead_ssd_leaves_the_backing_store_as_some_flush_left_it() {
+    let devices = Devices::new();
+    let config = Config { ordered_destage: true, ..devices.config() };
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    // Block 0 says to what the others were set before: a log of changes, as a file system has one.
+    for number in 1..60 {
+        for block in 1..6 {
+            write(&volume, block, number);
+        }
+        volume.flush().expect("the log is there");
+        write(&volume, 0, number);
+        volume.flush().expect("the log is there");
+        // At any moment: what it says is there.
+        let below = |block: u64| {
+            let bytes = stored(&*devices.disk, block * BLOCK as u64, 8);
+            u64::from(u32::from_le_bytes(bytes[..4].try_into().expect("four bytes")))
+        };
+        let said = below(0);
+        (1..6).for_each(|block| assert!(below(block) >= said, "block {block} was to be of {said}"));
+    }
+    cache.settle().expect("all goes below");
+    (0..6).for_each(|block| {
+        assert_eq!(stored(&*devices.disk, block * BLOCK as u64, BLOCK), content(block, 59));
+    });
+    cache.assert_quiet();
+}
+
+#[test]
+fn a_mode_that_the_state_does_not_allow_is_refused_and_the_old_one_goes_on() {
+    without_hanging(|| {
+        let devices = Devices::new();
+        let (cache, volume) = devices.open();
+        devices.disk.fail(Fault::every(Operation::Write));
+        (0..8).for_each(|block| write(&volume, block, 1));
+        volume.flush().expect("the log is there");
+        let refused = volume.set_mode(WriteMode::Through);
+        assert!(matches!(refused, Err(Error::StillDirty { .. })), "{refused:?}");
+        assert_eq!(volume.mode(), WriteMode::BackSsd);
+        (0..8).for_each(|block| write(&volume, block, 2));
+        eventually("what the attempt left on its way below goes to the log", || volume.flush().is_ok());
+        (0..8).for_each(|block| check(&volume, block, 2));
+        devices.disk.clear_faults();
+        volume.set_mode(WriteMode::Through).expect("the disk works now");
+        (0..8).for_each(|block| {
+            assert_eq!(stored(&*devices.disk, block * BLOCK as u64, BLOCK), content(block, 2))
+        });
+        cache.assert_quiet();
+    });
+}
+
+#[test]
+fn writes_flushes_and_discards_go_on_while_the_mode_changes_to_and_fro() {
+    const ROUNDS: u64 = 80;
+    without_hanging(|| {
+        let devices = Devices::new();
+        let (cache, volume) = devices.open();
+        let worker = |first: u64| {
+            let volume = volume.clone();
+            std::thread::spawn(move || {
+                for number in 1..=ROUNDS {
+                    (first..first + 30).for_each(|block| write(&volume, block, number));
+                    if number % 3 == 0 {
+                        volume
+                            .discard((first + 10) * BLOCK as u64, 8 * BLOCK as u64)
+                            .expect("a discard succeeds");
+                        write(&volume, first + 12, number);
+                    }
+                    if number % 4 == 0 {
+                        volume.flush().expect("a flush succeeds");
+                    }
+                    (first..first + 10).for_each(|block| check(&volume, block, number));
+                    check(&volume, first + 12, number);
+                }
+            })
+        };
+        let workers = [worker(0), worker(100)];
+        let modes =
+            [WriteMode::Back, WriteMode::BackSsd, WriteMode::Through, WriteMode::BackSsd, WriteMode::Around];
+        let mut changes = 0;
+        for mode in modes.into_iter().cycle() {
+            volume.set_mode(mode).expect("the mode changes");
+            changes += 1;
+            if workers.iter().all(|worker| worker.is_finished()) {
+                break;
+            }
+        }
+        workers.into_iter().for_each(|worker| worker.join().expect("it does not panic"));
+        assert!(changes > 4, "{changes} changes of mode");
+        cache.settle().expect("all goes below");
+        for block in (0..10).chain(100..110) {
+            assert!(
+                stored(&*devices.disk, block * BLOCK as u64, BLOCK) == content(block, ROUNDS),
+                "block {block}"
+            );
+        }
+        cache.assert_quiet();
+    });
+}
+
 #[test]
 fn without_an_ssd_the_mode_is_refused() {
     let cache = Cache::open(&small(64)).expect("the cache opens");
     let refused = cache.attach("disk", Arc::new(MemoryDevice::new(DISK_BYTES)), WriteMode::BackSsd);
     assert!(matches!(refused, Err(Error::Config(_))));
-    assert!(cache.attach("disk", Arc::new(MemoryDevice::new(DISK_BYTES)), WriteMode::Back).is_ok());
+    let volume =
+        cache.attach("disk", Arc::new(MemoryDevice::new(DISK_BYTES)), WriteMode::Back).expect("attaches");
+    let refused = volume.set_mode(WriteMode::BackSsd);
+    assert!(matches!(refused, Err(Error::Config(_))), "{refused:?}");
+    assert_eq!(volume.mode(), WriteMode::Back);
 }

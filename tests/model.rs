@@ -46,6 +46,7 @@ fn config(case: &Case, files: &Files) -> Config {
 
 /// One thread: `model` is what its stretch, from `start` on, must read as.
 struct Worker<'a> {
+    cache: &'a Cache,
     volume: &'a Volume,
     case: &'a Case,
     start: usize,
@@ -66,6 +67,9 @@ impl Worker<'_> {
             if self.random.u8(..50) == 0 {
                 self.switch_mode();
             }
+            if self.random.u8(..80) == 0 {
+                self.resize();
+            }
             match self.random.u8(..20) {
                 0..8 => self.write(range),
                 8 => self.discard(range),
@@ -75,14 +79,25 @@ impl Worker<'_> {
         }
     }
 
+    /// Another thread's may come in between: sizes are whatever was asked for last.
+    fn resize(&mut self) {
+        let Case { shards, ram_blocks, ssd_blocks, .. } = *self.case;
+        let blocks = self.random.u64(8 * u64::from(shards)..4 * ram_blocks);
+        let resized = self.cache.resize_ram(RamSize::Blocks(blocks)).expect("RAM is resized");
+        assert_eq!(resized.blocks, blocks);
+        if ssd_blocks > 0 && self.random.bool() {
+            let blocks = self.random.u64(ssd_blocks / 2 + 32..2 * ssd_blocks + 64);
+            self.cache.resize_ssd(SsdSize::Blocks(blocks)).expect("the cache file is resized");
+        }
+    }
+
     fn offset(&self, range: &std::ops::Range<usize>) -> u64 {
         (self.start + range.start) as u64
     }
 
     fn switch_mode(&mut self) {
         let modes = if self.case.may_log { &MODES[..] } else { &MODES[..3] };
-        let result = self.volume.set_mode(modes[self.random.usize(..modes.len())]);
-        assert!(matches!(result, Ok(()) | Err(Error::NotWithLog { .. })), "{result:?}");
+        self.volume.set_mode(modes[self.random.usize(..modes.len())]).expect("the mode changes");
     }
 
     fn write(&mut self, range: std::ops::Range<usize>) {
@@ -100,11 +115,8 @@ impl Worker<'_> {
     }
 
     fn discard(&mut self, range: std::ops::Range<usize>) {
-        match self.volume.discard(self.offset(&range), range.len() as u64) {
-            Ok(()) => self.model[range].fill(0),
-            Err(Error::NotWithLog { .. }) => {}
-            Err(error) => panic!("a discard succeeds: {error}"),
-        }
+        self.volume.discard(self.offset(&range), range.len() as u64).expect("a discard succeeds");
+        self.model[range].fill(0);
     }
 
     fn read(&mut self, range: std::ops::Range<usize>, place: &str) {
@@ -146,10 +158,10 @@ fn live(case: &Case, files: &Files, models: &mut [Vec<u8>], is_drained: bool, se
     std::thread::scope(|scope| {
         for (index, model) in models.iter_mut().enumerate() {
             let volume = volume.clone();
-            let seed = seed.wrapping_add(index as u64);
+            let (cache, seed) = (&cache, seed.wrapping_add(index as u64));
             scope.spawn(move || {
                 let (start, random) = (index * case.stretch_bytes, Rng::with_seed(seed));
-                Worker { volume: &volume, case, start, model, random }.run(seed);
+                Worker { cache, volume: &volume, case, start, model, random }.run(seed);
             });
         }
     });

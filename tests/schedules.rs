@@ -202,6 +202,9 @@ impl World {
             assert_eq!(self.read(block), value, "block {block}");
         }
         self.volume.flush().expect("a flush succeeds");
+        if self.volume.mode() == WriteMode::BackSsd {
+            self.cache.settle().expect("the log is destaged");
+        }
         for &(block, value) in values {
             assert_eq!(self.on_disk(block), value, "block {block} on the disk");
         }
@@ -571,6 +574,33 @@ fn write_backs_of_a_block_end_with_the_last_write_to_it() {
 }
 
 #[test]
+fn ram_shrinks_and_grows_beside_reads_writes_and_evictions() {
+    explore("ram_shrinks_and_grows_beside_reads_writes_and_evictions", || {
+        let world = World::tuned(WriteMode::Back, |config| config.ram = RamSize::Blocks(2 * RAM_BLOCKS));
+        world.churn(16..30);
+        world.write(0, 2);
+        let resize = |blocks: u64| {
+            move |world: &World| {
+                let resized = world.cache.resize_ram(RamSize::Blocks(blocks)).expect("a size that works");
+                assert_eq!((resized.blocks, resized.held_blocks), (blocks, 0));
+            }
+        };
+        join([
+            world.spawn(resize(RAM_BLOCKS)),
+            world.spawn(resize(3 * RAM_BLOCKS)),
+            world.spawn(|world| {
+                world.watch(0, 2);
+                world.churn(9..12);
+            }),
+            world.spawn(|world| (3..6).for_each(|value| world.write(0, value))),
+        ]);
+        world.cache.resize_ram(RamSize::Blocks(RAM_BLOCKS)).expect("a size that works");
+        world.cache.assert_nobody_waits();
+        world.rests_with(&[(0, 5)]);
+    });
+}
+
+#[test]
 fn a_close_meets_writes() {
     explore("a_close_meets_writes", || {
         let world = World::new(WriteMode::Back);
@@ -736,5 +766,168 @@ fn a_sync_fails_beside_writes_to_what_an_earlier_one_covered() {
         }
         check_durable_at_the_end(&world, |world| world.on_disk(0) == last);
         world.rests_with(&[(0, last)]);
+    });
+}
+
+#[test]
+fn a_write_to_the_log_meets_its_destage_a_read_and_an_eviction() {
+    explore("a_write_to_the_log_meets_its_destage_a_read_and_an_eviction", || {
+        let world = World::new(WriteMode::BackSsd);
+        world.write(0, 2);
+        world.volume.flush().expect("a flush succeeds");
+        join([
+            world.spawn(|world| {
+                world.write(0, 3);
+                world.volume.flush().expect("a flush succeeds");
+                assert_eq!(world.read(0), 3);
+            }),
+            world.spawn(|world| world.watch(0, 3)),
+            world.spawn(|world| world.churn(16..26)),
+        ]);
+        world.rests_with(&[(0, 3), (1, 1)]);
+    });
+}
+
+impl World {
+    fn is_zeros(&self, block: u64) -> bool {
+        let mut bytes = vec![0; BLOCK];
+        self.volume.read(block * BLOCK as u64, &mut bytes).expect("a read succeeds");
+        bytes.iter().all(|&byte| byte == 0)
+    }
+
+    fn discard(&self, block: u64, count: u64) {
+        self.volume.discard(block * BLOCK as u64, count * BLOCK as u64).expect("a discard succeeds");
+    }
+}
+
+#[test]
+fn a_discard_in_the_log_meets_destage_writes_and_flushes() {
+    explore("a_discard_in_the_log_meets_destage_writes_and_flushes", || {
+        let world = World::new(WriteMode::BackSsd);
+        (0..4).for_each(|block| world.write(block, 2));
+        world.volume.flush().expect("a flush succeeds");
+        join([
+            world.spawn(|world| {
+                world.discard(0, 3);
+                assert!(world.is_zeros(0) && world.is_zeros(2));
+                world.write(1, 3);
+                world.volume.flush().expect("a flush succeeds");
+                assert!(world.is_zeros(0) && world.read(1) == 3);
+            }),
+            world.spawn(|world| world.watch(3, 2)),
+            world.spawn(|world| {
+                world.write(3, 3);
+                world.volume.flush().expect("a flush succeeds");
+                world.churn(16..24);
+            }),
+        ]);
+        world.drive_out();
+        assert!(world.is_zeros(0) && world.is_zeros(2));
+        world.rests_with(&[(1, 3), (3, 3)]);
+    });
+}
+
+#[test]
+fn a_mode_is_changed_from_the_log_and_back_beside_writes_flushes_and_discards() {
+    explore("a_mode_is_changed_from_the_log_and_back_beside_writes_flushes_and_discards", || {
+        let world = World::new(WriteMode::BackSsd);
+        (0..3).for_each(|block| world.write(block, 2));
+        world.volume.flush().expect("a flush succeeds");
+        join([
+            world.spawn(|world| {
+                world.volume.set_mode(WriteMode::Through).expect("the mode changes");
+                world.write(4, 2);
+                assert_eq!(world.on_disk(4), 2, "acknowledged and not below");
+                world.volume.set_mode(WriteMode::BackSsd).expect("the mode changes");
+            }),
+            world.spawn(|world| {
+                world.write(0, 3);
+                world.volume.flush().expect("a flush succeeds");
+                world.write(0, 4);
+                assert_eq!(world.read(0), 4);
+            }),
+            world.spawn(|world| {
+                world.discard(1, 2);
+                world.write(2, 3);
+                assert!(world.is_zeros(1) && world.read(2) == 3);
+            }),
+        ]);
+        assert!(world.is_zeros(1));
+        world.rests_with(&[(0, 4), (2, 3), (4, 2)]);
+    });
+}
+
+#[test]
+fn two_changes_of_mode_meet_writes_that_wait_for_the_disk() {
+    explore("two_changes_of_mode_meet_writes_that_wait_for_the_disk", || {
+        let world = World::new(WriteMode::Through);
+        let change = |modes: [WriteMode; 2]| {
+            move |world: &World| {
+                modes.into_iter().for_each(|mode| world.volume.set_mode(mode).expect("the mode changes"));
+            }
+        };
+        join([
+            world.spawn(change([WriteMode::BackSsd, WriteMode::Back])),
+            world.spawn(change([WriteMode::Through, WriteMode::BackSsd])),
+            world.spawn(|world| {
+                (2..5).for_each(|value| world.write(0, value));
+                world.volume.flush().expect("a flush succeeds");
+                assert_eq!(world.read(0), 4);
+            }),
+        ]);
+        world.rests_with(&[(0, 4)]);
+    });
+}
+
+#[test]
+fn a_forget_meets_the_destage_of_what_it_forgets() {
+    explore("a_forget_meets_the_destage_of_what_it_forgets", || {
+        let world = World::new(WriteMode::BackSsd);
+        (0..3).for_each(|block| world.write(block, 2));
+        world.volume.flush().expect("a flush succeeds");
+        join([
+            world.spawn(|world| {
+                world.volume.forget(0, 2 * BLOCK as u64).expect("a forget succeeds");
+                let (left, below) = (world.read(0), world.on_disk(0));
+                assert_eq!(left, below, "nothing goes below any more");
+            }),
+            world.spawn(|world| {
+                world.write(2, 3);
+                world.volume.flush().expect("a flush succeeds");
+            }),
+            world.spawn(|world| assert!(world.read(1) < 3)),
+        ]);
+        let (first, second) = (world.read(0), world.read(1));
+        world.rests_with(&[(0, first), (1, second), (2, 3)]);
+    });
+}
+
+#[test]
+fn a_volume_with_a_log_is_detached_beside_writes_and_a_change_of_mode() {
+    explore("a_volume_with_a_log_is_detached_beside_writes_and_a_change_of_mode", || {
+        let world = World::new(WriteMode::BackSsd);
+        world.write(0, 2);
+        let (sender, acknowledged) = mpsc::channel();
+        let is_out = |error: Error| assert!(matches!(error, Error::Detached { .. }), "{error}");
+        join([
+            world.spawn(move |world| {
+                for value in 3..5 {
+                    match world.volume.write(0, &content(0, value)) {
+                        Ok(_) => sender.send(value).expect("someone listens"),
+                        Err(error) => return is_out(error),
+                    }
+                }
+            }),
+            world.spawn(move |world| {
+                if let Err(error) = world.volume.set_mode(WriteMode::Back) {
+                    is_out(error);
+                }
+            }),
+            world.spawn(|world| world.volume.detach().expect("it is detached")),
+        ]);
+        let last = acknowledged.iter().last().unwrap_or(2);
+        let volume =
+            world.cache.attach("disk", world.disk.clone(), WriteMode::BackSsd).expect("it comes back");
+        World { volume, ..world }.rests_with(&[(0, last)]);
     });
 }

@@ -39,6 +39,12 @@ pub trait Device: Send + Sync {
     /// Makes `bytes` bytes from `offset` on read as zeros.
     fn discard(&self, offset: u64, bytes: u64) -> Result<()>;
 
+    /// Makes room for `bytes` bytes, so that no later write to them can find the disk full, and gives back what is
+    /// beyond, where the device can. When it fails the size is what it was.
+    fn resize(&self, bytes: u64) -> Result<()> {
+        check_range(0, bytes, self.len_bytes())
+    }
+
     /// What tells this content from a changed one; none when the device cannot say.
     fn identity(&self) -> Option<Identity> {
         None
@@ -79,6 +85,10 @@ impl<T: Device + ?Sized> Device for Arc<T> {
 
     fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
         (**self).discard(offset, bytes)
+    }
+
+    fn resize(&self, bytes: u64) -> Result<()> {
+        (**self).resize(bytes)
     }
 
     fn identity(&self) -> Option<Identity> {

@@ -157,6 +157,14 @@ impl FileDevice {
     /// # Errors
     /// [`Error::Size`] when the disk is too full; a file that this opening made is gone again then.
     pub fn allocate(&self, bytes: u64) -> Result<()> {
+        let allocated = self.allocate_or_keep(bytes);
+        if let Err(Error::Size { .. }) = allocated {
+            discard_new(self.is_new, &self.path);
+        }
+        allocated
+    }
+
+    fn allocate_or_keep(&self, bytes: u64) -> Result<()> {
         if self.is_block_device {
             return check_range(0, bytes, self.len_bytes());
         }
@@ -167,7 +175,6 @@ impl FileDevice {
         });
         allocated.map_err(|source| match source.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
-                discard_new(self.is_new, &self.path);
                 let remedy =
                     format!("there is no room for it at {}; free some or ask for less", self.path.display());
                 Error::Size { what: "a file", bytes, remedy }
@@ -175,6 +182,16 @@ impl FileDevice {
             _ => self.error("allocate", 0, bytes, source),
         })?;
         self.grow(bytes)
+    }
+
+    /// Cuts off what is beyond `bytes` bytes.
+    fn cut(&self, bytes: u64) -> Result<()> {
+        let _growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_block_device && bytes < self.len_bytes() {
+            self.len_bytes.store(bytes, Ordering::Release);
+            self.buffered.set_len(bytes).map_err(|source| self.error("cut to", 0, bytes, source))?;
+        }
+        Ok(())
     }
 
     /// Refuses before it fills the disk in vain, which others would feel.
@@ -237,6 +254,10 @@ impl FileDevice {
 }
 
 impl Device for FileDevice {
+    fn resize(&self, bytes: u64) -> Result<()> {
+        if bytes < self.len_bytes() { self.cut(bytes) } else { self.allocate_or_keep(bytes) }
+    }
+
     fn name(&self) -> String {
         self.path.display().to_string()
     }

@@ -154,6 +154,7 @@ fn log(tier: &mut Ssd, device: &FileDevice, volume: VolumeId, count: u64) -> u64
     let copy_of = |number: u64| NewCopy {
         block: BlockId::new(volume, number),
         version: Version::from_u64(first_version + number),
+        epoch: 0,
         mask: Box::new([u64::from(u32::MAX)]),
     };
     let mut logged = 0;

@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use terrace_tiers::block::Version;
 
 use super::dirty::VolumeState;
+use super::mode::Route;
 use super::recover::SsdParts;
 use super::ssd::SsdTier;
 use super::{Inner, Result};
@@ -49,6 +50,7 @@ impl Inner {
     /// See [`super::Cache::detach_ssd`].
     pub(super) fn detach_ssd(self: &Arc<Self>) -> Result<()> {
         let _closing = self.closing.lock();
+        let _resizing = self.resizing.lock();
         self.check_open()?;
         let Some(ssd) = self.take_ssd()? else { return Ok(()) };
         let in_order = if ssd.is_off() { Ok(()) } else { self.leave_ssd(&ssd) };
@@ -61,7 +63,10 @@ impl Inner {
     /// No call finds the SSD any more, unless a volume needs it.
     fn take_ssd(&self) -> Result<Option<Arc<SsdTier>>> {
         let volumes = self.volumes.write();
-        if let Some(volume) = volumes.by_id.values().find(|volume| volume.mode() == WriteMode::BackSsd) {
+        let needs_log = |volume: &&Arc<VolumeState>| {
+            volume.mode() == WriteMode::BackSsd || volume.route() != Route::Below
+        };
+        if let Some(volume) = volumes.by_id.values().find(needs_log) {
             return Err(Error::SsdInUse { volume: volume.name.clone() });
         }
         let ssd = self.ssd.write().take();
@@ -88,7 +93,6 @@ impl Inner {
             return Err(Error::Config("the cache has an SSD already; detach it first".into()));
         }
         let parts = SsdParts {
-            frames_max: self.limits.ssd_frames_max,
             ticker: self.ticker.clone(),
             lane: self.ssd_lane.get_or_init(|| self.pool.lane(self.limits.ssd_lane.clone())).clone(),
         };
@@ -104,6 +108,11 @@ impl Inner {
         ssd.run_checkpoint(false)?;
         self.version.fetch_max(ssd.with(|tier| tier.first_version()).as_u64(), Ordering::SeqCst);
         *self.ssd.write() = Some(ssd.clone());
+        if let Err(error) = self.fit_ssd(config.size) {
+            // It is of no use as it is; that it cannot be left in order says less than why.
+            let _ = self.take_ssd().map(|_| self.leave_ssd(&ssd));
+            return Err(error);
+        }
         if self.limits.background == Background::Continuous && config.prepare {
             self.start_preparing(&ssd);
         }

@@ -73,7 +73,7 @@ impl Inner {
         if ssd.is_off() || ssd.is_leaving.load(Ordering::Relaxed) {
             return;
         }
-        if state.held_frames >= ssd.frames_max {
+        if state.held_frames >= self.limits.demoting_max.load(Ordering::Relaxed) {
             if !state.tier.contains(block) {
                 self.counters.demotions_dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -133,6 +133,7 @@ impl Inner {
                 }
                 // Here, so that frames that are not counted any more are not held either.
                 drop(batch);
+                ssd.changed.notify_all();
                 seal
             };
             if seal.is_some_and(|seal| ssd.queue_seal(seal)) {

@@ -1,6 +1,9 @@
 //! Destage: what the log on the SSD has and the backing store lacks goes below, in address order, one run of neighbours
 //! after the other, round and round while there is something.
 //!
+//! - Tombstones first: a range that was discarded is discarded below before anything newer of it is written there, and
+//!   what is older has been written by then, or never is.
+//!
 //! A run is read from the log and written below; after some of them a sync of the backing store, and only then the
 //! copies in the log are no longer dirty. Only this writes below for a volume in mode `back-ssd`, one run at a time, so
 //! that the last version is the last one below. It runs on the disk's lane behind every read, and hurries only when the
@@ -9,11 +12,12 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use terrace_tiers::block::{BlockId, SECTOR_BYTES, mask};
+use terrace_tiers::block::{SECTOR_BYTES, mask};
 use terrace_tiers::device::PageBuf;
-use terrace_tiers::ssd::{LogRead, ReadVerdict};
+use terrace_tiers::ssd::{DestageRun, LogRead, ReadVerdict, Tombstone};
 
 use super::dirty::{Failure, RETRY_MAX, RETRY_MIN, VolumeState};
+use super::discard::discard_below;
 use super::flush::FlushDone;
 use super::ssd::SsdTier;
 use super::{Inner, Result};
@@ -32,6 +36,8 @@ const HURRY_LOAD: f64 = 0.5;
 #[derive(Default)]
 pub(super) struct Destage {
     is_running: bool,
+    /// How many wait for its end, or need it to rest.
+    holds: u32,
     /// Where the next run is looked for.
     cursor: u64,
     /// Who waits until the log has nothing of the volume.
@@ -46,7 +52,10 @@ pub(super) struct Destage {
 /// Runs that are written below and not synced.
 #[derive(Default)]
 struct Written {
+    /// Nothing of another goes with it.
+    epoch: Option<u64>,
     reads: Vec<LogRead>,
+    tombstones: Vec<Tombstone>,
     bytes: u64,
     /// Syncs below that had failed when the first of them was written.
     failures_before: u64,
@@ -74,10 +83,10 @@ impl Inner {
         let is_early = destage.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
         let is_wanted = !destage.drains.is_empty()
             || !is_early && (is_needed || self.is_continuous() && !self.is_out(volume));
-        if destage.is_running || !is_wanted {
+        if destage.is_running || destage.holds > 0 || !is_wanted {
             return;
         }
-        destage.is_running = ssd.with(|tier| !tier.dirty_run(volume.id, 0, 1).is_empty());
+        destage.is_running = ssd.with(|tier| tier.has_destage(volume.id));
         if !destage.is_running {
             let drains = std::mem::take(&mut destage.drains);
             drop(destage);
@@ -107,9 +116,29 @@ impl Inner {
         }
     }
 
-    /// Whether dirty blocks wait for room in the log: a flush that closes the cache may be behind them.
+    /// Runs `work` while nothing of `volume` is being destaged. What is under way is synced first.
+    pub(super) fn without_destage<T>(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        {
+            let mut destage = volume.destage.lock();
+            destage.holds += 1;
+            while destage.is_running {
+                volume.destage_ended.wait(&mut destage);
+            }
+        }
+        let result = work();
+        volume.destage.lock().holds -= 1;
+        self.start_destage(volume);
+        result
+    }
+
+    /// Whether dirty blocks or discards wait for room in the log: a flush that closes the cache may be behind them.
     fn needs_room(&self, volume: &VolumeState) -> bool {
-        !volume.dirty.lock().put_off.is_empty()
+        let dirty = volume.dirty.lock();
+        !dirty.put_off.is_empty() || dirty.fences.waits_for_room()
     }
 
     pub(super) fn is_destaging(&self, volume: &VolumeState) -> bool {
@@ -128,51 +157,79 @@ impl Inner {
 
     /// One run, and what comes after it.
     fn run_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, mut written: Written) {
-        let may_go_on =
-            !self.is_out(volume) || self.needs_room(volume) || !volume.destage.lock().drains.is_empty();
-        let run = if may_go_on { self.next_run(volume) } else { Vec::new() };
-        if run.is_empty() {
-            return self.sync_destaged(volume, written);
-        }
-        if written.reads.is_empty() {
+        if written.is_empty() {
             written.failures_before = volume.dirty.lock().syncs.failures;
         }
-        match self.destage_run(volume, run) {
-            Ok(reads) => {
-                written.bytes += reads.iter().map(LogRead::bytes).sum::<u64>();
-                written.reads.extend(reads);
-                if written.bytes >= SYNC_BYTES {
-                    self.sync_destaged(volume, written);
-                } else {
-                    self.submit_destage(volume, written);
-                }
+        let run = if self.may_destage(volume) { self.next_run(volume, &written) } else { None };
+        let result = match run {
+            None => return self.sync_destaged(volume, written),
+            Some(DestageRun::Discard(tombstone)) => {
+                written.epoch = Some(tombstone.epoch());
+                written.tombstones.push(tombstone.clone());
+                self.destage_discard(volume, &tombstone)
             }
+            Some(DestageRun::Write(run)) => {
+                written.epoch = run.first().map(|read| read.epoch);
+                self.destage_run(volume, run).map(|reads| {
+                    written.bytes += reads.iter().map(LogRead::bytes).sum::<u64>();
+                    written.reads.extend(reads);
+                })
+            }
+        };
+        match result {
+            Ok(()) if written.bytes >= SYNC_BYTES => self.sync_destaged(volume, written),
+            Ok(()) => self.submit_destage(volume, written),
             Err(error) => self.end_destage(volume, Err(error)),
         }
     }
 
-    /// The next neighbours from the cursor on; none at the end of the round.
-    fn next_run(&self, volume: &VolumeState) -> Vec<BlockId> {
+    /// Whether another run may begin.
+    fn may_destage(&self, volume: &VolumeState) -> bool {
+        let needs_room = self.needs_room(volume);
+        let destage = volume.destage.lock();
+        destage.holds == 0 && (needs_room || !destage.drains.is_empty() || !self.is_out(volume))
+    }
+
+    /// The tombstones, and then the next neighbours from the cursor on; none at the end of the round.
+    ///
+    /// A block that is written over a tombstone goes to the log when that is durable, and so after the blocks that are
+    /// planned here with it: what is read then is older, or in a round after the tombstone.
+    fn next_run(&self, volume: &VolumeState, written: &Written) -> Option<DestageRun> {
         let ssd = self.ssd().expect("there is a log to destage");
         let count = (self.limits.run_bytes_max / self.size.bytes()).max(1);
         let mut destage = volume.destage.lock();
-        let run = ssd.with(|tier| tier.dirty_run(volume.id, destage.cursor, count));
-        destage.cursor = run.last().map_or(0, |block| block.number() + 1);
-        run
+        let (after, from) = (written.tombstones.last(), destage.cursor);
+        let run = ssd.with(|tier| tier.plan_destage(volume.id, written.epoch, after, from, count));
+        if let DestageRun::Write(reads) = &run {
+            destage.cursor = reads.last().map_or(0, |read| read.block.number() + 1);
+            return (!reads.is_empty()).then_some(run);
+        }
+        Some(run)
+    }
+
+    fn destage_discard(
+        self: &Arc<Self>,
+        volume: &VolumeState,
+        tombstone: &Tombstone,
+    ) -> Result<(), TierError> {
+        self.before_write_below(volume)?;
+        let blocks = tombstone.blocks();
+        let (start, end) = (blocks.start << volume.block_shift, blocks.end << volume.block_shift);
+        let bytes = end.min(volume.len_bytes).saturating_sub(start);
+        if bytes == 0 { Ok(()) } else { discard_below(&*volume.device, start, bytes).map_err(Arc::new) }
     }
 
     /// Reads a run from the log and writes it below.
     fn destage_run(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
-        run: Vec<BlockId>,
+        run: Vec<LogRead>,
     ) -> Result<Vec<LogRead>, TierError> {
         let ssd = self.ssd().expect("there is a log to destage");
         let block_bytes = self.size.bytes();
         let mut buffer = PageBuf::zeroed(run.len() * block_bytes);
         let mut reads: Vec<(LogRead, usize)> = Vec::new();
-        for (index, block) in run.into_iter().enumerate() {
-            let Some(read) = ssd.with(|tier| tier.plan_log_read(block)) else { continue };
+        for (index, read) in run.into_iter().enumerate() {
             let start = index * block_bytes;
             let is_verified = ssd.read_for_destage(&read, &mut buffer[start..start + block_bytes])?;
             // A bad copy stays, named by an error to whoever reads it; one that went elsewhere has its own turn.
@@ -211,7 +268,7 @@ impl Inner {
 
     /// Ends a round, or a part of it, with a sync below.
     fn sync_destaged(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
-        if written.reads.is_empty() {
+        if written.is_empty() {
             return self.end_destage(volume, Ok(()));
         }
         let (inner, volume_again) = (self.clone(), volume.clone());
@@ -225,6 +282,9 @@ impl Inner {
         let has_failed = volume.dirty.lock().syncs.failures != written.failures_before;
         match result {
             Ok(()) if !has_failed => {
+                if let Err(cause) = self.finish_tombstones(&written.tombstones) {
+                    return self.end_destage(volume, Err(cause));
+                }
                 ssd.with(|tier| {
                     written.reads.iter().for_each(|read| tier.finish_destage(read));
                     tier.retire_unneeded();
@@ -240,11 +300,23 @@ impl Inner {
         }
     }
 
+    /// Durably, before what was written over one counts as being below: a crash that brought the tombstone back would have
+    /// it discarded once more, and a newer copy of such a block need not have what is below any more.
+    fn finish_tombstones(&self, tombstones: &[Tombstone]) -> Result<(), TierError> {
+        let ssd = self.ssd().expect("there is a log to destage");
+        if tombstones.is_empty() {
+            return Ok(());
+        }
+        ssd.with(|tier| tombstones.iter().for_each(|tombstone| tier.finish_tombstone(tombstone)));
+        // Of one that is off nothing is brought back.
+        ssd.make_all_durable().or_else(|cause| if ssd.is_off() { Ok(()) } else { Err(cause) })
+    }
+
     /// There is room in the log again.
     pub(super) fn take_put_off(self: &Arc<Self>, volume: &Arc<VolumeState>) {
         let mut dirty = volume.dirty.lock();
         let mut put_off = std::mem::take(&mut dirty.put_off);
-        let is_some = !put_off.is_empty();
+        let is_some = !put_off.is_empty() | dirty.fences.take_put_off();
         dirty.waiting.append(&mut put_off);
         drop(dirty);
         if is_some {
@@ -258,7 +330,12 @@ impl Inner {
         let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
         let blocks = ssd.with(|tier| tier.dirty_blocks_of(volume.id));
-        let is_runnable = ssd.with(|tier| !tier.dirty_run(volume.id, 0, 1).is_empty());
+        let is_runnable = ssd.with(|tier| tier.has_destage(volume.id));
+        if result.is_ok() && destage.holds > 0 {
+            destage.is_running = false;
+            volume.destage_ended.notify_all();
+            return;
+        }
         let is_closing = self.is_out(volume) && !is_needed && destage.drains.is_empty();
         if result.is_ok() && is_runnable && !is_closing {
             destage.cursor = 0;
@@ -289,6 +366,12 @@ impl Inner {
             }
             self.ticker.watch(volume);
         }
+    }
+}
+
+impl Written {
+    fn is_empty(&self) -> bool {
+        self.reads.is_empty() && self.tombstones.is_empty()
     }
 }
 

@@ -19,6 +19,7 @@ use super::fence::Fences;
 use super::flush::FlushDone;
 use super::log::LoggedGroup;
 use super::mark::VolumeMark;
+use super::mode::Route;
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Lane;
@@ -40,8 +41,12 @@ pub(super) struct VolumeState {
     pub(super) dirty: Mutex<Dirty>,
     pub(super) block_shift: u32,
     mode: AtomicU8,
+    /// Changes under the lock of `dirty`.
+    route: AtomicU8,
     pub(super) destage: Mutex<Destage>,
     pub(super) destage_ended: Condvar,
+    /// See [`VolumeParts::first_epoch`].
+    first_epoch: Option<u64>,
     /// The newest version of any block of the volume.
     pub(super) version: AtomicU64,
     /// The ticker knows the volume.
@@ -50,7 +55,7 @@ pub(super) struct VolumeState {
     pub(super) is_detached: AtomicBool,
     /// Some of its blocks cannot be read: `dirty` names them, and this changes under its lock.
     pub(super) has_unreadable: AtomicBool,
-    /// With `dirty`: what a forget waits for may have ended.
+    /// With `dirty`: what a forget or a change of mode waits for may have ended.
     pub(super) fence_changed: Condvar,
     pub(super) mark: Option<VolumeMark>,
 }
@@ -63,12 +68,14 @@ pub(super) struct VolumeParts {
     pub(super) lane: Lane,
     pub(super) mode: WriteMode,
     pub(super) version: Version,
+    /// Where what goes below by the log goes there in order: the log's number of the volume's epoch 0.
+    pub(super) first_epoch: Option<u64>,
     pub(super) mark: Option<VolumeMark>,
 }
 
 impl VolumeState {
     pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
-        let VolumeParts { id, name, device, lane, mode, version, mark } = parts;
+        let VolumeParts { id, name, device, lane, mode, version, first_epoch, mark } = parts;
         let len_bytes = device.len_bytes();
         Self {
             id,
@@ -79,8 +86,10 @@ impl VolumeState {
             dirty: Mutex::new(Dirty::default()),
             block_shift: size.shift(),
             mode: AtomicU8::new(mode as u8),
+            route: AtomicU8::new(Route::of(mode) as u8),
             destage: Mutex::new(Destage::default()),
             destage_ended: Condvar::new(),
+            first_epoch,
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
             is_detached: AtomicBool::new(false),
@@ -97,13 +106,36 @@ impl VolumeState {
         modes.into_iter().find(|&known| known as u8 == mode).expect("only modes are stored")
     }
 
-    /// Refuses what would have to take newer blocks out of the log on the SSD.
-    pub(super) fn check_no_log(&self, what: &'static str) -> Result<()> {
-        if self.mode() == WriteMode::BackSsd { Err(Error::NotWithLog { what }) } else { Ok(()) }
-    }
-
     pub(super) fn set_mode(&self, mode: WriteMode) {
         self.mode.store(mode as u8, Ordering::Release);
+    }
+
+    /// See [`super::mode`]; it is what it is for as long as the lock of `dirty` is held.
+    pub(super) fn route(&self) -> Route {
+        let route = self.route.load(Ordering::Acquire);
+        let routes = [Route::Below, Route::Changing, Route::Log];
+        routes.into_iter().find(|&known| known as u8 == route).expect("only routes are stored")
+    }
+
+    /// The log's number of an epoch, or 0 where the log keeps no order.
+    pub(super) fn log_epoch(&self, epoch: u64) -> u64 {
+        self.first_epoch.map_or(0, |first| first + epoch)
+    }
+
+    /// Whether what became dirty in `epoch` may not go to the log yet, since not all before it is there: so whatever is in
+    /// the log of an epoch, all of the ones before is there too.
+    pub(super) fn must_keep_order(&self, dirty: &Dirty, epoch: u64) -> bool {
+        self.first_epoch.is_some() && epoch > dirty.first_epoch()
+    }
+
+    /// Under the lock of `dirty`.
+    pub(super) fn set_route(&self, route: Route) {
+        self.route.store(route as u8, Ordering::Release);
+    }
+
+    /// Whether the log may have blocks of this volume that the backing store lacks, or soon will.
+    pub(super) fn may_have_log(&self) -> bool {
+        self.route() != Route::Below
     }
 
     pub(super) fn version(&self) -> Version {
@@ -151,6 +183,8 @@ pub(super) struct Dirty {
     pub(super) flushes: Vec<(u64, FlushDone)>,
     /// Runs under way.
     pub(super) writing_runs: u32,
+    /// Groups and discards on their way to the log.
+    pub(super) logging: u32,
     /// Where the next run is looked for: write-back sweeps upwards.
     pub(super) cursor: u64,
     /// Blocks were dirty for `writeback_delay`: write-back goes on until none is waiting.
@@ -161,6 +195,8 @@ pub(super) struct Dirty {
     pub(super) held_back: BTreeSet<u64>,
     /// Dirty blocks that found no room in the log: they wait for destage.
     pub(super) put_off: BTreeSet<u64>,
+    /// Dirty blocks of an epoch that waits for the first one to be in the log.
+    pub(super) later: BTreeSet<u64>,
     /// In the log and not durable, the oldest first: they wait for someone who needs a sync.
     pub(super) logged: Vec<LoggedGroup>,
     /// `logged` has waited for `writeback_delay`.
@@ -245,7 +281,7 @@ impl Dirty {
             self.unsynced_blocks(),
             self.waiting.len() as u64,
             self.held_back.len() as u64,
-            self.put_off.len() as u64,
+            (self.put_off.len() + self.later.len()) as u64,
             self.logged.len() as u64,
             self.fences.count(),
             self.flushes.len() as u64,
@@ -255,7 +291,7 @@ impl Dirty {
         ];
         counts.iter().any(|&count| count > 0).then(|| {
             format!(
-                "dirty, unsynced, waiting, held back, put off, logged, fences, flushes, runs, who waits for a sync, syncs: \
+                "dirty, unsynced, waiting, held back, put off or for later, logged, fences, flushes, runs, who waits for a sync, syncs: \
                  {counts:?}"
             )
         })
@@ -295,6 +331,7 @@ impl Dirty {
             self.outstanding[index].checked_add_signed(change).expect("epochs count up and down");
         while self.outstanding.len() > 1 && self.outstanding[0] == 0 {
             self.outstanding.pop_front();
+            self.waiting.append(&mut self.later);
         }
     }
 
@@ -382,9 +419,14 @@ impl Dirty {
         std::mem::take(&mut self.logged)
     }
 
+    /// Whether nothing waits for a sync of the backing store, so that a flush of what is in the log waits for nothing.
+    pub(super) fn is_log_enough(&self) -> bool {
+        self.syncs.is_log_enough() && !self.fences.needs_sync()
+    }
+
     /// The flushes whose blocks are all in the log, when no sync of the backing store is left for any of them.
     pub(super) fn take_logged_flushes(&mut self) -> Vec<FlushDone> {
-        if self.syncs.is_log_enough() { self.take_written_flushes() } else { Vec::new() }
+        if self.is_log_enough() { self.take_written_flushes() } else { Vec::new() }
     }
 
     /// The flushes whose blocks are all below, or in the log.

@@ -1,10 +1,11 @@
 //! Discards: ranges that read as zeros from now on, and are given back below.
 //!
 //! 1. **Edges**: what covers a block in part is a write of zeros like any other.
-//! 2. **Place**: whole blocks get a fence (see [`super::fence`]); what the tiers have of them is void. That is all a
-//!    caller waits for, and it takes as long as there are blocks in RAM, however large the range is.
-//! 3. **Run**: when no older write to the range is under way below, and the voids are durable on the SSD (rule 1), the
-//!    device discards it. Only then the fence is lifted and newer writes go below.
+//! 2. **Place**: whole blocks get a fence (see [`super::fence`]), which answers reads from now on; what RAM has of them
+//!    goes. That is all a caller waits for, and it takes as long as there are blocks in RAM, however large the range is.
+//! 3. **Run**: when no older write to the range is under way, what the SSD has of it is void, durably (rule 1), and the
+//!    device discards it. Only then the fence is lifted and newer writes go below. In mode `back-ssd` one tombstone in
+//!    the log does for both (rule 2: what it voids may be all there is), and `destage` has the device discard.
 //! 4. **Sync**: a discard that a failed sync should have covered is placed and run again, and so is every write below
 //!    after it (rule 7).
 //!
@@ -17,14 +18,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use terrace_tiers::block::BlockId;
+use terrace_tiers::block::{BlockId, Version};
 use terrace_tiers::device::{Device, PageBuf};
 
 use super::dirty::VolumeState;
 use super::fence::{Discard, Fence, Step, Stretch, Swept};
 use super::flush::FlushDone;
 use super::index::Shard;
+use super::mode::Route;
 use super::{Inner, Result};
+use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Priority;
 
@@ -47,7 +50,7 @@ impl Inner {
         done: FlushDone,
     ) {
         let checked = self.check_volume(volume).and_then(|()| volume.check_stretch(offset, bytes));
-        if let Err(error) = checked.and_then(|()| volume.check_no_log("discard")) {
+        if let Err(error) = checked {
             return done(Err(error));
         }
         let (edges, blocks) = volume.split_range(offset, bytes);
@@ -91,16 +94,10 @@ impl Inner {
         self.place_discard(volume, id, &stretch, |inner, shard, block, swept| {
             inner.empty_entry(volume, shard, block, swept);
         });
-        // Later than what was demoted before the fence stood; what is written behind it gets a later version or is void
-        // by itself, and cannot be on the SSD before the fence is lifted.
-        let version = self.next_version();
-        volume.raise_version(version);
-        if let Some(ssd) = self.ssd() {
-            ssd.void_range(stretch.first(), stretch.count(), version);
-        }
         volume.make_readable(&stretch.blocks);
         volume.dirty.lock().fences.discard(id).step = Step::Waiting;
         self.ticker.watch(volume);
+        self.hurry_log(volume);
         self.go_on_behind_fences(volume);
         done(Ok(()));
     }
@@ -136,6 +133,9 @@ impl Inner {
                 if let Some(fill) = shard.fills.get_mut(&block) {
                     fill.is_void = true;
                 }
+                if let Some((_, entry)) = shard.entry_of(block) {
+                    volume.dirty.lock().discard_in_place_of(id, entry);
+                }
                 sweep(self, &mut shard, block, &mut swept);
                 if shard.entry_of(block).is_some_and(|(_, entry)| entry.writing) {
                     volume.dirty.lock().fences.discard(id).waits_for.insert(block.number());
@@ -149,28 +149,44 @@ impl Inner {
     /// Starts the discards that wait for nothing more.
     pub(super) fn start_discards(self: &Arc<Self>, volume: &Arc<VolumeState>) {
         loop {
-            let (id, failures_before) = {
+            let (id, failures_before, is_logged) = {
                 let mut dirty = volume.dirty.lock();
+                let route = volume.route();
+                if route == Route::Changing {
+                    return;
+                }
                 let failures = dirty.syncs.failures;
-                let mut waiting = dirty.fences.discards.iter_mut();
-                let ready = waiting.find(|d| d.step == Step::Waiting && d.waits_for.is_empty());
-                let Some(discard) = ready else { return };
-                discard.step = Step::Running;
-                (discard.id, failures)
+                let is_ready = |discard: &&Discard| {
+                    let is_first = route == Route::Below || !volume.must_keep_order(&dirty, discard.epoch);
+                    discard.step == Step::Waiting && discard.waits_for.is_empty() && is_first
+                };
+                let Some(id) = dirty.fences.discards.iter().find(is_ready).map(|discard| discard.id) else {
+                    return;
+                };
+                dirty.fences.discard(id).step = Step::Running;
+                dirty.logging += u32::from(route == Route::Log);
+                (id, failures, route == Route::Log)
             };
             let (inner, volume_again) = (self.clone(), volume.clone());
-            let job = move || inner.run_discard(&volume_again, id, failures_before);
+            let job = move || {
+                if is_logged {
+                    inner.log_discard(&volume_again, id);
+                    volume_again.end_logging();
+                } else {
+                    inner.run_discard(&volume_again, id, failures_before);
+                }
+            };
             volume.lane.task(Priority::Awaited, Box::new(job));
         }
     }
 
     fn run_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, failures_before: u64) {
+        let (blocks, epoch) = volume.blocks_of_discard(id);
+        let (stretch, version) = self.date_discard(volume, &blocks);
+        if let Some(ssd) = self.ssd() {
+            ssd.void_range(stretch.first(), stretch.count(), version);
+        }
         let prepared = self.before_write_below(volume);
-        let (blocks, epoch) = {
-            let mut dirty = volume.dirty.lock();
-            let discard = dirty.fences.discard(id);
-            (discard.blocks.clone(), discard.epoch)
-        };
         let start = blocks.start << volume.block_shift;
         let end = volume.len_bytes.min(blocks.end << volume.block_shift);
         let discard = || discard_below(&*volume.device, start, end - start).map_err(Arc::new);
@@ -195,6 +211,53 @@ impl Inner {
             return self.go_on_behind_fences(volume);
         }
         self.lift_fence(volume, id, blocks, Some(epoch));
+    }
+
+    /// The log has the discard of a volume in mode `back-ssd`, as a tombstone; `destage` brings it below.
+    fn log_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64) {
+        let ssd = self.ssd().expect("a volume in this mode has an SSD");
+        let (blocks, epoch) = volume.blocks_of_discard(id);
+        let (stretch, version) = self.date_discard(volume, &blocks);
+        let result = ssd.put_tombstone(&stretch, version, volume.log_epoch(epoch));
+        let mut dirty = volume.dirty.lock();
+        match result {
+            Ok(true) => {
+                dirty.fences.discards.retain(|discard| discard.id != id);
+                drop(dirty);
+                self.lift_fence(volume, id, blocks, Some(epoch));
+            }
+            Ok(false) => {
+                dirty.fences.discard(id).step = Step::PutOff;
+                volume.fence_changed.notify_all();
+            }
+            // It goes below when all that the log has is there.
+            Err(_) if ssd.is_off() => {
+                dirty.fences.discard(id).step = Step::PutOff;
+                volume.fence_changed.notify_all();
+                drop(dirty);
+                self.leave_log_if_off(volume, None);
+                if volume.mode() != WriteMode::BackSsd {
+                    self.take_put_off(volume);
+                }
+                return;
+            }
+            Err(cause) => {
+                dirty.fences.discard(id).step = Step::HeldBack;
+                let flushes = dirty.refuse_discard();
+                let blocks = dirty.dirty_blocks();
+                drop(dirty);
+                return self.discard_failed(volume, flushes, blocks, &cause);
+            }
+        }
+        self.start_destage(volume);
+    }
+
+    /// The version of a discard that is run: higher than that of every copy from before its fence stood, and lower than
+    /// that of every one from after it is lifted.
+    fn date_discard(&self, volume: &VolumeState, blocks: &Range<u64>) -> (Stretch, Version) {
+        let version = self.next_version();
+        volume.raise_version(version);
+        (Stretch::new(volume, blocks.clone()), version)
     }
 
     fn discard_failed(
@@ -250,6 +313,12 @@ impl Inner {
 }
 
 impl VolumeState {
+    fn blocks_of_discard(&self, id: u64) -> (Range<u64>, u64) {
+        let mut dirty = self.dirty.lock();
+        let discard = dirty.fences.discard(id);
+        (discard.blocks.clone(), discard.epoch)
+    }
+
     /// `bytes` bytes from `offset` on: the parts of blocks at both ends, and the whole blocks between. The last block of
     /// the volume is whole when all of it that lies in the volume is.
     fn split_range(&self, offset: u64, bytes: u64) -> (Edges, Range<u64>) {
@@ -269,7 +338,7 @@ impl VolumeState {
 }
 
 /// Discards, or writes zeros where the device says that it cannot.
-fn discard_below(device: &dyn Device, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
+pub(super) fn discard_below(device: &dyn Device, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
     let is_unsupported = |error: &terrace_tiers::Error| match error {
         terrace_tiers::Error::Device { source, .. } => source.kind() == io::ErrorKind::Unsupported,
         _ => false,

@@ -23,6 +23,7 @@ use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
 use super::flush::FlushDone;
+use super::mode::Route;
 use super::read::Runner;
 use super::{Inner, Result};
 use crate::config::WriteMode;
@@ -93,6 +94,12 @@ impl Inner {
         volume.has_unreadable.store(!lost.is_empty(), Ordering::SeqCst);
         dirty.unreadable = lost;
         volume.set_mode(WriteMode::Back);
+        // Who waits means what the log had too, and that is dirty in RAM only since now.
+        let epoch = dirty.close_epoch();
+        dirty.flushes.iter_mut().for_each(|(wanted, _)| *wanted = epoch);
+        volume.set_route(Route::Below);
+        volume.fence_changed.notify_all();
+        dirty.fences.take_put_off();
         let mut put_off = std::mem::take(&mut dirty.put_off);
         dirty.waiting.append(&mut put_off);
         let flushes =

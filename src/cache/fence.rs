@@ -25,7 +25,7 @@ use terrace_tiers::ssd::VoidMark;
 
 use super::Inner;
 use super::dirty::{Dirty, VolumeState};
-use super::index::Shard;
+use super::index::{Entry, Shard};
 use super::read::Runner;
 use super::write::WriteWaiter;
 use crate::pool::Priority;
@@ -78,7 +78,7 @@ pub(super) struct Fences {
 pub(super) struct Discard {
     pub(super) id: u64,
     pub(super) blocks: Range<u64>,
-    /// The flush epoch that counts it, until it is below.
+    /// The flush epoch that counts it, until it is below: its own, or that of the first block whose place it takes.
     pub(super) epoch: u64,
     pub(super) step: Step,
     /// Blocks whose writes below have to end first.
@@ -94,6 +94,8 @@ pub(super) enum Step {
     Running,
     /// The device refused it: it is tried again after a pause.
     HeldBack,
+    /// There is no room for its tombstone before something is destaged.
+    PutOff,
     /// It is below, and its fence lifted; the sync of this number will cover it.
     Written {
         covered_by: u64,
@@ -130,6 +132,12 @@ impl Fences {
         });
     }
 
+    /// Whether something waits for the end of writes that are under way.
+    pub(super) fn waits_for_writes(&self) -> bool {
+        let discards = self.discards.iter().map(|discard| &discard.waits_for);
+        discards.chain(self.forgets.iter().map(|forget| &forget.waits_for)).any(|blocks| !blocks.is_empty())
+    }
+
     /// A write below ended, and did not begin behind a fence.
     pub(super) fn write_ended(&mut self, block: u64) {
         for discard in &mut self.discards {
@@ -142,6 +150,23 @@ impl Fences {
         for forget in &mut self.forgets {
             forget.waits_for.remove(&block);
         }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.discards.iter().any(|discard| discard.step == Step::Running)
+    }
+
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.discards.iter().any(|discard| discard.step == Step::PutOff)
+    }
+
+    /// Something was destaged. Whether any waited for that.
+    pub(super) fn take_put_off(&mut self) -> bool {
+        let mut any = false;
+        for discard in self.discards.iter_mut().filter(|discard| discard.step == Step::PutOff) {
+            (discard.step, any) = (Step::Waiting, true);
+        }
+        any
     }
 
     /// The pause after a failure is over.
@@ -165,13 +190,34 @@ impl Dirty {
     /// A dirty block is behind a fence.
     pub(super) fn put_behind_fence(&mut self, number: u64) {
         self.waiting.remove(&number);
+        self.put_off.remove(&number);
+        self.later.remove(&number);
         self.fences.fenced.insert(number);
+    }
+
+    /// A discard takes the place of what RAM has of a block: a flush that waits for that waits for the discard, or older
+    /// bytes would be all that is durable.
+    pub(super) fn discard_in_place_of(&mut self, id: u64, entry: &Entry) {
+        let epoch = match entry {
+            // It may fail, whichever epoch it is of.
+            Entry { writing: true, .. } => self.first_epoch(),
+            Entry { dirty: true, dirty_epoch, .. } => *dirty_epoch,
+            _ => return,
+        };
+        let discard = self.fences.discard(id);
+        if epoch < discard.epoch {
+            let later = std::mem::replace(&mut discard.epoch, epoch);
+            self.count_in(epoch, 1);
+            self.count_in(later, -1);
+        }
     }
 
     /// A dirty block has nothing more to write below.
     fn drop_dirty(&mut self, number: u64, epoch: u64) {
         self.waiting.remove(&number);
         self.held_back.remove(&number);
+        self.put_off.remove(&number);
+        self.later.remove(&number);
         self.fences.fenced.remove(&number);
         self.count_in(epoch, -1);
     }
@@ -379,8 +425,9 @@ impl Inner {
         }
         dirty.fences.forgets.retain(|forget| forget.id != id);
         dirty.release_fenced(&stretch.blocks);
-        let starts = dirty.await_sync_of_written();
+        let (logged, starts) = self.take_ended_flushes(volume, &mut dirty);
         drop(dirty);
+        logged.into_iter().for_each(|done| done(Ok(())));
         volume.fence_changed.notify_all();
         if starts {
             self.start_sync(volume);

@@ -205,7 +205,7 @@ impl Inner {
         }
         dirty.take_held_back();
         if dirty.is_written(epoch) {
-            let is_logged = volume.mode() == WriteMode::BackSsd && dirty.syncs.is_log_enough();
+            let is_logged = volume.mode() == WriteMode::BackSsd && dirty.is_log_enough();
             if is_logged || !dirty.needs_sync() && dirty.syncs.is_all_covered() {
                 drop(dirty);
                 return done(Ok(()));

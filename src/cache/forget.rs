@@ -3,10 +3,10 @@
 //! 1. Discards of the range that are not below are taken back; one that is running is waited for.
 //! 2. A fence keeps write-back off the range (see [`super::fence`]). What is in RAM goes at once, or when the fill or
 //!    the write below ends that was under way.
-//! 3. The copies on the SSD are void, durably. Until then no read of the range looks there.
+//! 3. The copies on the SSD are void, durably, those in the log too. Until then no read of the range looks there.
 //! 4. The fence is lifted; flushes that waited for nothing else go on.
 //!
-//! A write that runs beside it counts as before it or after it.
+//! All the while nothing of a volume with a log is destaged. A write that runs beside it counts as before it or after it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -35,7 +35,6 @@ impl Inner {
     pub(super) fn forget(self: &Arc<Self>, volume: &Arc<VolumeState>, offset: u64, bytes: u64) -> Result<()> {
         self.check_volume(volume)?;
         volume.check_stretch(offset, bytes)?;
-        volume.check_no_log("forget")?;
         let (block_bytes, end) = (self.size.bytes() as u64, offset + bytes);
         let is_whole = end.is_multiple_of(block_bytes) || end == volume.len_bytes;
         if bytes > 0 && !(offset.is_multiple_of(block_bytes) && is_whole) {
@@ -48,6 +47,20 @@ impl Inner {
     }
 
     fn forget_blocks(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: Range<u64>) -> Result<()> {
+        if !volume.may_have_log() {
+            return self.forget_at_rest(volume, blocks, false);
+        }
+        // What was read from the log must not be written below after this returned, nor after a read behind the fence.
+        self.without_destage(volume, || self.forget_at_rest(volume, blocks, true))
+    }
+
+    /// Nothing is being destaged, if the volume `has_log`.
+    fn forget_at_rest(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        blocks: Range<u64>,
+        has_log: bool,
+    ) -> Result<()> {
         let taken = self.begin_forget(volume, &blocks, |inner| inner.check_volume(volume))?;
         let id = taken.id;
         self.take_out(volume, &blocks, taken);
@@ -55,14 +68,28 @@ impl Inner {
             let syncs = &mut volume.dirty.lock().syncs;
             syncs.is_given_up |= syncs.failures > 0;
         }
-        if let Some(ssd) = self.ssd() {
-            let stretch = Stretch::new(volume, blocks.clone());
-            let version = self.next_version();
-            volume.raise_version(version);
+        let voided = self.void_forgotten(volume, &blocks, has_log);
+        self.lift_fence(volume, id, blocks, None);
+        voided
+    }
+
+    /// What the SSD has of `blocks` goes.
+    fn void_forgotten(
+        self: &Arc<Self>,
+        volume: &VolumeState,
+        blocks: &Range<u64>,
+        has_log: bool,
+    ) -> Result<()> {
+        let Some(ssd) = self.ssd() else { return Ok(()) };
+        let stretch = Stretch::new(volume, blocks.clone());
+        let version = self.next_version();
+        volume.raise_version(version);
+        if !has_log {
             ssd.void_range(stretch.first(), stretch.count(), version);
             self.make_voids_durable();
+            return Ok(());
         }
-        self.lift_fence(volume, id, blocks, None);
+        ssd.void_range_durably(stretch.first(), stretch.count(), version)?;
         Ok(())
     }
 
@@ -106,6 +133,7 @@ impl Inner {
         let Begun { id, cuts } = begun;
         self.place_forget(volume, id, &Stretch::new(volume, blocks.clone()), &cuts);
         self.finish_cuts(volume, cuts);
+        self.hurry_log(volume);
         let mut dirty = volume.dirty.lock();
         while dirty.fences.forgets.iter().any(|forget| forget.id == id && !forget.waits_for.is_empty()) {
             volume.fence_changed.wait(&mut dirty);

@@ -226,6 +226,36 @@ impl Shard {
         }
     }
 
+    /// Another capacity; with a smaller one there may be too many blocks until [`Self::shed`] was called often enough.
+    pub(super) fn set_capacity(&mut self, capacity: u32) {
+        self.policy.set_capacity(capacity);
+        let more = self.policy.slot_limit().saturating_sub(self.entries.len());
+        self.entries.reserve_exact(more);
+        self.entries.resize_with(self.policy.slot_limit(), Entry::default);
+    }
+
+    /// Lets at most `count_max` of the blocks go that are too many: how many, and those of them that have bytes.
+    pub(super) fn shed(&mut self, count_max: usize) -> (usize, Vec<Departed>) {
+        let (entries, mut evicted) = (&self.entries, Vec::new());
+        self.policy.shrink_excess(count_max, |slot| entries[slot.index()].may_leave(), &mut evicted);
+        (evicted.len(), evicted.into_iter().filter_map(|evicted| self.take(evicted)).collect())
+    }
+
+    /// Gives back the memory that a larger capacity took. Slots change.
+    pub(super) fn compact(&mut self) {
+        let Self { policy, entries, fills, .. } = self;
+        if policy.excess() > 0 || policy.slot_limit() == policy.capacity() as usize + 1 {
+            return;
+        }
+        let mut moved = Vec::new();
+        moved.resize_with(policy.capacity() as usize + 1, Entry::default);
+        policy.compact(|from, to| moved[to.index()] = std::mem::take(&mut entries[from.index()]));
+        *entries = moved;
+        for (&block, fill) in fills.iter_mut().filter(|(_, fill)| fill.slot.is_some()) {
+            fill.slot = policy.lookup(block);
+        }
+    }
+
     pub(super) fn entry_of(&mut self, block: BlockId) -> Option<(Slot, &mut Entry)> {
         let slot = self.policy.lookup(block)?;
         Some((slot, &mut self.entries[slot.index()]))

@@ -72,6 +72,14 @@ impl SsdTier {
         Ok(has_synced)
     }
 
+    /// Makes all that the journal was told durable, or says that it cannot be.
+    pub(super) fn make_all_durable(&self) -> Result<(), TierError> {
+        let through = self.with(|tier| tier.journal_pending());
+        self.make_durable(through)?;
+        let is_durable = self.with(|tier| through.is_none_or(|through| tier.journal_durable() >= through));
+        if is_durable { Ok(()) } else { Err(self.off_error()) }
+    }
+
     /// Whether the journal is filling up, and no checkpoint is under way.
     pub(super) fn wants_checkpoint(&self) -> bool {
         let state = self.state.lock();

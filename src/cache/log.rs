@@ -26,11 +26,14 @@ use terrace_tiers::ssd::{LogFate, LogTicket, NewCopy, ReadVerdict, SectorMask};
 
 use super::Inner;
 use super::dirty::{Dirty, VolumeState};
+use super::fence::Swept;
+use super::mode::Route;
 use super::read::{PlannedFill, Runner, Source};
 use super::ssd::SsdTier;
 use super::writeback::{Group, TakenBlock};
 use crate::config::WriteMode;
 use crate::error::TierError;
+use crate::pool::Priority;
 use crate::stats::SsdFailure;
 use crate::sync::wake_all;
 
@@ -44,6 +47,11 @@ impl SsdTier {
         let mut state = self.state.lock();
         state.tier.void_clean(block, version);
         state.on_the_way.remove(&block);
+    }
+
+    /// Whether nothing newer than `block` may go below by another way than through the log.
+    pub(super) fn holds_back(&self, block: BlockId) -> bool {
+        self.with(|tier| tier.holds_back(block))
     }
 
     /// The sectors of `block` that only the log has.
@@ -150,7 +158,10 @@ impl Inner {
             if let Some(older) = ssd.dirty_mask(taken.block) {
                 mask::add(&mut mask, &older);
             }
-            NewCopy { block: taken.block, version: taken.version, mask }
+            // Of its own: later than every discard that was let go before, which a write behind its fence may not be.
+            let version = self.next_version();
+            volume.raise_version(version);
+            NewCopy { block: taken.block, version, mask, epoch: volume.log_epoch(taken.epoch) }
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let data: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
@@ -161,29 +172,51 @@ impl Inner {
         let mut blocks = group.blocks;
         let (tickets, count) = match result {
             Ok(written) => written,
-            Err(error) => return self.refuse_group(volume, &ssd, &blocks, failures_before, error),
+            Err(error) => {
+                self.refuse_group(volume, &ssd, &blocks, failures_before, error);
+                return volume.end_logging();
+            }
         };
         if count < blocks.len() {
             self.start_reclaim(&ssd);
             self.put_off(volume, &blocks.split_off(count));
+            self.go_on_behind_fences(volume);
             self.start_destage(volume);
             if was_recovering {
                 self.retry_after_scan(volume, &ssd);
             }
         }
         let mut dirty = volume.dirty.lock();
-        if !blocks.is_empty() {
+        let is_empty = blocks.is_empty();
+        if !is_empty {
             dirty.logged.push(LoggedGroup { ssd, blocks, tickets, failures_before });
         }
         // One hold of the lock: a flush that comes later finds the group, one that came before is seen here.
-        let logged = if self.must_sync_log(&dirty) { dirty.take_logged() } else { Vec::new() };
+        let logged = if self.must_sync_log(volume, &dirty) { dirty.take_logged() } else { Vec::new() };
         drop(dirty);
+        if is_empty {
+            volume.end_logging();
+        }
         self.settle_logged(volume, logged);
     }
 
-    /// Whether a sync of the log is wanted: by a flush, by callers that need frames, or by writers soon.
-    pub(super) fn must_sync_log(&self, dirty: &Dirty) -> bool {
+    /// Something waits for the end of what is on its way to the log: it is not left for a later sync.
+    pub(super) fn hurry_log(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        let logged = {
+            let mut dirty = volume.dirty.lock();
+            if self.must_sync_log(volume, &dirty) { dirty.take_logged() } else { return }
+        };
+        if let Some(ssd) = self.ssd().filter(|_| !logged.is_empty()) {
+            let (inner, volume_again) = (self.clone(), volume.clone());
+            ssd.lane.task(Priority::Awaited, Box::new(move || inner.settle_logged(&volume_again, logged)));
+        }
+    }
+
+    /// Whether a sync of the log is wanted: by a flush, a discard, a forget or a change of mode, by callers that need
+    /// frames, or by writers soon.
+    pub(super) fn must_sync_log(&self, volume: &VolumeState, dirty: &Dirty) -> bool {
         let is_awaited = dirty.log_is_due || !dirty.flushes.is_empty() || self.throttle.is_urgent();
+        let is_awaited = is_awaited || dirty.fences.waits_for_writes() || volume.route() == Route::Changing;
         is_awaited || self.throttle.is_half_of_room(dirty.logged.iter().map(|group| group.blocks.len()).sum())
     }
 
@@ -209,11 +242,13 @@ impl Inner {
                     self.refuse_group(volume, &group.ssd, &group.blocks, group.failures_before, error);
                 }
             }
+            volume.end_logging();
         }
         if finished > 0 {
             self.announce_release();
             self.after_group(volume, finished, Ok(()));
         }
+        self.go_on_behind_fences(volume);
         let load = |ssd: Arc<SsdTier>| ssd.with(|tier| tier.dirty_load());
         if self.ssd().map(load).is_some_and(|load| load >= DESTAGE_LOAD) {
             self.start_destage(volume);
@@ -240,30 +275,62 @@ impl Inner {
         }
     }
 
+    /// These blocks go below by another way than through the log, which has none of them that is newer.
+    pub(super) fn void_destaged(&self, volume: &VolumeState, blocks: &[TakenBlock]) {
+        let Some(ssd) = self.ssd() else { return };
+        let version = self.next_version();
+        volume.raise_version(version);
+        ssd.with(|tier| tier.void_destaged(blocks.iter().map(|taken| taken.block), version));
+    }
+
     /// The log has these blocks, durably.
     fn finish_logged(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
-        let mut writers = Vec::new();
+        let (mut writers, mut swept) = (Vec::new(), Swept::default());
+        let (mut acknowledged, mut again) = (Vec::new(), Vec::new());
         for taken in blocks {
             let mut shard = self.shard(taken.block);
             let (slot, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
             entry.writing = false;
+            if entry.is_void_write || entry.is_forgotten {
+                self.finish_unwanted_write(volume, &mut shard, taken.block, taken.epoch, &mut swept);
+                continue;
+            }
             let is_free = !entry.is_pinned();
-            volume.dirty.lock().finish_taken(taken.block.number(), taken.epoch, entry.dirty);
+            {
+                let mut dirty = volume.dirty.lock();
+                dirty.finish_taken(taken.block.number(), taken.epoch, entry.dirty);
+                dirty.fences.write_ended(taken.block.number());
+            }
             if is_free {
                 shard.settle_entry(slot);
                 writers.extend(self.throttle.remove());
             }
+            // Of writes that began in another mode: the log is as good to them.
+            acknowledged.extend(taken.take_waiters(&mut shard, false));
+            if shard.write_waiters.contains_key(&taken.block) {
+                again.push(taken.block.number());
+            }
         }
         wake_all(writers);
+        swept.finish(self);
+        acknowledged.into_iter().for_each(|waiter| waiter.deliver(Ok(())));
+        if !again.is_empty() {
+            self.write_back_blocks(volume, &again, Runner::Pool(Priority::Awaited));
+        }
     }
 
     /// The log had no room for these blocks: they are dirty as before, and wait until something is destaged.
     fn put_off(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
+        let mut swept = Swept::default();
         for taken in blocks {
             let mut shard = self.shard(taken.block);
             let size = self.size;
             let (_, entry) = shard.entry_of(taken.block).expect("a block that is being written stays");
             entry.writing = false;
+            if entry.is_void_write || entry.is_forgotten {
+                self.finish_unwanted_write(volume, &mut shard, taken.block, taken.epoch, &mut swept);
+                continue;
+            }
             mask::add(entry.sectors_mut(size).dirty_mut(), &taken.sectors);
             let mut dirty = volume.dirty.lock();
             if entry.dirty {
@@ -272,7 +339,9 @@ impl Inner {
             (entry.dirty, entry.dirty_epoch) = (true, taken.epoch);
             dirty.waiting.remove(&taken.block.number());
             dirty.put_off.insert(taken.block.number());
+            dirty.fences.write_ended(taken.block.number());
         }
+        swept.finish(self);
     }
 }
 
@@ -311,7 +380,9 @@ impl Inner {
         let mut next = Some(read.clone());
         // A copy goes elsewhere when a newer one is in the log, or when the backing store has it.
         while let Some(read) = next {
-            if !read.is_whole() {
+            if !read.is_whole() && read.is_on_zeros {
+                frame.fill(0);
+            } else if !read.is_whole() {
                 read_below(volume, block, self.size, frame)?;
             }
             let mut scratch = (!read.is_whole()).then(|| PageBuf::zeroed(self.size.bytes()));
@@ -348,6 +419,10 @@ impl Inner {
                     next = ssd.with(|tier| tier.plan_log_read(block));
                 }
             }
+        }
+        if ssd.with(|tier| tier.is_buried(block)) {
+            frame.fill(0);
+            return Ok(());
         }
         read_below(volume, block, self.size, frame)
     }

@@ -16,6 +16,7 @@
 //! | `discard`   | zeros from now on, given back below                                           |
 //! | `forget`    | drops what is cached of a range                                               |
 //! | `attach_ssd` | the SSD comes and goes                                                       |
+//! | `mode`      | changes how a volume in use writes                                            |
 //! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
 //! | `ticker`    | the thread that looks at what is dirty from time to time, and wakes who waits |
 //! | `ssd`       | the SSD: where a block is, what is void                                       |
@@ -28,17 +29,20 @@
 //! | `mark`      | what is known of the SSD beside the backing store                             |
 //! | `tap`       | a sample of what is referenced, for whoever wants to know                      |
 //! | `recover`   | opens and closes caches and volumes                                           |
+//! | `resize`    | another size of RAM while the cache is used                                   |
+//! | `resize_ssd` | and of the cache file                                                        |
 //! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
-//! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
-//! `lanes` or the SSD's state; a volume's mark comes before the SSD's state. Under any lock else none is taken but the
-//! pool's. `ssd` is held for as long as it takes to copy what is in it, under any of them.
+//! volumes, never a shard while one of the others is held. `closing` comes before all, then `resizing`; `attach` takes
+//! `volumes`, then `lanes` or the SSD's state; a volume's mark comes before the SSD's state. Under any lock else none is
+//! taken but the pool's. `ssd` is held for as long as it takes to copy what is in it, under any of them.
 //!
 //! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, while
-//! the record of a detached volume is written, and while an SSD comes or goes; and a volume's mark, while it is stored.
+//! the record of a detached volume is written, and while an SSD comes or goes; `resizing`, for a whole change of size; and
+//! a volume's mark, while it is stored.
 
 mod answer;
 mod attach_ssd;
@@ -55,10 +59,13 @@ mod index;
 mod journal;
 mod log;
 mod mark;
+mod mode;
 mod quiet;
 mod read;
 mod reclaim;
 mod recover;
+mod resize;
+mod resize_ssd;
 mod scan;
 mod ssd;
 mod steady;
@@ -76,16 +83,18 @@ use hashbrown::{HashMap, HashSet};
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::ram::frames::Frames;
 
-use crate::config::{Background, Clock, Config, SsdConfig};
+use crate::config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize};
 use crate::error::{Error, Result};
 use crate::pool::{Lane, LaneConfig, Pool};
 use crate::stats::Stats;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub use resize::RamResized;
+pub use resize_ssd::SsdResized;
 pub(crate) use tap::Tap;
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
@@ -170,6 +179,10 @@ struct Inner {
     clock: Clock,
     closed: AtomicBool,
     closing: Mutex<()>,
+    /// What the cache is made of now; held while that changes.
+    resizing: Mutex<Config>,
+    /// The cache file is written through ahead.
+    prepares: bool,
 }
 
 /// The volumes that are attached; there may be hundreds of thousands.
@@ -182,17 +195,19 @@ struct Volumes {
 /// What [`Config`] says and calls look at.
 struct Limits {
     run_bytes_max: usize,
+    ordered_destage: bool,
     disk_threads: u32,
     ssd_lane: LaneConfig,
-    /// Frames that may be on their way to the SSD.
-    ssd_frames_max: usize,
     ssd_threads: u32,
     queue_max: usize,
     frame_wait: std::time::Duration,
     writeback_delay: std::time::Duration,
     background: Background,
-    /// Blocks that one blocking read or write takes at a time.
-    chunk_blocks: usize,
+    /// Blocks that one blocking read takes at a time.
+    chunk_blocks: AtomicUsize,
+    /// Frames that may be on their way to the SSD at once: fewer than the slack, so that a read finds one whatever the SSD
+    /// does.
+    demoting_max: AtomicUsize,
 }
 
 /// Counts that belong to no shard.
@@ -227,6 +242,35 @@ impl Cache {
     /// [`Error::StillDirty`] when a block could not be written below.
     pub fn settle(&self) -> Result<()> {
         self.handle.inner.settle()
+    }
+
+    /// Makes the RAM tier larger or smaller while it is used, up to [`Config::ram_bytes_max`]. When this returns blocks fit
+    /// the new size, and memory that was given up is the system's again. Growing takes no longer than a walk through the
+    /// directory. For a smaller size clean blocks leave as they always do, the coldest first; when too many are dirty they
+    /// are flushed, and writers wait for that. Readers wait for nothing and keep what they hold: the answer says how many
+    /// blocks that still is. The number of shards stays as it is. Not for callbacks to call.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the remedy for a size that does not work, [`Error::StillDirty`] when dirty blocks would have
+    /// to leave and cannot be written: the size is as it was. [`Error::Closed`].
+    pub fn resize_ram(&self, ram: RamSize) -> Result<RamResized> {
+        self.handle.inner.resize_ram(ram)
+    }
+
+    /// Makes the cache file on the SSD larger or smaller while it is used: as many of its segments as fit the size. A
+    /// larger file takes its space at once, so that it cannot find the disk full later. For a smaller one the segments
+    /// beyond its end are emptied first: dirty blocks go below, what was hit often moves on, the rest goes. Reads and writes
+    /// go on meanwhile. A crash at any moment leaves a file of the old or of the new size. Not for callbacks to call.
+    ///
+    /// A file that is opened with another size than it has is resized so before [`Self::open`] returns, unless it would
+    /// become smaller and has dirty blocks: then it keeps its size until this is called, with their volumes attached.
+    ///
+    /// # Errors
+    /// [`Error::Tier`] when the disk is full, or the size is too small, with one that works; [`Error::StillDirty`] when
+    /// dirty blocks cannot go below; [`Error::Config`] when they are of volumes that are not attached, or there is no SSD.
+    /// The size is as it was then.
+    pub fn resize_ssd(&self, size: SsdSize) -> Result<SsdResized> {
+        self.handle.inner.resize_ssd(size)
     }
 
     /// Flushes everything, leaves the cache file in order and ends all threads. A second call does nothing.

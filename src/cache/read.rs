@@ -332,14 +332,7 @@ impl Inner {
             return;
         }
         if shard.is_discarded(block) {
-            let Some(frame) = self.frames.alloc() else {
-                shard.give_up(block);
-                planning.error = Some(Error::WouldBlock);
-                return;
-            };
-            planning.answer.ram_blocks += 1;
-            let frame = shard.take_zeros(block, frame, volume.version());
-            return planning.take(part, frame, &piece.bytes);
+            return self.plan_zeros(volume, part, piece, &mut shard, planning);
         }
         if volume.is_unreadable(block) {
             shard.give_up(block);
@@ -349,6 +342,7 @@ impl Inner {
         let ssd = self.ssd().filter(|ssd| !shard.is_fenced(block) && ssd.serves(volume.mode()));
         let found = ssd.and_then(|ssd| ssd.find(block).map(|found| (ssd, found)));
         let source = match found {
+            Some((_, OnSsd::Zeros)) => return self.plan_zeros(volume, part, piece, &mut shard, planning),
             Some((_, OnSsd::OnTheWay(frame))) => {
                 planning.answer.ssd_blocks += 1;
                 let frame = shard.take_back(block, frame, volume.version());
@@ -366,6 +360,25 @@ impl Inner {
         let waiter = (!planning.is_alone).then(|| planning.waiter(part, &piece.bytes));
         shard.start_fill(block, volume.version(), waiter);
         planning.fills.push(PlannedFill { block, source, frame });
+    }
+
+    /// A block that was discarded needs no I/O.
+    fn plan_zeros(
+        &self,
+        volume: &VolumeState,
+        part: usize,
+        piece: &Piece,
+        shard: &mut Shard,
+        planning: &mut Planning<'_>,
+    ) {
+        let Some(frame) = self.frames.alloc() else {
+            shard.give_up(piece.block);
+            planning.error = Some(Error::WouldBlock);
+            return;
+        };
+        planning.answer.ram_blocks += 1;
+        let frame = shard.take_zeros(piece.block, frame, volume.version());
+        planning.take(part, frame, &piece.bytes);
     }
 
     /// Brings planned fills on their way, neighbours together.

@@ -27,14 +27,11 @@ use super::{Counters, Inner, Limits, Result, Volumes};
 use crate::config::{AttachOptions, Background, Config, RamLayout, Recovery, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Event, Mutex, RwLock, thread};
 
 /// Merged requests grow to this at the most, in bytes.
 const MERGE_BYTES_MAX: usize = 4 << 20;
-
-/// Frames for what leaves RAM during one request of [`Background::OnSettle`], in blocks.
-const ON_SETTLE_SLACK_BLOCKS: u32 = 2048;
 
 impl SsdConfig {
     /// The layout of the cache file.
@@ -49,20 +46,14 @@ impl SsdConfig {
 pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
     let layout = config.ram_layout()?;
     let geometry = config.ssd.as_ref().map(|ssd| ssd.geometry(config.block_size)).transpose()?;
-    // Without work in the background, what leaves RAM waits for the end of the request.
-    let layout = match config.background {
-        Background::Continuous => layout,
-        Background::OnSettle => RamLayout { slack: layout.slack + ON_SETTLE_SLACK_BLOCKS, ..layout },
-    };
-    let frames = Frames::new(config.block_size.bytes(), layout.capacity + layout.slack)?;
+    let frames = map_frames(config, layout)?;
     let (pool, ticker) = (Pool::new(), Arc::new(Ticker::new()));
     let limits = limits(config, layout);
     let ssd_lane = OnceLock::new();
     let ssd = match (&config.ssd, geometry) {
         (Some(ssd), Some(geometry)) => {
-            let (frames_max, ticker) = (limits.ssd_frames_max, ticker.clone());
             let lane = ssd_lane.get_or_init(|| pool.lane(limits.ssd_lane.clone())).clone();
-            Some(SsdParts { frames_max, ticker, lane }.open(ssd, geometry)?)
+            Some(SsdParts { ticker: ticker.clone(), lane }.open(ssd, geometry)?)
         }
         _ => None,
     };
@@ -96,24 +87,42 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         clock: config.clock.clone(),
         closed: AtomicBool::new(false),
         closing: Mutex::new(()),
+        prepares: config.ssd.as_ref().is_some_and(|ssd| ssd.prepare),
+        resizing: Mutex::new(Config { shards: Some(layout.shards), ssd: None, ..config.clone() }),
     });
     start(&inner, config);
+    if let Some(ssd) = &config.ssd
+        && let Err(error) = inner.fit_ssd(ssd.size)
+    {
+        inner.stop();
+        return Err(error);
+    }
     Ok(inner)
+}
+
+/// The frames of the RAM tier, and address space for more of them where the system has it.
+fn map_frames(config: &Config, layout: RamLayout) -> Result<Frames> {
+    let (bytes, count) = (config.block_size.bytes(), layout.frames());
+    let frames = Frames::growable(bytes, count, config.frame_count_max(layout));
+    // Nobody asked for more: a process with little address space does without.
+    let frames =
+        if config.ram_bytes_max.is_none() { frames.or_else(|_| Frames::new(bytes, count)) } else { frames };
+    Ok(frames?)
 }
 
 fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
+        ordered_destage: config.ordered_destage,
         disk_threads: config.disk_threads,
         ssd_lane: lane_config("ssd", config.ssd_threads, config),
-        ssd_frames_max: (layout.slack as usize * 3 / 4).max(1),
         ssd_threads: config.ssd_threads,
         queue_max: config.queue_max,
         frame_wait: Duration::from_millis(config.frame_wait_ms),
         writeback_delay: Duration::from_millis(config.writeback_delay_ms),
         background: config.background,
-        // A call holds the frames of one chunk at a time, so that many callers share few frames.
-        chunk_blocks: (layout.slack as usize / 2).clamp(1, 1024),
+        chunk_blocks: AtomicUsize::new(layout.chunk_blocks()),
+        demoting_max: AtomicUsize::new(layout.demoting_max()),
     }
 }
 
@@ -128,7 +137,6 @@ fn lane_config(name: &str, threads: u32, config: &Config) -> LaneConfig {
 
 /// What an SSD needs of its cache.
 pub(super) struct SsdParts {
-    pub(super) frames_max: usize,
     pub(super) ticker: Arc<Ticker>,
     pub(super) lane: Lane,
 }
@@ -241,7 +249,10 @@ impl Inner {
         self.volumes_attached.fetch_max(id.number() + 1, Ordering::Relaxed);
         let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
-        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version, mark };
+        let ssd = self.ssd().filter(|_| self.limits.ordered_destage);
+        let first_epoch = ssd.map(|ssd| ssd.with(|tier| tier.last_epoch(id)) + 1);
+        let name_of = name.to_owned();
+        let parts = VolumeParts { id, name: name_of, device: padded, lane, mode, version, first_epoch, mark };
         let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());
@@ -263,15 +274,7 @@ impl Inner {
             self.release_mark(volume);
             return Ok(());
         }
-        let ssd = self.ssd_in_use().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
-        let Some(ssd) = ssd else {
-            return Err(Error::Config(format!(
-                "volume {} cannot write back to an SSD: there is none that works, or its table of volumes is full or the name too long",
-                volume.name
-            )));
-        };
-        // Its records are believed only once its name is on the device.
-        self.mark_holder(volume, &ssd)?;
+        self.record_for_log(volume)?;
         self.start_destage(volume);
         Ok(())
     }
@@ -317,6 +320,8 @@ impl Inner {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        // A resize that runs sees that too, and ends.
+        drop(self.resizing.lock());
         self.wait_for_stores();
         // What is written while it closes may need the room that is not given back before.
         self.ssd().iter().for_each(|ssd| ssd.finish_scan());

@@ -12,6 +12,7 @@ use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict, SealPlan, SlotPlan, Ssd
 
 use super::Inner;
 use super::attach_ssd::Gone;
+use super::fence::Stretch;
 use super::index::FastHash;
 use super::recover::SsdParts;
 use super::steady::Steady;
@@ -42,14 +43,12 @@ pub(super) struct SsdTier {
     pub(super) lane: Lane,
     pub(super) is_direct: bool,
     pub(super) state: Mutex<SsdState>,
-    /// The journal's writer is done, a record or a sync of the log, or nothing is under way any more.
+    /// Frames were let go, the journal's writer is done, a record or a sync of the log, or nothing is under way any more.
     pub(super) changed: Condvar,
     /// Runs when the last summary of an opened file is read.
     pub(super) when_scanned: Mutex<Option<Wake>>,
     pub(super) is_off: AtomicBool,
     pub(super) size: BlockSize,
-    /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
-    pub(super) frames_max: usize,
     /// Appends that are counted in the state and not started yet.
     pub(super) appends_wanted: AtomicU32,
     pub(super) write_operations: AtomicU64,
@@ -96,11 +95,20 @@ pub(super) enum OnSsd {
     Stored(ReadPlan),
     /// In the log, maybe only in part; it may be newer than the backing store.
     Logged(LogRead),
+    /// It was discarded, and the backing store may still have it.
+    Zeros,
+}
+
+impl SsdState {
+    fn forget_on_the_way(&mut self, first: BlockId, count: u64) {
+        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
+        self.on_the_way.retain(|&block, _| !is_in(block));
+    }
 }
 
 impl SsdTier {
     pub(super) fn new(tier: Ssd, device: Arc<dyn Device>, is_direct: bool, parts: SsdParts) -> Self {
-        let SsdParts { frames_max, ticker, lane, .. } = parts;
+        let SsdParts { ticker, lane } = parts;
         let size = tier.geometry().block_size;
         let state = SsdState {
             tier,
@@ -124,7 +132,6 @@ impl SsdTier {
             when_scanned: Mutex::new(None),
             is_off: AtomicBool::new(false),
             size,
-            frames_max,
             appends_wanted: AtomicU32::new(0),
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
@@ -140,6 +147,11 @@ impl SsdTier {
 
     pub(super) fn is_off(&self) -> bool {
         self.is_off.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing can be made durable on it any more.
+    pub(super) fn off_error(&self) -> TierError {
+        Arc::new(terrace_tiers::Error::Damaged { what: "it failed and is switched off".into() })
     }
 
     /// Whether it is asked for blocks of a volume in this mode: once it is off, only for what nothing else has.
@@ -192,6 +204,9 @@ impl SsdTier {
         if let Some(read) = state.tier.plan_log_read(block).filter(|read| read.is_dirty || !is_off) {
             return Some(OnSsd::Logged(read));
         }
+        if state.tier.is_buried(block) {
+            return Some(OnSsd::Zeros);
+        }
         if is_off {
             return None;
         }
@@ -230,8 +245,53 @@ impl SsdTier {
         }
         let mut state = self.state.lock();
         state.tier.void_range(first, count, version);
-        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
-        state.on_the_way.retain(|&block, _| !is_in(block));
+        state.forget_on_the_way(first, count);
+    }
+
+    /// The same whether it is switched off or not, since what the log has is read all the same; and the journal entry
+    /// that says so is durable.
+    pub(super) fn void_range_durably(
+        &self,
+        first: BlockId,
+        count: u64,
+        version: Version,
+    ) -> Result<(), TierError> {
+        {
+            let mut state = self.state.lock();
+            if !state.tier.may_void_range(first, count) {
+                let what = "it has too many discarded ranges that are not below yet".into();
+                return Err(Arc::new(terrace_tiers::Error::Damaged { what }));
+            }
+            state.tier.void_range(first, count, version);
+            state.forget_on_the_way(first, count);
+        }
+        self.make_all_durable()
+    }
+
+    /// The blocks of `stretch` read as zeros, durably, until they are discarded below; false when there is no room
+    /// for another tombstone.
+    pub(super) fn put_tombstone(
+        &self,
+        stretch: &Stretch,
+        version: Version,
+        epoch: u64,
+    ) -> Result<bool, TierError> {
+        let (first, count) = (stretch.first(), stretch.count());
+        if self.is_off() {
+            return Err(self.off_error());
+        }
+        {
+            let mut state = self.state.lock();
+            if state.tier.put_tombstone(first, count, version, epoch).is_none() {
+                return Ok(false);
+            }
+            state.forget_on_the_way(first, count);
+        }
+        let durable = self.make_all_durable();
+        if durable.is_err() && self.is_off() {
+            self.with(|tier| tier.withdraw_tombstones());
+        }
+        durable.map(|()| true)
     }
 
     pub(super) fn add_stats(&self, stats: &mut Stats) {

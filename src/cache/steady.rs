@@ -51,6 +51,10 @@ impl Device for Steady {
         self.call("discard", (offset, bytes), || self.0.discard(offset, bytes))
     }
 
+    fn resize(&self, bytes: u64) -> Result<()> {
+        self.call("resize", (0, bytes), || self.0.resize(bytes))
+    }
+
     fn identity(&self) -> Option<Identity> {
         self.0.identity()
     }

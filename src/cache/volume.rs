@@ -24,6 +24,7 @@ use super::{Cache, Handle, Inner, Result};
 use crate::config::{AttachOptions, WriteMode};
 use crate::error::Error;
 use crate::pool::Priority;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Blocker, Instant, Mutex};
 
 impl Cache {
@@ -80,20 +81,15 @@ impl Volume {
     /// Has the writes that start from now on acknowledged as `mode` says. Those that are under way keep their mode, what
     /// is dirty stays on its way, and the next [`Self::flush`] covers the writes of either mode.
     ///
+    /// Leaving `back-ssd` waits until the backing store has all that the log has; until then the old mode is in force, and
+    /// writes and reads go on. Not for callbacks to call.
+    ///
     /// # Errors
-    /// [`Error::Closed`] and [`Error::Detached`]: what was left in order takes no writes of any mode. [`Error::NotWithLog`]
-    /// from and to `back-ssd`: that takes a detach.
+    /// The volume keeps its mode then. [`Error::Closed`] and [`Error::Detached`]: what was left in order takes no writes of
+    /// any mode. To `back-ssd`: [`Error::Config`] when there is no SSD that could remember the volume. From there:
+    /// [`Error::StillDirty`] when the backing store does not take what the log has, or that cannot be read.
     pub fn set_mode(&self, mode: WriteMode) -> Result<()> {
-        self.handle.inner.check_volume(&self.state)?;
-        if mode == self.mode() {
-            return Ok(());
-        }
-        if mode == WriteMode::BackSsd {
-            return Err(Error::NotWithLog { what: "begin while the volume is in use" });
-        }
-        self.state.check_no_log("change its mode while it is in use")?;
-        self.state.set_mode(mode);
-        Ok(())
+        self.handle.inner.set_mode(&self.state, mode)
     }
 
     /// Fills `buffer` with the bytes from `offset` on.
@@ -108,8 +104,12 @@ impl Volume {
         let (mut at, mut rest) = (offset, buffer);
         while !rest.is_empty() {
             let bytes = inner.chunk_from(at, rest.len());
+            let blocks = match inner.read_blocking(&self.state, at, bytes) {
+                // RAM shrank meanwhile: so many blocks are more than the slack allows for now.
+                Err(Error::WouldBlock) if inner.chunk_from(at, rest.len()) < bytes => continue,
+                read => read?,
+            };
             let (now, later) = rest.split_at_mut(bytes);
-            let blocks = inner.read_blocking(&self.state, at, bytes)?;
             blocks.copy_to(now);
             answer.add(blocks.answer());
             (at, rest) = (at + bytes as u64, later);
@@ -264,7 +264,7 @@ impl Inner {
     fn chunk_from(&self, offset: u64, bytes: usize) -> usize {
         let block_bytes = self.size.bytes();
         let into_block = (offset & (block_bytes as u64 - 1)) as usize;
-        bytes.min(self.limits.chunk_blocks * block_bytes - into_block)
+        bytes.min(self.limits.chunk_blocks.load(Ordering::Relaxed) * block_bytes - into_block)
     }
 
     pub(super) fn read_with(

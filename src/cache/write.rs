@@ -43,9 +43,11 @@ pub(super) type WriteDone = Box<dyn FnOnce(Result<Answer>) + Send>;
 /// Bounds the blocks that may not leave RAM (dirty, being written, or unsynced), so that reads always find victims.
 pub(super) struct Throttle {
     pinned_blocks: AtomicU64,
-    high: u64,
-    low: u64,
+    high: AtomicU64,
+    low: AtomicU64,
     is_shut: AtomicBool,
+    /// Shut whatever is dirty: see [`Self::hold`].
+    is_held: AtomicBool,
     waiting: Mutex<Vec<Wake>>,
     /// Callers that wait for a release: write-back hurries for them too.
     pub(super) pressed: AtomicU32,
@@ -55,9 +57,10 @@ impl Throttle {
     pub(super) fn new(low: u64, high: u64) -> Self {
         Self {
             pinned_blocks: AtomicU64::new(0),
-            high,
-            low,
+            high: AtomicU64::new(high),
+            low: AtomicU64::new(low),
             is_shut: AtomicBool::new(false),
+            is_held: AtomicBool::new(false),
             waiting: Mutex::new(Vec::new()),
             pressed: AtomicU32::new(0),
         }
@@ -68,12 +71,12 @@ impl Throttle {
     }
 
     pub(super) fn is_over_low(&self) -> bool {
-        self.pinned_blocks() >= self.low
+        self.pinned_blocks() >= self.low.load(Ordering::Relaxed)
     }
 
     /// Whether so many blocks are half of what may be pinned: writers would soon wait for them.
     pub(super) fn is_half_of_room(&self, blocks: usize) -> bool {
-        blocks as u64 * 2 >= self.high
+        blocks as u64 * 2 >= self.high.load(Ordering::Relaxed)
     }
 
     /// Whether someone waits until blocks may leave.
@@ -83,14 +86,34 @@ impl Throttle {
 
     /// Whether a writer has to wait now.
     fn must_wait(&self) -> bool {
-        if self.pinned_blocks.load(Ordering::SeqCst) >= self.high {
+        let is_full = self.pinned_blocks.load(Ordering::SeqCst) >= self.high.load(Ordering::SeqCst);
+        if is_full || self.is_held.load(Ordering::SeqCst) {
             self.is_shut.store(true, Ordering::SeqCst);
             // Blocks that left between the two lines saw it open, and would never open it.
-            if self.pinned_blocks.load(Ordering::SeqCst) <= self.low {
+            if self.may_open(self.pinned_blocks.load(Ordering::SeqCst)) {
                 wake_all(self.open());
             }
         }
         self.is_shut.load(Ordering::SeqCst)
+    }
+
+    fn may_open(&self, pinned_blocks: u64) -> bool {
+        pinned_blocks <= self.low.load(Ordering::SeqCst) && !self.is_held.load(Ordering::SeqCst)
+    }
+
+    /// Bounds them by other marks. Writers that wait look again.
+    pub(super) fn set_marks(&self, low: u64, high: u64) {
+        self.low.store(low, Ordering::SeqCst);
+        self.high.store(high, Ordering::SeqCst);
+        wake_all(self.open());
+    }
+
+    /// While it is held no writer goes on.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::SeqCst);
+        if !is_held {
+            wake_all(self.open());
+        }
     }
 
     /// Runs `wake` once there is room again; at once, if there is.
@@ -114,7 +137,7 @@ impl Throttle {
     #[must_use]
     pub(super) fn remove(&self) -> Vec<Wake> {
         let left = self.pinned_blocks.fetch_sub(1, Ordering::SeqCst) - 1;
-        if left > self.low || !self.is_shut.load(Ordering::SeqCst) {
+        if !self.may_open(left) || !self.is_shut.load(Ordering::SeqCst) {
             return Vec::new();
         }
         self.open()
@@ -350,9 +373,10 @@ impl Inner {
         };
         if !was_dirty && let Some(ssd) = self.ssd() {
             match progress.mode {
+                // Whatever the mode: the log's copy goes when something newer is durable.
+                _ if volume.may_have_log() => ssd.void_clean(block, version),
                 WriteMode::Through | WriteMode::Around => ssd.void(block, version, VoidMark::Region),
-                WriteMode::Back => ssd.void(block, version, VoidMark::Exact),
-                WriteMode::BackSsd => ssd.void_clean(block, version),
+                WriteMode::Back | WriteMode::BackSsd => ssd.void(block, version, VoidMark::Exact),
             }
         }
         let left_over = shard.store(slot, piece.bytes.start, data, version, spare);
@@ -393,7 +417,7 @@ impl Inner {
         piece: &Piece,
         resident: Option<Slot>,
     ) -> Option<Wait> {
-        if volume.mode() != WriteMode::BackSsd {
+        if !volume.may_have_log() {
             return None;
         }
         let older = self.ssd()?.dirty_mask(piece.block)?;
@@ -512,7 +536,7 @@ impl Inner {
     }
 
     /// Waits for a release after `observed`; false when none came until then.
-    fn wait_for_release(&self, observed: Observed, until: Instant) -> bool {
+    pub(super) fn wait_for_release(&self, observed: Observed, until: Instant) -> bool {
         let blocker = Arc::new(Blocker::default());
         let wake = blocker.clone();
         let ticket = self.released.park(observed, Box::new(move || wake.set(())));

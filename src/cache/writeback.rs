@@ -20,8 +20,12 @@ use terrace_tiers::ram::frames::FrameRef;
 
 use super::dirty::{Dirty, VolumeState};
 use super::fence::Swept;
+use super::flush::FlushDone;
+use super::index::Shard;
 use super::log::LoggedGroup;
+use super::mode::Route;
 use super::read::Runner;
+use super::write::WriteWaiter;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
@@ -38,9 +42,24 @@ pub(super) struct TakenBlock {
     pub(super) frame: FrameRef,
 }
 
-/// Neighbouring blocks that are written below together.
+impl TakenBlock {
+    /// The writes that this one ends, since it failed or has what they wrote; later ones stay.
+    pub(super) fn take_waiters(&self, shard: &mut Shard, has_failed: bool) -> Vec<WriteWaiter> {
+        let Some(waiters) = shard.write_waiters.remove(&self.block) else { return Vec::new() };
+        let is_ended = |waiter: &WriteWaiter| has_failed || waiter.version <= self.version;
+        let (ended, later): (Vec<_>, Vec<_>) = waiters.into_iter().partition(is_ended);
+        if !later.is_empty() {
+            shard.write_waiters.insert(self.block, later);
+        }
+        ended
+    }
+}
+
+/// Neighbouring blocks that are written below together, or to the log.
 pub(super) struct Group {
     pub(super) blocks: Vec<TakenBlock>,
+    /// They go to the log.
+    is_logged: bool,
     run_bytes_max: usize,
     /// Stretches of bytes without a hole: where each starts, and its pieces.
     runs: Vec<(u64, Vec<WritePiece>)>,
@@ -49,8 +68,13 @@ pub(super) struct Group {
 impl Inner {
     /// Takes those of `numbers` (ascending) that are dirty and not being written.
     fn take_group(&self, volume: &VolumeState, numbers: &[u64]) -> Group {
-        let mut group =
-            Group { blocks: Vec::new(), run_bytes_max: self.limits.run_bytes_max, runs: Vec::new() };
+        let route = volume.begin_route();
+        let mut group = Group {
+            blocks: Vec::new(),
+            is_logged: route == Route::Log,
+            run_bytes_max: self.limits.run_bytes_max,
+            runs: Vec::new(),
+        };
         for &number in numbers {
             let block = BlockId::new(volume.id, number);
             let mut shard = self.shard(block);
@@ -61,6 +85,20 @@ impl Inner {
             }
             if is_fenced {
                 volume.dirty.lock().put_behind_fence(number);
+                continue;
+            }
+            if route == Route::Log {
+                let mut dirty = volume.dirty.lock();
+                if volume.must_keep_order(&dirty, entry.dirty_epoch) {
+                    dirty.waiting.remove(&number);
+                    dirty.later.insert(number);
+                    continue;
+                }
+            }
+            if route == Route::Changing && self.ssd().is_some_and(|ssd| ssd.holds_back(block)) {
+                let mut dirty = volume.dirty.lock();
+                dirty.waiting.remove(&number);
+                dirty.put_off.insert(number);
                 continue;
             }
             let frame = entry.frame.clone().expect("a dirty block has a frame");
@@ -80,12 +118,15 @@ impl Inner {
             }
             group.blocks.push(TakenBlock { block, version, epoch, sectors, frame });
         }
+        if group.is_logged && group.blocks.is_empty() {
+            volume.end_logging();
+        }
         group
     }
 
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
-        if volume.mode() == WriteMode::BackSsd {
+        if group.is_logged {
             return self.log_group(volume, group);
         }
         self.submit_group(volume, group, priority, Lane::run_write);
@@ -99,6 +140,7 @@ impl Inner {
         priority: Priority,
         submit: fn(&Lane, WriteRequest),
     ) {
+        self.void_destaged(volume, &group.blocks);
         if let Err(error) = self.before_write_below(volume) {
             let failures_before = volume.dirty.lock().syncs.failures;
             return self.finish_group(volume, &group.blocks, failures_before, Err(error));
@@ -180,16 +222,10 @@ impl Inner {
                 shard.settle_entry(slot);
                 swept.wakes.append(&mut self.throttle.remove());
             }
-            if let Some(waiters) = shard.write_waiters.remove(&taken.block) {
-                let (ready, later): (Vec<_>, Vec<_>) = waiters
-                    .into_iter()
-                    .partition(|waiter| result.is_err() || waiter.version <= taken.version);
-                acknowledged.extend(ready);
-                if !later.is_empty() {
-                    debug_assert!(is_dirty, "a later write to {} is not dirty", taken.block);
-                    shard.write_waiters.insert(taken.block, later);
-                    again.push(taken.block.number());
-                }
+            acknowledged.extend(taken.take_waiters(&mut shard, result.is_err()));
+            if shard.write_waiters.contains_key(&taken.block) {
+                debug_assert!(is_dirty, "a later write to {} is not dirty", taken.block);
+                again.push(taken.block.number());
             }
         }
         swept.finish(self);
@@ -220,9 +256,7 @@ impl Inner {
                 if dirty.held_back.is_empty() {
                     dirty.failure = None;
                 }
-                let is_logged = volume.mode() == WriteMode::BackSsd;
-                let logged = if is_logged { dirty.take_logged_flushes() } else { Vec::new() };
-                let starts = dirty.await_sync_of_written();
+                let (logged, starts) = self.take_ended_flushes(volume, &mut dirty);
                 drop(dirty);
                 if starts {
                     self.start_sync(volume);
@@ -251,6 +285,19 @@ impl Inner {
         self.sync_if_due(volume);
     }
 
+    /// Takes the flushes that wait for no block any more: those that are done, and whether a sync is to be started, for
+    /// which the others wait.
+    #[must_use]
+    pub(super) fn take_ended_flushes(
+        &self,
+        volume: &VolumeState,
+        dirty: &mut Dirty,
+    ) -> (Vec<FlushDone>, bool) {
+        let is_logged = volume.mode() == WriteMode::BackSsd;
+        let logged = if is_logged { dirty.take_logged_flushes() } else { Vec::new() };
+        (logged, dirty.await_sync_of_written())
+    }
+
     /// Writes these blocks (ascending) below now, those that are dirty and not being written already.
     pub(super) fn write_back_blocks(
         self: &Arc<Self>,
@@ -267,15 +314,15 @@ impl Inner {
             for taken in &group.blocks {
                 dirty.waiting.remove(&taken.block.number());
                 dirty.held_back.remove(&taken.block.number());
+                dirty.put_off.remove(&taken.block.number());
+                dirty.later.remove(&taken.block.number());
                 dirty.fences.fenced.remove(&taken.block.number());
             }
         }
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
             // Neighbours that other calls write meanwhile go along.
-            Runner::Pool(priority)
-                if !self.must_prepare_write(volume) && volume.mode() != WriteMode::BackSsd =>
-            {
+            Runner::Pool(priority) if !self.must_prepare_write(volume) && !group.is_logged => {
                 self.submit_group(volume, group, priority, Lane::write);
             }
             Runner::Pool(priority) => {
@@ -328,7 +375,7 @@ impl Inner {
         let work = if !numbers.is_empty() {
             dirty.careful_runs = dirty.careful_runs.saturating_sub(1);
             Work::Run(numbers)
-        } else if !dirty.logged.is_empty() && dirty.writing_runs == 0 && self.must_sync_log(dirty) {
+        } else if !dirty.logged.is_empty() && dirty.writing_runs == 0 && self.must_sync_log(volume, dirty) {
             // A run under way would take them along.
             Work::Settle(dirty.take_logged())
         } else {

@@ -8,13 +8,14 @@ use terrace::tiers::device::Identity;
 use terrace::tiers::mark::{DeviceMark, MarkPlace};
 use terrace::tiers::testing::MemoryDevice;
 use terrace::{
-    AttachOptions, Background, Cache, Config, Device, Error, SsdConfig, SsdSize, StaleSsd, Volume, WriteMode,
+    AttachOptions, Background, Cache, Config, Device, Error, RamSize, SsdConfig, SsdSize, StaleSsd, Volume,
+    WriteMode,
 };
 
 use super::common::{BLOCK, small, ssd_bytes};
 use super::content::{self, Found, SECTOR};
 use super::history::{Life, Mark, Marks};
-use super::script::{Script, Step, outlives_process};
+use super::script::{SSD_GROWTH, Script, Step, outlives_process};
 use super::sweep::Tally;
 
 pub(crate) const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
@@ -37,9 +38,12 @@ impl Stage {
     /// New devices, recorded in the journal of `marks`, the SSD first.
     pub(crate) fn recorded(script: &Script, marks: &Marks) -> Self {
         let disk_bytes = script.blocks * BLOCK as u64;
+        let resizes = script.mixture.iter().any(|(_, step)| *step == Step::ResizeSsd);
+        // The layout of a few blocks less may be the larger one.
+        let ssd_blocks = if resizes { 2 * SSD_GROWTH * script.ssd_blocks } else { script.ssd_blocks };
         let disks = script.modes.iter().map(|_| disk_bytes);
         let places = script.modes.iter().map(|_| DeviceMark::BYTES);
-        let sizes = [ssd_bytes(script.ssd_blocks)].into_iter().chain(disks).chain(places);
+        let sizes = [ssd_bytes(ssd_blocks)].into_iter().chain(disks).chain(places);
         Self::of(sizes.map(MemoryDevice::new), Some(marks))
     }
 
@@ -187,6 +191,7 @@ fn config(script: &Script, ssd: &SsdConfig, threads: u32) -> Config {
         ssd_threads: threads,
         writeback_delay_ms: 1,
         background: script.background,
+        ordered_destage: script.ordered,
         ssd: Some(ssd.clone()),
         ..small(script.ram_blocks)
     }
@@ -257,6 +262,16 @@ impl<'a> Actor<'a> {
                 let count = self.random.u64(1..=left.min(4) * BLOCK_SECTORS - start);
                 self.discard(volume, block * BLOCK_SECTORS + start, count)?;
             }
+            Step::Forget => {
+                self.opened.volumes[volume].flush()?;
+                self.promise(volume);
+                let count = self.random.u64(1..=left.min(4));
+                self.forget(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS)?;
+            }
+            Step::ChangeMode => {
+                let changes = self.script.changes;
+                self.opened.volumes[volume].set_mode(changes[self.random.usize(..changes.len())])?;
+            }
             Step::Read => {
                 let count = self.random.u64(1..=left.min(4));
                 return self.read(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS);
@@ -282,6 +297,15 @@ impl<'a> Actor<'a> {
             Step::Settle => {
                 self.opened.cache.settle()?;
                 self.promise_all();
+            }
+            Step::ResizeRam => {
+                let blocks = self.random.u64(8..3 * self.script.ram_blocks);
+                self.opened.cache.resize_ram(RamSize::Blocks(blocks))?;
+            }
+            Step::ResizeSsd => {
+                let blocks = self.script.ssd_blocks;
+                let blocks = self.random.u64(blocks / 2..=SSD_GROWTH * blocks);
+                self.opened.cache.resize_ssd(SsdSize::Blocks(blocks))?;
             }
             Step::Reopen => {
                 self.close()?;
@@ -318,6 +342,19 @@ impl<'a> Actor<'a> {
     fn discard(&mut self, volume: usize, sector: u64, count: u64) -> Result<(), Error> {
         self.note_begun(volume, sector, count, true);
         self.opened.volumes[volume].discard(sector * SECTOR as u64, count * SECTOR as u64)
+    }
+
+    /// What is left then is what the backing store has.
+    fn forget(&mut self, volume: usize, first: u64, count: u64) -> Result<(), Error> {
+        self.number += 1;
+        let number = self.number;
+        self.life.marks.push(Mark::Begun { volume, number });
+        self.opened.volumes[volume].forget(first * SECTOR as u64, count * SECTOR as u64)?;
+        self.life.marks.push(Mark::Kept { volume, first, count, number });
+        let mut bytes = vec![0; count as usize * SECTOR];
+        self.opened.volumes[volume].read(first * SECTOR as u64, &mut bytes)?;
+        self.life.histories[volume].note_found(first, number, content::found(first, &bytes));
+        Ok(())
     }
 
     fn write_beside(&mut self, volume: usize, block: u64, count: u64) -> Result<(), Error> {

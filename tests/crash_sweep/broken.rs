@@ -151,6 +151,48 @@ pub(crate) const BROKEN: &[Broken] = &[
     },
     Broken {
         part: Part::Ssd,
+        flaw: Flaw::SyncSkipped(Region::Segments),
+        promise: "a flush is done when the records are synced",
+        script: "a log of dirty blocks",
+    },
+    Broken {
+        part: Part::Disk,
+        flaw: Flaw::SyncSkipped(Region::Anywhere),
+        promise: "a copy in the log goes when the backing store is synced (rule 2)",
+        script: "a full log beside clean copies",
+    },
+    Broken {
+        part: Part::Ssd,
+        flaw: Flaw::SyncSkipped(Region::Journal),
+        promise: "a discard is durable when its tombstone is synced, a forget when its void is",
+        script: "discards and forgets in a log",
+    },
+    Broken {
+        part: Part::Ssd,
+        flaw: Flaw::WriteLost(Region::Journal),
+        promise: "the journal has the tombstones",
+        script: "discards and forgets in a log",
+    },
+    Broken {
+        part: Part::Disk,
+        flaw: Flaw::SyncSkipped(Region::Anywhere),
+        promise: "nothing of an epoch is written below before all of the one before is synced",
+        script: "epoch by epoch",
+    },
+    Broken {
+        part: Part::Disk,
+        flaw: Flaw::SyncSkipped(Region::Anywhere),
+        promise: "the log is left when the backing store is synced (rule 2)",
+        script: "modes that change",
+    },
+    Broken {
+        part: Part::Ssd,
+        flaw: Flaw::SyncSkipped(Region::Journal),
+        promise: "what the log had is void before newer blocks go below by another way (rule 1)",
+        script: "modes that change",
+    },
+    Broken {
+        part: Part::Ssd,
         flaw: Flaw::WriteLost(Region::Checkpoints),
         promise: "the checkpoint that a superblock names is there",
         script: "overwritten after a close",

@@ -9,7 +9,7 @@ use super::actor::{BLOCK_SECTORS, Opened, Stage, THREADS};
 use super::common::{BLOCK, stored};
 use super::content::{self, Found};
 use super::history::{Known, Life, Marks};
-use super::script::{Script, is_whole_below};
+use super::script::Script;
 
 /// What a cache that came back holds.
 pub(crate) struct Survivor {
@@ -43,7 +43,8 @@ pub(crate) fn recover(
         Ok((opened, found, ssd_blocks))
     })?;
     judge_all(life, known, &found, "of the cache")?;
-    for (volume, mode) in script.modes.iter().enumerate().filter(|(_, mode)| is_whole_below(**mode)) {
+    for (volume, mode) in script.modes.iter().enumerate().filter(|(volume, _)| script.is_whole_below(*volume))
+    {
         let differs = found[volume].iter().zip(&below[volume]).position(|(above, below)| above != below);
         if let Some(sector) = differs {
             let (above, below) = (found[volume][sector], below[volume][sector]);
@@ -68,8 +69,11 @@ fn judge_below(
         .iter()
         .map(|disk: &MemoryDevice| stored(disk as &dyn Device, 0, bytes));
     let found: Vec<Vec<Found>> = disks.map(|bytes| content::found(0, &bytes).collect()).collect();
-    for (volume, _) in script.modes.iter().enumerate().filter(|(_, mode)| is_whole_below(**mode)) {
+    for volume in (0..script.modes.len()).filter(|&volume| script.is_whole_below(volume)) {
         judge_volume(life, known, volume, &found[volume], "of the backing store")?;
+    }
+    for (volume, found) in found.iter().enumerate().filter(|_| script.ordered) {
+        life.judge_epoch(known, volume, found)?;
     }
     Ok(found)
 }

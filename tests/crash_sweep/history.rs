@@ -20,7 +20,7 @@ pub(crate) struct History {
 #[derive(Clone, Copy)]
 struct Entry {
     number: u64,
-    is_zeros: bool,
+    shows: Found,
     /// It was gone when the process had died so many times.
     lost_by: Option<u32>,
 }
@@ -36,34 +36,42 @@ pub(crate) struct Bounds {
 impl History {
     /// A volume of zeros.
     pub(crate) fn new(sectors: u64) -> Self {
-        Self { sectors: vec![vec![Entry::new(0, true)]; sectors as usize] }
+        Self { sectors: vec![vec![Entry::new(0, Found::Zeros)]; sectors as usize] }
     }
 
     /// A volume that was found to hold this.
     fn of(found: &[Found]) -> Self {
         let entry = |found: &Found| match found {
-            Found::Write(number) => Entry::new(*number, false),
-            Found::Zeros | Found::Rubbish => Entry::new(0, true),
+            Found::Write(number) => Entry::new(*number, *found),
+            Found::Zeros | Found::Rubbish => Entry::new(0, Found::Zeros),
         };
         Self { sectors: found.iter().map(|found| vec![entry(found)]).collect() }
     }
 
     pub(crate) fn note(&mut self, sectors: Range<u64>, number: u64, is_zeros: bool) {
         for sector in sectors {
-            self.sectors[sector as usize].push(Entry::new(number, is_zeros));
+            let shows = if is_zeros { Found::Zeros } else { Found::Write(number) };
+            self.sectors[sector as usize].push(Entry::new(number, shows));
+        }
+    }
+
+    /// What `number` left of the sectors from `sector` on, which is not its own.
+    pub(crate) fn note_found(&mut self, sector: u64, number: u64, found: impl Iterator<Item = Found>) {
+        for (entries, shows) in self.sectors[sector as usize..].iter_mut().zip(found) {
+            entries.push(Entry::new(number, shows));
         }
     }
 
     /// What a cache that is running must answer.
     pub(crate) fn newest(&self, sector: u64) -> Found {
         let kept = self.sectors[sector as usize].iter().rfind(|entry| entry.lost_by.is_none());
-        kept.expect("every sector holds something").found()
+        kept.expect("every sector holds something").shows
     }
 
     /// The process died for the `deaths`th time, and `sector` was found to hold this: what came later was lost.
     fn lose(&mut self, sector: u64, found: Found, deaths: u32) {
         let entries = &mut self.sectors[sector as usize];
-        let lost = entries.iter_mut().rev().take_while(|entry| entry.found() != found);
+        let lost = entries.iter_mut().rev().take_while(|entry| entry.shows != found);
         lost.filter(|entry| entry.lost_by.is_none()).for_each(|entry| entry.lost_by = Some(deaths));
     }
 
@@ -76,17 +84,13 @@ impl History {
     }
 
     fn allows(&self, sector: u64, bounds: Bounds, found: Found) -> bool {
-        self.allowed(sector, bounds).any(|entry| entry.found() == found)
+        self.allowed(sector, bounds).any(|entry| entry.shows == found)
     }
 }
 
 impl Entry {
-    fn new(number: u64, is_zeros: bool) -> Self {
-        Self { number, is_zeros, lost_by: None }
-    }
-
-    fn found(&self) -> Found {
-        if self.is_zeros { Found::Zeros } else { Found::Write(self.number) }
+    fn new(number: u64, shows: Found) -> Self {
+        Self { number, shows, lost_by: None }
     }
 }
 
@@ -97,6 +101,8 @@ pub(crate) enum Mark {
     Begun { volume: usize, number: u64 },
     /// The writes of `volume` up to `number` are promised to survive.
     Durable { volume: usize, number: u64 },
+    /// What `number` left of these sectors is promised to survive, whatever is of the others.
+    Kept { volume: usize, first: u64, count: u64, number: u64 },
     /// All volumes were read after a crash.
     Seen,
     /// The process died, and what it left was read.
@@ -135,6 +141,10 @@ impl Marks {
 #[derive(Clone)]
 pub(crate) struct Known {
     bounds: Vec<Bounds>,
+    /// Of each volume: the writes that flushes ended with, in their order.
+    flushed: Vec<Vec<u64>>,
+    /// Volume, first sector and the one after the last, and the number that they keep.
+    kept: Vec<(usize, u64, u64, u64)>,
     is_seen: bool,
     learned: usize,
 }
@@ -202,7 +212,14 @@ impl Life {
     /// What is known before anything was done.
     pub(crate) fn known(&self) -> Known {
         let bounds = Bounds { durable: self.first, begun: self.first, deaths: 0 };
-        Known { bounds: vec![bounds; self.histories.len()], is_seen: self.earlier.is_none(), learned: 0 }
+        let flushed = vec![Vec::new(); self.histories.len()];
+        Known {
+            bounds: vec![bounds; self.histories.len()],
+            flushed,
+            kept: Vec::new(),
+            is_seen: self.earlier.is_none(),
+            learned: 0,
+        }
     }
 
     /// Takes in the marks that `cut` has passed.
@@ -217,12 +234,37 @@ impl Life {
                 Mark::Durable { volume, number } => {
                     let durable = &mut known.bounds[volume].durable;
                     *durable = number.max(*durable);
+                    known.flushed[volume].push(number);
+                }
+                Mark::Kept { volume, first, count, number } => {
+                    known.kept.push((volume, first, first + count, number));
                 }
                 Mark::Seen => known.is_seen = true,
                 Mark::Died => known.bounds.iter_mut().for_each(|bounds| bounds.deaths += 1),
             }
         }
         known.learned = cut.marks().len();
+    }
+
+    /// Whether a volume that holds this is, as some flush left it, with a part of what came until the next.
+    pub(crate) fn judge_epoch(&self, known: &Known, volume: usize, found: &[Found]) -> Result<(), String> {
+        let bounds = known.bounds[volume];
+        if let Some((earlier, then)) = &self.earlier {
+            // What this life writes is not known to stand on anything that was flushed below.
+            let is_untouched = bounds.begun == self.first;
+            return if is_untouched { earlier.judge_epoch(then, volume, found) } else { Ok(()) };
+        }
+        let first = std::iter::once(0).chain(known.flushed[volume].iter().copied());
+        let last = known.flushed[volume].iter().copied().chain([bounds.begun]);
+        let is_one = first.zip(last).any(|(durable, begun)| {
+            let epoch = Bounds { durable, begun, ..bounds };
+            (0..).zip(found).all(|(sector, &found)| self.histories[volume].allows(sector, epoch, found))
+        });
+        if is_one {
+            Ok(())
+        } else {
+            Err(format!("volume {volume} is of no epoch of the backing store: {found:?}"))
+        }
     }
 
     /// Whether a sector of a volume may hold this after a crash now; else what it may hold.
@@ -236,7 +278,9 @@ impl Life {
         if let Some((earlier, then)) = self.earlier.as_ref().filter(|_| !known.is_seen) {
             return earlier.judge(then, volume, sector, found);
         }
-        let (history, bounds) = (&self.histories[volume], known.bounds[volume]);
+        let (history, mut bounds) = (&self.histories[volume], known.bounds[volume]);
+        let kept = known.kept.iter().filter(|kept| kept.0 == volume && (kept.1..kept.2).contains(&sector));
+        bounds.durable = kept.map(|kept| kept.3).fold(bounds.durable, u64::max);
         if history.allows(sector, bounds, found) {
             return Ok(());
         }

@@ -7,7 +7,9 @@
 //! 1. It is the last value that was flushed, or one written later.
 //! 2. What was read after a crash stays until it is overwritten: a part of the runs goes on after the crash and is cut
 //!    again.
-//! 3. In the modes that write below, the backing store alone holds to 1, and no copy above it differs from it.
+//! 3. Where the log goes below epoch by epoch, the backing store alone is what some flush left, with a part of what came
+//!    until the next.
+//! 4. In the modes that write below, the backing store alone holds to 1, and no copy above it differs from it.
 //!
 //! | variable                | meaning                                                                          |
 //! |-------------------------|----------------------------------------------------------------------------------|

@@ -2,11 +2,11 @@
 //!
 //! A script is a mixture of steps, drawn by a seed. To cover something new, add one to [`SCRIPTS`], and when it needs one,
 //! a [`Step`] with what it does in `actor`. What writes zeros (a discard) is noted as such: `History::note`. A new mode
-//! says what it promises in [`is_whole_below`] and [`outlives_process`].
+//! says what it promises in `is_whole_below` and [`outlives_process`].
 
 use Step::{
-    AttachSsd, BreakSsd, DetachSsd, Die, Discard, Flush, FlushBehind, Read, Reopen, Scan, Settle, WriteAgain,
-    WriteBeside, WriteBlocks, WritePart,
+    AttachSsd, BreakSsd, ChangeMode, DetachSsd, Die, Discard, Flush, FlushBehind, Forget, Read, Reopen,
+    ResizeRam, ResizeSsd, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
 };
 use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
@@ -24,6 +24,10 @@ pub(crate) enum Step {
     WriteAgain,
     /// Discards some sectors; not of a volume that dies with its process, which may lose it.
     Discard,
+    /// Flushes the volume and forgets some blocks of it; not of a volume that dies with its process.
+    Forget,
+    /// Changes the mode of the volume, to one of [`Script::changes`].
+    ChangeMode,
     /// Reads some blocks, mostly the same few.
     Read,
     /// Reads the whole volume: all leaves RAM.
@@ -31,6 +35,10 @@ pub(crate) enum Step {
     Flush,
     /// A flush that nobody waits for: what follows runs beside it.
     FlushBehind,
+    /// Gives RAM another size.
+    ResizeRam,
+    /// Gives the cache file another size, of half to [`SSD_GROWTH`] times its blocks.
+    ResizeSsd,
     /// Waits until nothing is under way.
     Settle,
     /// Closes the cache and opens it again.
@@ -45,10 +53,15 @@ pub(crate) enum Step {
     Die,
 }
 
+/// How much larger than at first the cache file may become.
+pub(crate) const SSD_GROWTH: u64 = 4;
+
 pub(crate) struct Script {
     pub(crate) name: &'static str,
-    /// One volume for each.
+    /// One volume for each, which begins in this mode.
     pub(crate) modes: &'static [WriteMode],
+    /// The modes that they change to.
+    pub(crate) changes: &'static [WriteMode],
     /// Of each volume.
     pub(crate) blocks: u64,
     pub(crate) ram_blocks: u64,
@@ -56,12 +69,20 @@ pub(crate) struct Script {
     pub(crate) slack_blocks: u32,
     pub(crate) ssd_blocks: u64,
     pub(crate) background: Background,
+    /// What the log has goes below epoch by epoch; only steps whose flushes are waited for.
+    pub(crate) ordered: bool,
     pub(crate) steps: usize,
     /// How often each step is drawn.
     pub(crate) mixture: &'static [(u32, Step)],
 }
 
 impl Script {
+    /// Whether the backing store of a volume alone keeps the promise of a flush, and all copies above it are clean after a
+    /// crash.
+    pub(crate) fn is_whole_below(&self, volume: usize) -> bool {
+        self.changes.iter().chain([&self.modes[volume]]).all(|&mode| is_whole_below(mode))
+    }
+
     pub(crate) fn draw(&self, random: &mut fastrand::Rng) -> Step {
         let sum: u32 = self.mixture.iter().map(|(weight, _)| weight).sum();
         let mut left = random.u32(..sum);
@@ -75,8 +96,7 @@ impl Script {
     }
 }
 
-/// Whether the backing store alone keeps the promise of a flush, and all copies above it are clean after a crash.
-pub(crate) fn is_whole_below(mode: WriteMode) -> bool {
+fn is_whole_below(mode: WriteMode) -> bool {
     match mode {
         WriteMode::Through | WriteMode::Around | WriteMode::Back => true,
         // The log on the SSD has what the backing store lacks.
@@ -95,11 +115,13 @@ pub(crate) fn outlives_process(mode: WriteMode) -> bool {
 const DEFAULT: Script = Script {
     name: "",
     modes: &[Back],
+    changes: &[],
     blocks: 40,
     ram_blocks: 8,
     slack_blocks: 48,
     ssd_blocks: 24,
     background: Background::Continuous,
+    ordered: false,
     steps: 50,
     mixture: &[],
 };
@@ -145,6 +167,64 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (3, Flush),
             (2, FlushBehind),
             (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "discards and forgets in a log",
+        modes: &[BackSsd],
+        blocks: 24,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (2, WriteAgain),
+            (5, Discard),
+            (2, Forget),
+            (5, Read),
+            (1, Scan),
+            (4, Flush),
+            (1, FlushBehind),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "epoch by epoch",
+        modes: &[BackSsd],
+        blocks: 16,
+        ordered: true,
+        steps: 60,
+        mixture: &[
+            (7, WritePart),
+            (4, WriteBlocks),
+            (2, WriteAgain),
+            (2, Discard),
+            (4, Read),
+            (1, Scan),
+            (6, Flush),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "modes that change",
+        modes: &[BackSsd, Back],
+        changes: &[BackSsd, BackSsd, Back, Through, Around],
+        blocks: 24,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (2, WriteBeside),
+            (2, WriteAgain),
+            (3, Discard),
+            (4, Read),
+            (2, Scan),
+            (3, Flush),
+            (1, FlushBehind),
+            (4, ChangeMode),
             (1, Reopen),
         ],
         ..DEFAULT
@@ -286,10 +366,50 @@ pub(crate) const SCRIPTS: &[Script] = &[
         ],
         ..DEFAULT
     },
+    // Dirty blocks are more than RAM has room for, all of a sudden.
+    Script {
+        name: "RAM shrinks and grows",
+        modes: &[Back, Through, BackSsd],
+        blocks: 40,
+        steps: 40,
+        mixture: &[
+            (6, ResizeRam),
+            (6, WriteBlocks),
+            (4, WritePart),
+            (3, WriteBeside),
+            (3, Read),
+            (1, Scan),
+            (2, Flush),
+            (2, FlushBehind),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    // Its checkpoints move behind the last segment and back, and segments come and go with what is in them. Whoever opens
+    // it after a crash wants the first size again.
+    Script {
+        name: "the cache file grows and shrinks",
+        modes: &[Back, Through, BackSsd],
+        blocks: 40,
+        ssd_blocks: 24,
+        steps: 30,
+        mixture: &[
+            (6, ResizeSsd),
+            (5, WriteBlocks),
+            (3, WritePart),
+            (3, Read),
+            (3, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (1, ResizeRam),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
     // What the process left is not found again before it is written to and dies, or closes.
     Script {
         name: "summaries unread",
-        modes: &[Back, Through, BackSsd],
+        modes: &[Back, Through],
         background: Background::OnSettle,
         blocks: 20,
         ssd_blocks: 32,
@@ -298,6 +418,25 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (6, WritePart),
             (3, WriteBlocks),
             (2, Discard),
+            (3, Read),
+            (4, Scan),
+            (2, Flush),
+            (1, Settle),
+            (3, Reopen),
+            (2, Die),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "a log beside summaries unread",
+        modes: &[BackSsd, Through],
+        background: Background::OnSettle,
+        blocks: 20,
+        ssd_blocks: 32,
+        steps: 40,
+        mixture: &[
+            (6, WritePart),
+            (3, WriteBlocks),
             (3, Read),
             (4, Scan),
             (2, Flush),

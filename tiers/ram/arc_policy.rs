@@ -13,7 +13,7 @@
 //! Each side's residents are two chains: those that may leave, and those *set aside*. Both count as the side's length.
 //!
 //! Invariants (the first four after every call in debug builds, all by `assert_invariants`):
-//! 1. `T1 + T2 <= capacity`, but for an excess left by `resize`; one entry for a resident is always free.
+//! 1. `T1 + T2 <= capacity`, but for an excess that `set_capacity` makes; one entry for a resident is always free.
 //! 2. `T1 + B1 <= capacity`, or B1 is empty; without an excess the former.
 //! 3. `T1 + T2 + B1 + B2 <= 2 * capacity`, or there are no ghosts; without an excess the former.
 //! 4. `B1 + B2 <= capacity` and `0 <= p <= capacity`.
@@ -28,13 +28,13 @@
 //!   cost stays O(1) amortised. When the side that should give has no candidate, the other one gives.
 //!   When neither has, nothing is adapted and nothing moves, so that the same request can be made again.
 //! - *Resize.* To more: p and the ghosts stay. To less: p is capped, REPLACE makes room (x being in no ghost list), the
-//!   coldest ghosts go until the invariants hold. While blocks that may not leave keep the cache larger than its
-//!   capacity, a miss lets one block go for the one that comes, and `shrink_excess` works the rest off.
+//!   coldest ghosts go until the invariants hold. `set_capacity` is the change, `shrink_excess` works the excess off, in
+//!   as many steps as its caller likes; meanwhile a miss lets one block go for the one that comes.
 //!
 //! The lists are a type parameter: for any ids, hashed ([`ArcPolicy::new`]), or for ids that were numbered from 0 on, in
 //! an array ([`ArcPolicy::dense`]). The answers are the same.
 //!
-//! Every request is O(1) but for the questions above; memory is allocated by `new` and `resize` alone.
+//! Every request is O(1) but for the questions above; memory is allocated by `new`, `set_capacity` and `compact` alone.
 //! Pure bookkeeping: no bytes, no I/O, no locks, no clock. Same calls, same victims, so the tuner replays a trace
 //! through this very type.
 
@@ -88,6 +88,21 @@ impl ArcPolicy<DenseLists> {
     }
 }
 
+impl ArcPolicy {
+    /// Gives back the memory of what a smaller capacity does not need, when there is no excess. Every resident block gets
+    /// a new slot: `moved` is told the old and the new one of each. O(capacity).
+    ///
+    /// # Panics
+    /// When there is an excess.
+    pub fn compact(&mut self, mut moved: impl FnMut(Slot, Slot)) {
+        assert_eq!(self.excess(), 0, "blocks beyond the capacity have no slot to go to");
+        self.lists = self.lists.compacted(resident_entries(self.capacity), self.capacity, |from, to| {
+            moved(Slot::of(from), Slot::of(to));
+        });
+        self.debug_check();
+    }
+}
+
 impl<L: BlockLists> ArcPolicy<L> {
     #[inline]
     pub fn capacity(&self) -> u32 {
@@ -114,7 +129,7 @@ impl<L: BlockLists> ArcPolicy<L> {
         self.recent_target
     }
 
-    /// Slots are below this: one more than the largest capacity so far. It only grows, by [`Self::resize`].
+    /// Slots are below this: one more than the largest capacity since the last [`ArcPolicy::compact`].
     pub fn slot_limit(&self) -> usize {
         self.lists.resident_entries() as usize
     }
@@ -255,30 +270,30 @@ impl<L: BlockLists> ArcPolicy<L> {
         was_resident.then(|| Slot::of(entry))
     }
 
-    /// Changes the capacity. Blocks that no longer fit are appended to `evicted`; when those left may not leave, the
-    /// cache stays larger (see [`Self::excess`]) until [`Self::shrink_excess`]. O(capacity).
+    /// Changes the capacity; no block leaves yet: see [`Self::excess`] and [`Self::shrink_excess`]. Slots stay.
+    /// O(capacity).
     ///
     /// # Panics
     /// As [`ArcPolicy::new`].
-    pub fn resize(&mut self, capacity: u32, may_leave: impl FnMut(Slot) -> bool, evicted: &mut Vec<Evicted>) {
+    pub fn set_capacity(&mut self, capacity: u32) {
         check_capacity(capacity);
-        let before = std::mem::replace(&mut self.capacity, capacity);
+        self.capacity = capacity;
         self.recent_target = self.recent_target.min(f64::from(capacity));
-        // While the blocks that go become ghosts, there is room for as many as in the larger of both sizes.
-        if capacity > before {
-            self.lists.rebuild(resident_entries(capacity).max(self.lists.resident_entries()), capacity);
-        }
         self.trim_ghosts();
-        self.shrink_excess(may_leave, evicted);
-        if capacity < before {
-            self.lists.rebuild(self.lists.resident_entries(), capacity);
-        }
+        self.lists.rebuild(resident_entries(capacity).max(self.lists.resident_entries()), capacity);
         self.debug_check();
     }
 
-    /// Lets blocks go until the cache is down to its capacity or no more may leave; appends them to `evicted`.
-    pub fn shrink_excess(&mut self, mut may_leave: impl FnMut(Slot) -> bool, evicted: &mut Vec<Evicted>) {
-        while self.len() > self.capacity {
+    /// Lets blocks go until the cache is down to its capacity, no more may leave, or `count_max` went; appends them to
+    /// `evicted`.
+    pub fn shrink_excess(
+        &mut self,
+        count_max: usize,
+        mut may_leave: impl FnMut(Slot) -> bool,
+        evicted: &mut Vec<Evicted>,
+    ) {
+        let evicted_max = evicted.len().saturating_add(count_max);
+        while self.len() > self.capacity && evicted.len() < evicted_max {
             let side = self.replace_side(self.recent_target, None);
             let Some(victim) = self.find_victim(side, &mut may_leave) else { break };
             evicted.push(self.evict(victim, false));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  mapping      | frame 0 | frame 1 | frame 2 | ...      page aligned, huge pages advised
-//!  references   |    0    |    3    |    1    | ...      0: free; 1 and more: that many handles
+//!  references   |    0    |    3    |    1    | ...      0: free; 1 and more: that many handles; or retired
 //!  next         |  none   |    -    |    -    | ...      free frames, linked from `top`
 //!  top          | tag, frame |                           the frame freed last, whose bytes are warm
 //! ```
@@ -11,32 +11,40 @@
 //! share theirs and read, and one that finds itself alone may write ([`FrameRef::get_mut`]). That makes reads
 //! without a copy sound, keeps bytes still under I/O, and lets a block leave the directory while it is read.
 //!
+//! There may be more or fewer of them while they are used ([`Frames::set_count`]): the frames below `count` are lent, one
+//! that is free at or above it is *retired*, and its memory goes back to the system. So what is left after a shrink are whole
+//! huge pages at the front, and not holes that the system fills again. A handle of a frame above stays as good as any.
+//!
 //! Invariants:
-//! 1. `references[f]` is the number of handles of frame f. Only a frame with none is in the free list, once.
+//! 1. `references[f]` is the number of handles of frame f, or says that it is retired. Only a frame with none is in a
+//!    free list, in one, once. A frame above the highest count so far (`lent`) was never anywhere.
 //! 2. `holders` counts `Frames` handles and frames that are out. The last to go drops the pool, mapping and
 //!    all, so a frame may outlive every `Frames`. Cloning and dropping a shared `FrameRef` touches `references` alone.
-//! 3. A pop of the free list reads `next` of a frame that another thread may be popping, using and pushing again.
-//!    The tag counts every change of `top`, so that such a pop fails (until 2^32 changes happen within one pop).
-//! 4. No wake-up is lost: `want` stores `wanted` and then the caller's `alloc` loads `top`; a free changes `top` and
-//!    then loads `wanted`. All four are `SeqCst`, so in their one order either the alloc sees the free frame, or the
+//! 3. No wake-up is lost: `want` stores `wanted` and then the caller's `alloc` loads the free lists; a free changes one
+//!    and then loads `wanted`. All are `SeqCst`, so in their one order either the alloc sees the free frame, or the
 //!    free sees the wish. Should a third thread have taken that frame meanwhile, its free sees the wish.
+//! 4. No frame is lost to a growth: who retires a frame marks it and then loads `count`, who grows stores `count` and
+//!    then looks for the mark. At least one of the two sees the other, and the one who takes the mark off frees the frame.
 //!
 //! No thread, no waiting, no clock; the one function called back is the caller's.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-use memmap2::MmapMut;
-
 use crate::block::PAGE_BYTES;
 use crate::error::{Error, Result};
 
-/// No frame: the end of the free list.
-const NO_FRAME: u32 = u32::MAX;
+mod free_list;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use free_list::{FreeList, NO_FRAME};
+use memory::{Counts, Memory};
 
 /// One `Frames` handle in [`Pool::holders`]; a frame that is out counts 1.
 const HANDLE: u64 = 1 << 32;
@@ -47,23 +55,40 @@ const COUNT_MAX: u32 = 1 << 31;
 /// Above this many references something leaks them; far below an overflow, which would free a frame in use.
 const REFERENCES_MAX: u32 = u32::MAX / 2;
 
+/// In place of the references of a frame that is out of use.
+const RETIRED: u32 = u32::MAX;
+
 /// What all handles point to.
 struct Pool {
-    /// Where the mapping begins; the bytes are reached through this alone, never through `_mapping`.
-    base: NonNull<u8>,
+    memory: Memory,
     frame_bytes: usize,
-    references: Box<[AtomicU32]>,
-    next: Box<[AtomicU32]>,
+    /// One for each frame that there can ever be, as `next`.
+    references: Counts,
+    next: Counts,
+    /// Frames below this are lent.
+    count: AtomicU32,
     hook: OnceLock<Box<dyn Fn() + Send + Sync>>,
     changing: Changing,
-    _mapping: MmapMut,
+    resizing: Resizing,
+}
+
+/// What [`Frames::set_count`] knows.
+struct Resizing {
+    is_running: AtomicBool,
+    /// The highest count so far.
+    lent: AtomicU32,
+    /// Frames below that which are retired.
+    retired: AtomicU32,
+    /// Who retires a frame gives its memory back.
+    gives_back_at_once: AtomicBool,
 }
 
 /// What every `alloc` and free writes, away from what every read of a frame's bytes loads.
 #[repr(align(128))]
 struct Changing {
-    /// Tag in the upper half, the first free frame in the lower.
-    top: AtomicU64,
+    free: FreeList,
+    /// Takes the free frames that stay while those that go are looked for.
+    sifted: FreeList,
     /// `Frames` handles in the upper half, frames that are out in the lower.
     holders: AtomicU64,
     wanted: AtomicBool,
@@ -91,45 +116,126 @@ impl Frames {
     /// [`Error::Size`] when `frame_bytes` is no multiple of a page, when there are no frames or more than 2^31, or when
     /// the system refuses the mapping.
     pub fn new(frame_bytes: usize, count: u32) -> Result<Self> {
+        Self::growable(frame_bytes, count, count)
+    }
+
+    /// As [`Self::new`], with address space for `count_max` frames, so that there can be so many later.
+    pub fn growable(frame_bytes: usize, count: u32, count_max: u32) -> Result<Self> {
         let size = |what, bytes: usize, remedy: String| Error::Size { what, bytes: bytes as u64, remedy };
         if frame_bytes == 0 || !frame_bytes.is_multiple_of(PAGE_BYTES) {
             return Err(size("a frame", frame_bytes, format!("use a multiple of {PAGE_BYTES}")));
         }
+        let count_max = count_max.max(count);
         let bytes = frame_bytes.saturating_mul(count as usize);
-        if !(1..=COUNT_MAX).contains(&count) {
+        if !(1..=COUNT_MAX).contains(&count) || count_max > COUNT_MAX {
             return Err(size("RAM for frames", bytes, format!("make it 1 to {COUNT_MAX} frames")));
         }
-        let mut mapping = MmapMut::map_anon(bytes)
-            .map_err(|error| size("RAM for frames", bytes, format!("ask for less ({error})")))?;
-        // A system without huge pages refuses; frames then work as well, with more misses in the page tables.
-        #[cfg(all(target_os = "linux", not(miri)))]
-        let _ = mapping.advise(memmap2::Advice::HugePage);
-
-        let base = NonNull::new(mapping.as_mut_ptr()).expect("a mapping is never at address 0");
-        let next = (1..count).chain([NO_FRAME]).map(AtomicU32::new).collect();
+        let bytes_max = frame_bytes.saturating_mul(count_max as usize);
+        let refused =
+            |error: std::io::Error| size("RAM for frames", bytes_max, format!("ask for less ({error})"));
         let pool = Box::new(Pool {
-            base,
+            memory: Memory::map(bytes, bytes_max).map_err(refused)?,
             frame_bytes,
-            references: (0..count).map(|_| AtomicU32::new(0)).collect(),
-            next,
+            references: Counts::map(count_max as usize).map_err(refused)?,
+            next: Counts::map(count_max as usize).map_err(refused)?,
+            count: AtomicU32::new(count),
             hook: OnceLock::new(),
             changing: Changing {
-                top: AtomicU64::new(0),
+                free: FreeList::new(0),
+                sifted: FreeList::new(NO_FRAME),
                 holders: AtomicU64::new(HANDLE),
                 wanted: AtomicBool::new(false),
             },
-            _mapping: mapping,
+            resizing: Resizing {
+                is_running: AtomicBool::new(false),
+                lent: AtomicU32::new(count),
+                retired: AtomicU32::new(0),
+                gives_back_at_once: AtomicBool::new(false),
+            },
         });
+        for (frame, after) in (1..count).chain([NO_FRAME]).enumerate() {
+            pool.next[frame].store(after, Relaxed);
+        }
         Ok(Self { pool: NonNull::from(Box::leak(pool)) })
     }
 
     /// A frame that nobody else holds, its bytes whatever was in it last; none when all are held.
     pub fn alloc(&self) -> Option<FrameMut> {
         let pool = self.pool();
-        let frame = pool.pop()?;
-        pool.references[frame as usize].store(1, Relaxed);
-        pool.changing.holders.fetch_add(1, Relaxed);
-        Some(FrameMut { frame: Frame { pool: self.pool, frame } })
+        loop {
+            let frame = pool.pop()?;
+            if frame < pool.count.load(SeqCst) {
+                pool.references[frame as usize].store(1, Relaxed);
+                pool.changing.holders.fetch_add(1, Relaxed);
+                return Some(FrameMut { frame: Frame { pool: self.pool, frame } });
+            }
+            pool.retire(frame);
+        }
+    }
+
+    /// Lends `count` frames from now on. Of more, the new ones are free at once. Of fewer, those that are free go at once,
+    /// the others when they are let go: see [`Self::surplus_count`] and [`FrameRef::is_surplus`]. O(frames).
+    ///
+    /// # Errors
+    /// [`Error::Size`] when there are to be none, or more than there is address space for; nothing changed then.
+    ///
+    /// # Panics
+    /// When another call runs.
+    pub fn set_count(&self, count: u32) -> Result<()> {
+        let (pool, count_max) = (self.pool(), self.count_max());
+        if !(1..=count_max).contains(&count) {
+            let bytes = u64::from(count) * pool.frame_bytes as u64;
+            let bytes_max = u64::from(count_max) * pool.frame_bytes as u64;
+            let remedy = format!("there is address space for {bytes_max} bytes; open it with more");
+            return Err(Error::Size { what: "RAM for frames", bytes, remedy });
+        }
+        assert!(!pool.resizing.is_running.swap(true, SeqCst), "one change of the count at a time");
+        pool.resizing.gives_back_at_once.store(false, SeqCst);
+        let before = pool.count.swap(count, SeqCst);
+        let lent = pool.resizing.lent.fetch_max(count, SeqCst);
+        // The lowest are used first.
+        for frame in (before..count).rev() {
+            if frame >= lent {
+                pool.changing.free.push(&pool.next, frame);
+            } else {
+                pool.take_back_into_use(frame);
+            }
+        }
+        if count < before {
+            pool.sift(count, lent);
+        }
+        pool.tell();
+        pool.resizing.is_running.store(false, SeqCst);
+        Ok(())
+    }
+
+    /// Gives the system the memory of all frames that have gone since [`Self::set_count`], many at once: so it takes whole
+    /// huge pages, and gives such again. That of those which go later is given back as they go.
+    ///
+    /// # Panics
+    /// When the count is being changed.
+    pub fn give_memory_back(&self) {
+        let pool = self.pool();
+        assert!(!pool.resizing.is_running.swap(true, SeqCst), "not while the count changes");
+        pool.resizing.gives_back_at_once.store(true, SeqCst);
+        let (mut frame, lent) = (self.count(), pool.resizing.lent.load(SeqCst));
+        let is_retired = |frame: &u32| pool.references[*frame as usize].load(SeqCst) == RETIRED;
+        while frame < lent {
+            let end = (frame..lent).find(|frame| !is_retired(frame)).unwrap_or(lent);
+            // SAFETY: bounds   - `lent` frames are within the mapping.
+            //         no alias - they are retired, and at or above the count: `alloc` gives such to nobody, and the
+            //                    count stays while `is_running` is set.
+            //         lifetime - the pool owns the memory.
+            unsafe { pool.give_back(frame..end) };
+            frame = (end..lent).find(is_retired).unwrap_or(lent);
+        }
+        pool.resizing.is_running.store(false, SeqCst);
+    }
+
+    /// Frames that go when they are let go, and are not let go yet; only a hint once other threads run.
+    pub fn surplus_count(&self) -> u32 {
+        let Resizing { lent, retired, .. } = &self.pool().resizing;
+        lent.load(SeqCst).saturating_sub(self.count()).saturating_sub(retired.load(SeqCst))
     }
 
     pub fn frame_bytes(&self) -> usize {
@@ -137,6 +243,11 @@ impl Frames {
     }
 
     pub fn count(&self) -> u32 {
+        self.pool().count.load(SeqCst)
+    }
+
+    /// How many there can be.
+    pub fn count_max(&self) -> u32 {
         self.pool().references.len() as u32
     }
 
@@ -216,37 +327,24 @@ fn let_go(pool: NonNull<Pool>, share: u64) {
 }
 
 impl Pool {
-    /// The frame freed last, out of the free list.
+    /// The frame freed last, out of the free lists.
     fn pop(&self) -> Option<u32> {
-        let mut top = self.changing.top.load(SeqCst);
-        loop {
-            let frame = top as u32;
-            if frame == NO_FRAME {
-                return None;
-            }
-            let next = self.next[frame as usize].load(Relaxed);
-            // Acquire, within SeqCst: what the last holder did with the frame comes before what the next one does.
-            match self.changing.top.compare_exchange_weak(top, retagged(top, next), SeqCst, SeqCst) {
-                Ok(_) => return Some(frame),
-                Err(now) => top = now,
-            }
-        }
-    }
-
-    fn push(&self, frame: u32) {
-        let mut top = self.changing.top.load(Relaxed);
-        loop {
-            self.next[frame as usize].store(top as u32, Relaxed);
-            match self.changing.top.compare_exchange_weak(top, retagged(top, frame), SeqCst, Relaxed) {
-                Ok(_) => return,
-                Err(now) => top = now,
-            }
-        }
+        let Changing { free, sifted, .. } = &self.changing;
+        // Once more: what was in the second list may have gone back to the first.
+        [free, sifted, free].into_iter().find_map(|list| list.pop(&self.next))
     }
 
     /// Takes back a frame without holders, and tells who asked.
     fn free(&self, frame: u32) {
-        self.push(frame);
+        if frame < self.count.load(SeqCst) {
+            self.changing.free.push(&self.next, frame);
+            self.tell();
+        } else {
+            self.retire(frame);
+        }
+    }
+
+    fn tell(&self) {
         if self.changing.wanted.load(SeqCst)
             && let Some(hook) = self.hook.get()
             && self.changing.wanted.swap(false, SeqCst)
@@ -254,11 +352,58 @@ impl Pool {
             hook();
         }
     }
-}
 
-/// `top` after one more change, with `frame` first.
-fn retagged(top: u64, frame: u32) -> u64 {
-    ((top >> 32).wrapping_add(1) << 32) | u64::from(frame)
+    /// Takes a frame out of use that nobody holds and that is in no list.
+    fn retire(&self, frame: u32) {
+        if self.resizing.gives_back_at_once.load(SeqCst) {
+            // SAFETY: bounds   - frames come from the free lists, whose numbers the mapping was made for.
+            //         no alias - it has no handle and is in no list: nobody can have a reference before the mark below.
+            //         lifetime - the pool owns the memory.
+            unsafe { self.give_back(frame..frame + 1) };
+        }
+        self.resizing.retired.fetch_add(1, SeqCst);
+        self.references[frame as usize].store(RETIRED, SeqCst);
+        if frame < self.count.load(SeqCst) {
+            self.take_back_into_use(frame);
+        }
+        self.tell();
+    }
+
+    /// # Safety
+    /// They are within the mapping, and nobody has a reference to their bytes.
+    unsafe fn give_back(&self, frames: Range<u32>) {
+        let offset = frames.start as usize * self.frame_bytes;
+        // SAFETY: the caller's promises are the same.
+        unsafe { self.memory.give_back(offset, frames.len() * self.frame_bytes) };
+    }
+
+    /// Frees a frame that is retired, unless another does.
+    fn take_back_into_use(&self, frame: u32) {
+        let references = &self.references[frame as usize];
+        if references.compare_exchange(RETIRED, 0, SeqCst, SeqCst).is_ok() {
+            self.resizing.retired.fetch_sub(1, SeqCst);
+            self.changing.free.push(&self.next, frame);
+        }
+    }
+
+    /// Retires the free frames from `count` on, of `lent`. The others change lists one by one and back, so that
+    /// whoever wants a frame meanwhile finds all but one.
+    fn sift(&self, count: u32, lent: u32) {
+        let Changing { free, sifted, .. } = &self.changing;
+        for _ in 0..lent {
+            let Some(frame) = free.pop(&self.next) else { break };
+            if frame < count {
+                sifted.push(&self.next, frame);
+                self.tell();
+            } else {
+                self.retire(frame);
+            }
+        }
+        while let Some(frame) = sifted.pop(&self.next) {
+            free.push(&self.next, frame);
+            self.tell();
+        }
+    }
 }
 
 /// What both kinds of handle are; counted in `references` by who has it.
@@ -285,16 +430,17 @@ impl Frame {
     #[inline]
     fn bytes(&self) -> NonNull<u8> {
         let pool = self.pool();
-        // SAFETY: bounds   - frames come from the free list, which holds numbers below the count that the mapping was
+        // SAFETY: bounds   - frames come from the free lists, which hold numbers below the count that the mapping was
         //                    made for; so the offset ends within the mapping, whose size fits isize.
         //         no alias - no reference is made here.
-        //         lifetime - the pool owns the mapping, and `pool` is alive.
-        unsafe { pool.base.add(self.frame as usize * pool.frame_bytes) }
+        //         lifetime - the pool owns the memory, and `pool` is alive.
+        unsafe { pool.memory.base().add(self.frame as usize * pool.frame_bytes) }
     }
 
     #[inline]
     fn as_slice(&self) -> &[u8] {
-        // SAFETY: bounds   - see `bytes`; the system zeroed the mapping, so every byte is initialized.
+        // SAFETY: bounds   - see `bytes`; the system zeroed the mapping, and zeroes what was given
+        //                    back, so every byte is initialized.
         //         no alias - a `&mut [u8]` of this frame exists only while its handle, the only one, is borrowed
         //                    mutably; other frames do not overlap.
         //         lifetime - the slice borrows this handle, which keeps the frame out and the mapping alive.
@@ -356,7 +502,7 @@ impl DerefMut for FrameMut {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: bounds   - see `as_mut_slice`.
-        //         no alias - `alloc` took the frame out of the free list for this handle, which cannot be cloned.
+        //         no alias - `alloc` took the frame out of its free list for this handle, which cannot be cloned.
         //         lifetime - see `as_mut_slice`.
         unsafe { self.frame.as_mut_slice() }
     }
@@ -400,6 +546,11 @@ impl FrameRef {
         //                    is borrowed mutably.
         //         lifetime - see `as_mut_slice`.
         Some(unsafe { self.frame.as_mut_slice() })
+    }
+
+    /// Whether the frame goes when it is let go: there are to be fewer ([`Frames::set_count`]).
+    pub fn is_surplus(&self) -> bool {
+        self.frame.frame >= self.frame.pool().count.load(SeqCst)
     }
 
     /// Whether both are the same frame.
@@ -446,6 +597,3 @@ impl fmt::Debug for FrameRef {
         write!(f, "FrameRef({})", self.frame.frame)
     }
 }
-
-#[cfg(test)]
-mod tests;

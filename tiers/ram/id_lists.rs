@@ -67,6 +67,21 @@ impl IdLists {
         lists
     }
 
+    /// The same lists with room for exactly `residents` and `ghosts` entries, which they must fit; `moved` is told where
+    /// each resident was and is. O(entries).
+    pub(super) fn compacted(&self, residents: u32, ghosts: u32, mut moved: impl FnMut(u32, u32)) -> Self {
+        let mut lists = Self::new(residents, ghosts);
+        for place in Place::ALL.into_iter().filter(|place| !place.is_free()) {
+            for from in self.iter(place) {
+                let to = lists.insert(self.id(from), place);
+                if place.is_resident() {
+                    moved(from, to);
+                }
+            }
+        }
+        lists
+    }
+
     /// A free entry that is in no list now: the one freed last, whose cache line may still be near.
     fn take_free(&mut self, place: Place) -> u32 {
         let entry = self.rings.hottest(place.free()).unwrap_or_else(|| panic!("no free entry for {place:?}"));

@@ -103,6 +103,12 @@ impl Admission {
         }
     }
 
+    /// The file has another size: the ghosts follow, the budget is what it was.
+    pub(super) fn set_capacity(&mut self, capacity_blocks: u64) {
+        self.ghost = self.ghost.resized(capacity_blocks * u64::from(self.policy.ghost_percent) / 100);
+        self.ghosts_max = (capacity_blocks as usize).next_multiple_of(WAYS);
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         size_of_val(self.ghost.fingerprints.as_slice()) as u64
     }
@@ -195,6 +201,23 @@ const WAYS: usize = 8;
 impl Ghost {
     fn new(count: u64) -> Self {
         Self { fingerprints: vec![0; (count as usize).next_multiple_of(WAYS)] }
+    }
+
+    /// The same ids in another number of buckets. A bucket is a stretch of all hashes: a new one takes the latest of every
+    /// old one that shares a part with it. In a longer list an id may be in two; in one of them nobody looks for it.
+    fn resized(&self, count: u64) -> Self {
+        let mut ghost = Self::new(count);
+        let (old, new) = (self.fingerprints.len() / WAYS, ghost.fingerprints.len() / WAYS);
+        if old == 0 {
+            return ghost;
+        }
+        for (index, bucket) in ghost.fingerprints.chunks_exact_mut(WAYS).enumerate() {
+            let sources = index * old / new..((index + 1) * old).div_ceil(new);
+            let latest_first = (0..WAYS).flat_map(|way| sources.clone().map(move |at| at * WAYS + way));
+            let known = latest_first.map(|at| self.fingerprints[at]).filter(|&known| known != 0);
+            bucket.iter_mut().zip(known).for_each(|(place, known)| *place = known);
+        }
+        ghost
     }
 
     /// Where `block` is if it is anywhere, and what it looks like there; none when nothing is remembered.
@@ -301,6 +324,20 @@ mod tests {
         let admission = Admission::new(SsdPolicy::default(), 1000);
         assert!(admission.keeps(2, 0, 100) && !admission.keeps(1, 0, 100));
         assert!(admission.keeps(3, 74, 100) && !admission.keeps(3, 75, 100));
+    }
+
+    #[test]
+    fn what_was_refused_before_a_resize_is_met_again_after_it() {
+        for (capacity, known_min) in [(20_000, 9500), (25_000, 8800), (7000, 4500), (5000, 3500)] {
+            let mut ghost = Ghost::new(20_000);
+            (0..10_000).for_each(|number| ghost.remember(block(number)));
+            let mut resized = ghost.resized(capacity);
+            let known = (0..10_000).filter(|&number| resized.take(block(number))).count();
+            assert!(known >= known_min, "{known} in {capacity}");
+            let strangers = (10_000..20_000).filter(|&number| resized.take(block(number))).count();
+            assert!(strangers < 20, "{strangers}");
+        }
+        assert!(Ghost::new(0).resized(100).fingerprints.len() == 104);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! ```text
 //! log:     plan_record -> RecordPlan::run -> finish_record; plan_log_sync -> Device::sync -> finish_log_sync
 //! read:    plan_log_read -> LogRead::run -> finish_log_read
-//! destage: dirty_run, plan_log_read -> LogRead::run, write and sync below -> finish_destage -> retire_unneeded
+//! destage: plan_destage -> LogRead::run, write and sync below -> finish_destage -> retire_unneeded
+//! discard: put_tombstone -> plan_destage -> discard and sync below -> finish_tombstone
 //! ```
 
 use std::io::IoSliceMut;
@@ -14,11 +15,12 @@ use crate::device::Device;
 use crate::error::Result;
 
 use super::Ssd;
-use super::dirty_log::{CopyState, LogCopy, LogFate, LogSync, LogTicket, NewCopy, Room};
+use super::dirty_log::{CopyState, DirtyLog, LogCopy, LogFate, LogSync, LogTicket, NewCopy, Room};
 use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
 use super::format::block_crc_of;
 use super::plan::ReadVerdict;
 use super::record::{RecordPlan, SectorMask, page_bytes, page_count, page_runs};
+use super::tombstones::Tombstone;
 
 /// Where the copy of a block in the log can be read, which sectors of the block it has, and what it must look like.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,14 +28,27 @@ pub struct LogRead {
     pub block: BlockId,
     pub version: Version,
     pub mask: SectorMask,
+    /// As in [`NewCopy`].
+    pub epoch: u64,
     /// The backing store does not have it.
     pub is_dirty: bool,
+    /// What it lacks of the block is zeros, whatever the backing store has.
+    pub is_on_zeros: bool,
     generation: u32,
     /// On the device, in bytes.
     offset: u64,
     crc: u32,
     file_id: u64,
     size: BlockSize,
+}
+
+/// What is to be done below next.
+#[derive(Clone, Debug)]
+pub enum DestageRun {
+    /// To be discarded.
+    Discard(Tombstone),
+    /// Neighbours by address, to be written; none at the end of a round.
+    Write(Vec<LogRead>),
 }
 
 impl LogRead {
@@ -124,15 +139,26 @@ impl Ssd {
 
     /// Where the log has `block`, durable; prefer it to any other copy.
     pub fn plan_log_read(&mut self, block: BlockId) -> Option<LogRead> {
-        let LogCopy { segment, generation, page, crc, version, ref mask, state, .. } =
-            *self.dirty.get(block)?;
+        self.plan_read_of(block, |log| log.get(block))
+    }
+
+    fn plan_read_of(
+        &mut self,
+        block: BlockId,
+        copy: impl FnOnce(&DirtyLog) -> Option<&LogCopy>,
+    ) -> Option<LogRead> {
+        let LogCopy { segment, generation, page, crc, version, ref mask, epoch, state, .. } =
+            *copy(&self.dirty)?;
+        let is_on_zeros = self.dirty.tombstones.covers(block);
         let offset = self.geometry.segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
         self.stats.log_reads_planned += 1;
         Some(LogRead {
             block,
             version,
             mask: mask.clone(),
+            epoch,
             is_dirty: state != CopyState::Destaged,
+            is_on_zeros,
             generation,
             offset,
             crc,
@@ -143,7 +169,7 @@ impl Ssd {
 
     /// What the bytes read by `read` are worth. `Corrupt`: there is no other copy of them, if it was dirty.
     pub fn finish_log_read(&mut self, read: &LogRead, is_verified: bool) -> ReadVerdict {
-        let is_here = self.dirty.get(read.block).is_some_and(|copy| copy.generation == read.generation);
+        let is_here = self.dirty.has_version(read.block, read.version);
         if is_verified {
             // What was verified is this version of the block, wherever it is now.
             self.stats.log_hits += 1;
@@ -167,12 +193,51 @@ impl Ssd {
         Some(&copy.mask)
     }
 
-    /// The first run of neighbours of `volume` that are dirty here, from block number `from` on; at most `count`.
-    pub fn dirty_run(&self, volume: VolumeId, from: u64, count: usize) -> Vec<BlockId> {
-        self.dirty.dirty_run(BlockId::new(volume, from), count)
+    /// What of `volume` goes below next, all of the first epoch that there is, and nothing when that is not the one asked
+    /// for: the next tombstone after that one, or else the first run of neighbours that are dirty here, from block number
+    /// `from` on, at most `count`. What is planned here is older than every tombstone that comes later.
+    pub fn plan_destage(
+        &mut self,
+        volume: VolumeId,
+        epoch: Option<u64>,
+        after: Option<&Tombstone>,
+        from: u64,
+        count: usize,
+    ) -> DestageRun {
+        let tombstone = self.next_tombstone(volume, after);
+        let blocks = self.dirty.first_epoch(volume);
+        let first = tombstone.as_ref().map(|tombstone| tombstone.epoch).into_iter().chain(blocks).min();
+        let Some(first) = first.filter(|first| epoch.is_none_or(|epoch| epoch == *first)) else {
+            return DestageRun::Write(Vec::new());
+        };
+        self.begin_epoch(volume, first);
+        if let Some(tombstone) = tombstone.filter(|tombstone| tombstone.epoch == first) {
+            return DestageRun::Discard(tombstone);
+        }
+        let run = self.dirty.dirty_run(first, BlockId::new(volume, from), count);
+        let read = |block| self.plan_read_of(block, |log| log.get_of(block, first));
+        DestageRun::Write(run.into_iter().filter_map(read).collect())
     }
 
-    /// Blocks of `volume` that the backing store does not have.
+    /// All before `epoch` is below and synced: recovery must not bring it there again, over what follows. Durable before
+    /// anything of `epoch` is written there, as voids are.
+    fn begin_epoch(&mut self, volume: VolumeId, epoch: u64) {
+        if epoch > 1 && self.volumes.raise_destaged_epoch(volume.number(), epoch - 1) {
+            self.queue(JournalEntry::Destaged { volume: volume.number(), epoch: epoch - 1 });
+        }
+    }
+
+    /// The last epoch of `volume` that anything here was of.
+    pub fn last_epoch(&self, volume: VolumeId) -> u64 {
+        self.dirty.last_epoch(volume).max(self.volumes.destaged_epoch(volume))
+    }
+
+    /// Whether [`Self::plan_destage`] finds anything in a round that begins now.
+    pub fn has_destage(&self, volume: VolumeId) -> bool {
+        self.dirty.first_epoch(volume).is_some() || self.next_tombstone(volume, None).is_some()
+    }
+
+    /// Blocks and discarded ranges of `volume` that the backing store does not have.
     pub fn dirty_blocks_of(&self, volume: VolumeId) -> u64 {
         self.dirty.dirty_count_of(volume) as u64
     }
@@ -182,6 +247,22 @@ impl Ssd {
         self.dirty.bad_blocks_of(volume)
     }
 
+    /// Whether nothing newer than `block` may go below by another way: the log has something of it that the backing store
+    /// lacks, or a record of it is under way.
+    pub fn holds_back(&self, block: BlockId) -> bool {
+        self.dirty.holds_back(block)
+    }
+
+    /// Takes the copies of `blocks` in the log out, which the backing store all has, or which are bad: something newer goes
+    /// there by another way.
+    pub fn void_destaged(&mut self, blocks: impl Iterator<Item = BlockId>, version: Version) {
+        for block in blocks {
+            debug_assert!(!self.dirty.is_to_be_destaged(block), "{block} overtakes what the log has of it");
+            self.void_logged(block, version);
+        }
+    }
+
+    /// Blocks and discarded ranges of all volumes that their backing stores do not have, and that can be read.
     pub fn dirty_blocks(&self) -> u64 {
         self.dirty.dirty_count() as u64
     }

@@ -12,11 +12,13 @@
 //! 2. A block has at most one copy that is not durable. Its older copy stays until that one is.
 //! 3. Segments are retired in the order in which they were opened: no copy outlives one that supersedes it.
 //! 4. A copy has at least the sectors of the one that it supersedes while that is dirty.
-//! 5. `copies` has the newest durable copy of every block of which recovery could find one. So whoever writes a block
+//! 5. A copy that is superseded in a later epoch stays until it is below (`older`): the backing store of a volume with
+//!    epochs is at any time one epoch and a part of the next. Of a volume without, all is of epoch 0.
+//! 6. `copies` has the newest durable copy of every block of which recovery could find one. So whoever writes a block
 //!    below by another way sees here that a void is needed, also when its copy was destaged long ago.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use hashbrown::HashMap;
 
@@ -24,6 +26,7 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId};
 
 use super::geometry::Geometry;
 use super::record::{RecordEntry, RecordHeader, SectorMask, header_pages, page_count};
+use super::tombstones::{Tombstone, Tombstones};
 
 type Hasher = foldhash::fast::FixedState;
 
@@ -37,6 +40,8 @@ pub struct NewCopy {
     pub version: Version,
     /// The sectors that the copy is to have, none of them without content.
     pub mask: SectorMask,
+    /// Nothing of a later epoch of the volume goes below before all of this one is synced there; 0 for any order.
+    pub epoch: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +66,7 @@ pub(super) struct LogCopy {
     pub(super) crc: u32,
     pub(super) version: Version,
     pub(super) mask: SectorMask,
+    pub(super) epoch: u64,
     pub(super) state: CopyState,
 }
 
@@ -73,6 +79,7 @@ struct OpenRecord {
     data_page: u32,
     /// How many blocks are in it.
     copies: u32,
+    epoch: u64,
     /// Of its first entry.
     first_index: u32,
     /// With checksums once it is written.
@@ -141,6 +148,13 @@ pub(super) enum Room {
     Next,
 }
 
+type DirtyKey = (VolumeId, u64, BlockId);
+
+fn keys_of(volume: VolumeId) -> RangeInclusive<DirtyKey> {
+    let all = all_of(volume);
+    (volume, 0, *all.start())..=(volume, u64::MAX, *all.end())
+}
+
 fn all_of(volume: VolumeId) -> RangeInclusive<BlockId> {
     BlockId::new(volume, 0)..=BlockId::new(volume, BlockId::NUMBER_LIMIT - 1)
 }
@@ -179,13 +193,16 @@ pub(super) struct DirtyLog {
     segment_pages: u32,
     segments_max: usize,
     copies: HashMap<BlockId, LogCopy, Hasher>,
-    /// Those of `copies` that are dirty, by address.
-    dirty: BTreeSet<BlockId>,
+    /// Copies that were superseded in a later epoch than theirs and go below before the newer one.
+    older: BTreeMap<(BlockId, u64), LogCopy>,
+    /// Those of `copies` and `older` that are dirty: volume, epoch and block.
+    dirty: BTreeSet<DirtyKey>,
     /// Those of `copies` that are bad.
     bad: BTreeSet<BlockId>,
     /// Blocks in `records`.
     pending: HashMap<BlockId, PendingCopy, Hasher>,
     records: BTreeMap<u64, OpenRecord>,
+    pub(super) tombstones: Tombstones,
     pub(super) next_sequence: u64,
     pub(super) synced_through: u64,
     /// The first to go first; the last may be open.
@@ -196,18 +213,24 @@ pub(super) struct DirtyLog {
     given_up_from: Vec<u64>,
 }
 
+/// The clean stream and reinsertion keep half of the room.
+fn segments_max(geometry: &Geometry) -> usize {
+    (geometry.capacity_segments as usize).div_ceil(2).max(1)
+}
+
 impl DirtyLog {
     pub(super) fn new(geometry: &Geometry) -> Self {
         Self {
             size: geometry.block_size,
             segment_pages: (geometry.segment_bytes / PAGE_BYTES as u64) as u32,
-            // The clean stream and reinsertion keep half of the room.
-            segments_max: (geometry.capacity_segments as usize).div_ceil(2).max(1),
+            segments_max: segments_max(geometry),
             copies: HashMap::default(),
+            older: BTreeMap::new(),
             dirty: BTreeSet::new(),
             bad: BTreeSet::new(),
             pending: HashMap::default(),
             records: BTreeMap::new(),
+            tombstones: Tombstones::default(),
             next_sequence: 1,
             synced_through: 0,
             segments: VecDeque::new(),
@@ -216,28 +239,54 @@ impl DirtyLog {
         }
     }
 
+    /// The file has another size, or will have.
+    pub(super) fn set_capacity(&mut self, geometry: &Geometry) {
+        self.segments_max = segments_max(geometry);
+    }
+
+    /// What comes goes to another segment, if the open one is `first` or a later one.
+    pub(super) fn leave_segments_from(&mut self, first: u32) {
+        if self.segments.back().is_some_and(|last| last.segment >= first) {
+            self.close_open();
+        }
+    }
+
     /// RAM of what grows with the number of copies.
     pub(super) fn bytes(&self) -> u64 {
         let copy = size_of::<BlockId>() + size_of::<LogCopy>() + 8 * self.size.mask_words();
-        (self.copies.len() * (copy + 3 * size_of::<BlockId>())) as u64
+        ((self.copies.len() + self.older.len()) * (copy + 4 * size_of::<BlockId>())) as u64
     }
 
     pub(super) fn get(&self, block: BlockId) -> Option<&LogCopy> {
         self.copies.get(&block)
     }
 
+    /// The copy of this epoch.
+    pub(super) fn get_of(&self, block: BlockId, epoch: u64) -> Option<&LogCopy> {
+        let newest = self.copies.get(&block).filter(|copy| copy.epoch == epoch);
+        newest.or_else(|| self.older.get(&(block, epoch)))
+    }
+
+    /// Whether the copy of this version is still one that counts.
+    pub(super) fn has_version(&self, block: BlockId, version: Version) -> bool {
+        let is_it = |copy: &LogCopy| copy.version == version;
+        let mut older = self.older.range((block, 0)..=(block, u64::MAX));
+        self.copies.get(&block).is_some_and(is_it) || older.any(|(_, copy)| is_it(copy))
+    }
+
+    /// What the backing stores lack and can be given: blocks, and tombstones.
     pub(super) fn dirty_count(&self) -> usize {
-        self.dirty.len()
+        self.dirty.len() + self.tombstones.len()
     }
 
     pub(super) fn dirty_count_of(&self, volume: VolumeId) -> usize {
-        self.dirty.range(all_of(volume)).count()
+        self.dirty.range(keys_of(volume)).count() + self.tombstones.of(volume).count()
     }
 
     /// Blocks of `volume` with a copy or a record under way.
     pub(super) fn blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
         let all = all_of(volume);
-        self.blocks_within(*all.start(), *all.end())
+        self.blocks_within(&(all.start().as_u64()..all.end().as_u64() + 1))
     }
 
     pub(super) fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
@@ -245,7 +294,9 @@ impl DirtyLog {
     }
 
     pub(super) fn has_dirty(&self, volume: VolumeId) -> bool {
-        self.dirty.range(all_of(volume)).next().is_some()
+        self.dirty.range(keys_of(volume)).next().is_some()
+            || self.bad.range(all_of(volume)).next().is_some()
+            || self.tombstones.of(volume).next().is_some()
     }
 
     /// The share of the allowed segments that is in use.
@@ -261,7 +312,11 @@ impl DirtyLog {
 
     /// Whether recovery might find a copy of `block`.
     pub(super) fn may_be_found(&self, block: BlockId) -> bool {
-        self.copies.contains_key(&block) || self.pending.contains_key(&block)
+        self.copies.contains_key(&block) || self.pending.contains_key(&block) || self.has_older(block)
+    }
+
+    fn has_older(&self, block: BlockId) -> bool {
+        self.older.range((block, 0)..=(block, u64::MAX)).next().is_some()
     }
 
     /// How many of `copies` fit one record, and where; none when a segment is needed and no more are allowed.
@@ -277,7 +332,8 @@ impl DirtyLog {
 
     fn count_in(&self, copies: &[NewCopy], pages: u32) -> usize {
         let mut data = 0;
-        let fits = copies.iter().take(ENTRIES_MAX).enumerate().take_while(|(index, copy)| {
+        let of_one_epoch = copies.iter().take_while(|copy| copy.epoch == copies[0].epoch);
+        let fits = of_one_epoch.take(ENTRIES_MAX).enumerate().take_while(|(index, copy)| {
             data += page_count(&copy.mask, self.size);
             header_pages(index + 1, self.size) + data <= pages
         });
@@ -316,6 +372,7 @@ impl DirtyLog {
             generation: segment.generation,
             sequence,
             synced_through: self.synced_through,
+            epoch: copies[0].epoch,
             entries,
         };
         let first_index = segment.blocks.len() as u32;
@@ -332,6 +389,7 @@ impl DirtyLog {
             generation,
             page,
             copies: copies.len() as u32,
+            epoch: copies[0].epoch,
             data_page: page + header_pages(copies.len(), self.size),
             first_index,
             entries: Vec::new(),
@@ -381,9 +439,9 @@ impl DirtyLog {
             let (mut page, mut index) = (record.data_page, record.first_index);
             for RecordEntry { block, version, crc, mask } in record.entries {
                 let pages = page_count(&mask, self.size);
-                let OpenRecord { segment, generation, .. } = record;
+                let OpenRecord { segment, generation, epoch, .. } = record;
                 let state = CopyState::Dirty;
-                let copy = LogCopy { segment, generation, page, index, crc, version, mask, state };
+                let copy = LogCopy { segment, generation, page, index, crc, version, mask, epoch, state };
                 let pending = self.pending.remove(&block).expect("a block of a record is pending");
                 if pending.is_void {
                     self.segment_mut(generation).needed -= 1;
@@ -433,11 +491,39 @@ impl DirtyLog {
 
     /// Puts a durable copy in place of an older one.
     fn install(&mut self, block: BlockId, copy: LogCopy) {
+        let (epoch, state) = (copy.epoch, copy.state);
         if let Some(old) = self.copies.insert(block, copy) {
-            self.let_go(&old, old.state != CopyState::Destaged);
+            self.supersede(block, old, epoch);
+        }
+        if epoch == 0 {
+            self.drop_older(block, |_| true);
         }
         self.bad.remove(&block);
-        self.dirty.insert(block);
+        if state == CopyState::Dirty {
+            self.dirty.insert((block.volume(), epoch, block));
+        }
+    }
+
+    /// What was the newest copy of `block` is not any more, by something of this epoch.
+    fn supersede(&mut self, block: BlockId, old: LogCopy, epoch: u64) {
+        if old.state == CopyState::Dirty && old.epoch < epoch {
+            self.older.insert((block, old.epoch), old);
+        } else {
+            self.dirty.remove(&(block.volume(), old.epoch, block));
+            self.let_go(&old, old.state != CopyState::Destaged);
+        }
+    }
+
+    /// Those copies of `block` in `older` that `is_out` names must not be used any more.
+    fn drop_older(&mut self, block: BlockId, is_out: impl Fn(&LogCopy) -> bool) -> bool {
+        let all = self.older.range((block, 0)..=(block, u64::MAX));
+        let out: Vec<u64> = all.filter(|(_, copy)| is_out(copy)).map(|((_, epoch), _)| *epoch).collect();
+        for epoch in &out {
+            let copy = self.older.remove(&(block, *epoch)).expect("it was just looked at");
+            self.dirty.remove(&(block.volume(), *epoch, block));
+            self.let_go(&copy, true);
+        }
+        !out.is_empty()
     }
 
     /// A copy must not be used any more.
@@ -457,12 +543,13 @@ impl DirtyLog {
     /// No copy of `block` may be used any more, whatever state it is in. True when recovery might find one.
     pub(super) fn void(&mut self, block: BlockId) -> bool {
         let copy = self.copies.remove(&block);
-        self.dirty.remove(&block);
         self.bad.remove(&block);
         if let Some(copy) = &copy {
+            self.dirty.remove(&(block.volume(), copy.epoch, block));
             self.let_go(copy, copy.state != CopyState::Destaged);
         }
-        let Some(pending) = self.pending.get_mut(&block) else { return copy.is_some() };
+        let had_older = self.drop_older(block, |_| true);
+        let Some(pending) = self.pending.get_mut(&block) else { return copy.is_some() || had_older };
         pending.is_void = true;
         // At once, since a checkpoint made now takes the place of the journal's entry.
         let (generation, index) = (pending.generation, pending.index);
@@ -470,17 +557,61 @@ impl DirtyLog {
         true
     }
 
-    /// Blocks with a copy or a record under way from `first` on, up to `last`.
-    pub(super) fn blocks_within(&self, first: BlockId, last: BlockId) -> Vec<BlockId> {
-        let known = self.copies.keys().chain(self.pending.keys());
-        known.copied().filter(|block| (first..=last).contains(block)).collect()
+    /// Those of `ids` with a copy or a record under way, found without a look at the others when there are more of them.
+    pub(super) fn blocks_within(&self, ids: &Range<u64>) -> Vec<BlockId> {
+        if ids.end.saturating_sub(ids.start) <= (self.copies.len() + self.pending.len()) as u64 {
+            let blocks = ids.clone().map(BlockId::from_u64);
+            return blocks.filter(|&block| self.may_be_found(block)).collect();
+        }
+        let rest = self.pending.keys().chain(self.older.keys().map(|(block, _)| block));
+        let rest = rest.filter(|block| !self.copies.contains_key(*block));
+        let known: BTreeSet<BlockId> = self.copies.keys().chain(rest).copied().collect();
+        known.into_iter().filter(|block| ids.contains(&block.as_u64())).collect()
     }
 
-    /// Dirty blocks of one volume by address: from `from` on, the first run of neighbours, at most `count`.
-    pub(super) fn dirty_run(&self, from: BlockId, count: usize) -> Vec<BlockId> {
+    /// A tombstone takes the place of what is older.
+    pub(super) fn bury(&mut self, tombstone: Tombstone) {
+        let Tombstone { version, epoch, .. } = tombstone;
+        for block in self.blocks_within(&tombstone.ids) {
+            self.drop_older(block, |copy| copy.version < version && (epoch == 0 || copy.epoch >= epoch));
+            if self.copies.get(&block).is_some_and(|copy| copy.version < version) {
+                let copy = self.copies.remove(&block).expect("it was just looked at");
+                self.bad.remove(&block);
+                self.supersede(block, copy, epoch);
+            }
+        }
+        self.tombstones.insert(tombstone);
+    }
+
+    /// Whether the backing store lacks something of `block`, or will by a record that is under way.
+    pub(super) fn holds_back(&self, block: BlockId) -> bool {
+        self.is_to_be_destaged(block) || self.bad.contains(&block)
+    }
+
+    /// The same, but for a copy that cannot be read.
+    pub(super) fn is_to_be_destaged(&self, block: BlockId) -> bool {
+        self.copies.get(&block).is_some_and(|copy| copy.state == CopyState::Dirty)
+            || self.pending.contains_key(&block)
+            || self.has_older(block)
+            || self.tombstones.covers(block)
+    }
+
+    /// The first epoch of which the volume has dirty blocks.
+    pub(super) fn first_epoch(&self, volume: VolumeId) -> Option<u64> {
+        self.dirty.range(keys_of(volume)).next().map(|(_, epoch, _)| *epoch)
+    }
+
+    /// The last epoch of the volume of which anything is to be destaged; 0 when there is nothing.
+    pub(super) fn last_epoch(&self, volume: VolumeId) -> u64 {
+        let blocks = self.dirty.range(keys_of(volume)).next_back().map(|(_, epoch, _)| *epoch);
+        self.tombstones.of(volume).map(|tombstone| tombstone.epoch).chain(blocks).max().unwrap_or(0)
+    }
+
+    /// Dirty blocks of one volume and epoch by address: from `from` on, the first run of neighbours, at most `count`.
+    pub(super) fn dirty_run(&self, epoch: u64, from: BlockId, count: usize) -> Vec<BlockId> {
         let mut run: Vec<BlockId> = Vec::new();
-        let last = *all_of(from.volume()).end();
-        for &block in self.dirty.range(from..=last).take(count) {
+        let (volume, last) = (from.volume(), *all_of(from.volume()).end());
+        for &(_, _, block) in self.dirty.range((volume, epoch, from)..=(volume, epoch, last)).take(count) {
             let follows = run.last().is_none_or(|before| before.as_u64() + 1 == block.as_u64());
             if !follows {
                 break;
@@ -493,14 +624,14 @@ impl DirtyLog {
     /// The backing store has the copy of this version, synced. False when there is a newer one, or none.
     pub(super) fn destaged(&mut self, block: BlockId, version: Version) -> bool {
         let Some(copy) = self.copies.get_mut(&block).filter(|copy| copy.version == version) else {
-            return false;
+            return self.drop_older(block, |copy| copy.version == version);
         };
         if copy.state == CopyState::Destaged {
             return false;
         }
         copy.state = CopyState::Destaged;
-        let generation = copy.generation;
-        self.dirty.remove(&block);
+        let (generation, epoch) = (copy.generation, copy.epoch);
+        self.dirty.remove(&(block.volume(), epoch, block));
         self.bad.remove(&block);
         self.segment_mut(generation).needed -= 1;
         true
@@ -508,9 +639,14 @@ impl DirtyLog {
 
     /// The copy of this version cannot be read.
     pub(super) fn spoil(&mut self, block: BlockId, version: Version) {
+        // Nobody reads an older one but its destage, and there is nothing better to write below in its epoch.
+        if self.drop_older(block, |copy| copy.version == version) {
+            return;
+        }
         if let Some(copy) = self.copies.get_mut(&block)
             && copy.version == version
         {
+            let epoch = copy.epoch;
             match copy.state {
                 CopyState::Dirty => {
                     copy.state = CopyState::Bad;
@@ -522,7 +658,7 @@ impl DirtyLog {
                 }
                 CopyState::Bad => {}
             }
-            self.dirty.remove(&block);
+            self.dirty.remove(&(block.volume(), epoch, block));
         }
     }
 
@@ -559,7 +695,7 @@ impl DirtyLog {
         if is_void || segment.is_dead(copy.index) {
             segment.set_dead(copy.index);
         } else {
-            segment.needed += 1;
+            segment.needed += u32::from(copy.state == CopyState::Dirty);
             self.install(block, copy);
         }
     }

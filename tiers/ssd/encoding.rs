@@ -64,6 +64,11 @@ pub(super) enum JournalEntry {
     VolumeCold { volume: u32, generation: u32 },
     /// The file knows this mark of the volume (see `crate::mark`).
     VolumeMark { volume: u32, serial: u64 },
+    /// `count` blocks from `first` on are zeros: no copy older than the version is valid, and the backing store is to
+    /// discard them.
+    Tombstone { first: u64, count: u64, version: u64, epoch: u64 },
+    /// The backing store has all of the volume up to this epoch.
+    Destaged { volume: u32, epoch: u64 },
 }
 
 /// One item of a checkpoint.
@@ -78,6 +83,18 @@ pub(super) enum CheckpointItem {
     VolumeMark {
         volume: u32,
         serial: u64,
+    },
+    /// As [`JournalEntry::Tombstone`].
+    Tombstone {
+        first: u64,
+        count: u64,
+        version: u64,
+        epoch: u64,
+    },
+    /// The backing store has all of the volume up to this epoch.
+    Destaged {
+        volume: u32,
+        epoch: u64,
     },
 }
 
@@ -146,7 +163,8 @@ impl VolumeEntry {
 
     /// What an entry with a name of `name_bytes` takes at most in a checkpoint.
     pub(super) fn bytes_max(name_bytes: usize) -> u64 {
-        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8 + VOLUME_MARK_BYTES
+        // And its [`CheckpointItem::Destaged`].
+        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8 + VOLUME_MARK_BYTES + 16
     }
 }
 
@@ -228,6 +246,11 @@ mod tests {
             (JournalEntry::SyncedThrough { volume: 1, version: 2 }, "08000000010000000200000000000000"),
             (JournalEntry::VolumeCold { volume: 1, generation: 2 }, "090000000100000002000000"),
             (JournalEntry::VolumeMark { volume: 1, serial: 2 }, "0a000000010000000200000000000000"),
+            (
+                JournalEntry::Tombstone { first: 1, count: 2, version: 3, epoch: 4 },
+                "0b0000000100000000000000020000000000000003000000000000000400000000000000",
+            ),
+            (JournalEntry::Destaged { volume: 1, epoch: 2 }, "0c000000010000000200000000000000"),
         ];
         for (entry, bytes) in golden {
             assert_eq!(hex(&entry), bytes, "{entry:?}");
@@ -270,6 +293,11 @@ mod tests {
                 "0400000001000000020000000300000000000000010400000001000000000000000500000000000000",
             ),
             (CheckpointItem::VolumeMark { volume: 1, serial: 2 }, "05000000010000000200000000000000"),
+            (
+                CheckpointItem::Tombstone { first: 1, count: 2, version: 3, epoch: 4 },
+                "060000000100000000000000020000000000000003000000000000000400000000000000",
+            ),
+            (CheckpointItem::Destaged { volume: 1, epoch: 2 }, "07000000010000000200000000000000"),
         ];
         for (item, bytes) in golden {
             assert_eq!(hex(&item), bytes, "{item:?}");
@@ -294,7 +322,7 @@ mod tests {
         for _ in 0..20_000 {
             let mut bytes: Vec<u8> = (0..random.usize(..80)).map(|_| random.u8(..)).collect();
             if bytes.len() > 4 {
-                bytes[..4].copy_from_slice(&random.u32(..10).to_le_bytes());
+                bytes[..4].copy_from_slice(&random.u32(..12).to_le_bytes());
             }
             let _ = JournalEntry::take(&bytes);
             let _ = CheckpointItem::take(&bytes);

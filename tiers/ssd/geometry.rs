@@ -7,17 +7,23 @@
 //! a segment: | slot 0 | slot 1 | ... | summary |      a slot: one block, nothing else
 //! ```
 //!
+//! A file that was resized has more or fewer segments of the same size, and where more of them need larger checkpoint areas
+//! these are behind the last one.
+//!
 //! All offsets and lengths are multiples of 4096. A summary is 64 bytes and 32 a slot, rounded up to a page, so that
 //! segments of 128 k - 2 slots waste nothing: 1022 blocks of 16 KiB and 32 KiB of summary are 16 MiB exactly.
 //!
 //! Everything that is not a slot costs at most 0.6 % of a file of 256 MiB or more with blocks of 16 KiB (a test holds
 //! it). The spare segments come on top: they are slots that stay free, so that there is always one to write to.
 
+use std::ops::Range;
+
 use crate::block::{BlockSize, PAGE_BYTES};
 use crate::error::{Error, Result};
 
 use super::format::{SUMMARY_ENTRY_BYTES, SUMMARY_HEADER_BYTES};
 use super::index::PLACE_LIMIT;
+use super::tombstones::PIECES_MAX;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -28,6 +34,7 @@ const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 const SLOTS_MIN: u64 = 8;
 /// A smaller cache is cut into about this many segments: half a segment is free on average, 0.4 % of the cache.
 const SEGMENTS_WANTED: u64 = 128;
+const JOURNAL_HALF_BYTES_MAX: u64 = 64 << 20;
 /// How many blocks may be demoted before anything is reclaimed.
 const BURST_BLOCKS: u64 = 1024;
 /// Two open streams, two full segments that wait for the sync of their summaries, one being emptied, and one emptied
@@ -109,7 +116,7 @@ impl Geometry {
         }
         let segment_bytes = segment_bytes(block_size, slots);
         let slot_bytes_total = count * segment_bytes;
-        let journal_half = round_up(slot_bytes_total / 2048).clamp(32 << 10, 64 << 20);
+        let journal_half = round_up(slot_bytes_total / 2048).clamp(32 << 10, JOURNAL_HALF_BYTES_MAX);
         let mut geometry = Self {
             block_size,
             segment_bytes,
@@ -122,19 +129,92 @@ impl Geometry {
             checkpoint_bytes: 0,
             segments_offset: 0,
         };
-        // What the items weigh, and headers and padding of chunks of half a MiB at least.
-        let items = geometry.volume_table_bytes()
-            + count * (64 + 8 * (geometry.live_words() + geometry.hit_words()).max(geometry.copy_words()) as u64)
-            // The list of ids lately refused or evicted: 2 bytes each, and heads of its stretches.
-            + geometry.capacity_blocks() * 2 + (geometry.capacity_blocks() / 1024 + 1) * 32
-            + 256;
-        geometry.checkpoint_bytes = round_up(items + (items / (512 << 10) + 1) * (64 + PAGE));
+        geometry.checkpoint_bytes = geometry.checkpoint_bytes_needed();
         geometry.segments_offset = geometry.checkpoint_offset + 2 * geometry.checkpoint_bytes;
         Ok(geometry)
     }
 
+    /// What a checkpoint takes at the most.
+    fn checkpoint_bytes_needed(&self) -> u64 {
+        let bits = (self.live_words() + self.hit_words()).max(self.copy_words()) as u64;
+        // What the items weigh, and headers and padding of chunks of half a MiB at least.
+        let items = self.volume_table_bytes()
+            + u64::from(self.segment_count) * (64 + 8 * bits)
+            // The list of ids lately refused or evicted: 2 bytes each, and heads of its stretches.
+            + self.capacity_blocks() * 2 + (self.capacity_blocks() / 1024 + 1) * 32
+            // A tombstone is 36 bytes.
+            + PIECES_MAX as u64 * 36
+            + 256;
+        round_up(items + (items / (512 << 10) + 1) * (64 + PAGE))
+    }
+
+    /// This layout with as many segments as `file_bytes` have room for. Segments and journal are where they were; the
+    /// checkpoint areas are between them as long as they fit there, and else behind the last segment, but never over
+    /// the present ones.
+    ///
+    /// # Errors
+    /// [`Error::Size`] when not even one segment and its spares fit.
+    pub(super) fn resized(&self, file_bytes: u64) -> Result<Self> {
+        let most = file_bytes.saturating_sub(self.segments_offset) / self.segment_bytes;
+        let most = most.min(u64::from(PLACE_LIMIT - 1) / u64::from(self.slots_per_segment)) as u32;
+        let mut fitting = (1..=most).rev().filter_map(|count| self.with_segments(count));
+        fitting.find(|geometry| geometry.file_bytes() <= file_bytes).ok_or_else(|| {
+            let smallest = (1..=self.segment_count).find_map(|count| self.with_segments(count));
+            let remedy = format!("give it at least {} bytes", smallest.unwrap_or(*self).file_bytes());
+            Error::Size { what: "a cache file", bytes: file_bytes, remedy }
+        })
+    }
+
+    /// None when so few are too few, or the checkpoint areas find no place.
+    fn with_segments(&self, count: u32) -> Option<Self> {
+        if count == self.segment_count {
+            return Some(*self);
+        }
+        let (slots, wanted) = (u64::from(self.slots_per_segment), u64::from(count));
+        let capacity =
+            (1..wanted).rev().find(|&capacity| capacity + spare_segments(slots, capacity) <= wanted)?;
+        let mut geometry = Self { segment_count: count, capacity_segments: capacity as u32, ..*self };
+        let needed = geometry.checkpoint_bytes_needed();
+        let front = self.journal_offset + self.journal_bytes;
+        let room_in_front = (self.segments_offset - front) / 2 / PAGE * PAGE;
+        (geometry.checkpoint_offset, geometry.checkpoint_bytes) =
+            if needed <= room_in_front { (front, room_in_front) } else { (geometry.segments_end(), needed) };
+        let (old, new) = (self.checkpoint_areas(), geometry.checkpoint_areas());
+        (old == new || old.end <= new.start || new.end <= old.start).then_some(geometry)
+    }
+
+    /// Whether a file can be laid out so: for numbers that nobody has checked.
+    pub(super) fn is_possible(&self) -> bool {
+        let (count, slots) = (u64::from(self.segment_count), u64::from(self.slots_per_segment));
+        let has_segments = (SLOTS_MIN..=slots_max(self.block_size)).contains(&slots)
+            && self.segment_bytes == segment_bytes(self.block_size, slots)
+            && (1..count).contains(&u64::from(self.capacity_segments))
+            && count * slots < u64::from(PLACE_LIMIT);
+        let offsets =
+            [self.journal_bytes / 2, self.checkpoint_offset, self.checkpoint_bytes, self.segments_offset];
+        let has_offsets =
+            offsets.iter().all(|&offset| offset.is_multiple_of(PAGE) && (PAGE..1 << 60).contains(&offset))
+                && self.journal_offset == 2 * PAGE
+                && self.journal_bytes <= 2 * JOURNAL_HALF_BYTES_MAX;
+        if !has_segments || !has_offsets {
+            return false;
+        }
+        let areas = self.checkpoint_areas();
+        let journal_end = self.journal_offset + self.journal_bytes;
+        let is_in_front = journal_end <= areas.start && areas.end <= self.segments_offset;
+        is_in_front || journal_end <= self.segments_offset && self.segments_end() <= areas.start
+    }
+
     pub fn file_bytes(&self) -> u64 {
+        self.segments_end().max(self.checkpoint_areas().end)
+    }
+
+    fn segments_end(&self) -> u64 {
         self.segments_offset + u64::from(self.segment_count) * self.segment_bytes
+    }
+
+    fn checkpoint_areas(&self) -> Range<u64> {
+        self.checkpoint_offset..self.checkpoint_offset + 2 * self.checkpoint_bytes
     }
 
     pub fn capacity_blocks(&self) -> u64 {
@@ -175,9 +255,9 @@ impl Geometry {
         self.checkpoint_offset + u64::from(area) * self.checkpoint_bytes
     }
 
-    /// What the records of all volumes together may take in a checkpoint.
+    /// What the records of all volumes together may take in a checkpoint; like the journal it stays in a resize.
     pub(super) fn volume_table_bytes(&self) -> u64 {
-        (u64::from(self.segment_count) * self.segment_bytes / 8192).clamp(32 << 10, 4 << 20)
+        (self.journal_half_bytes() / 4).clamp(32 << 10, 4 << 20)
     }
 
     /// The words of a segment's live bits, one a slot.
@@ -271,6 +351,40 @@ mod tests {
         let smallest_blocks = BlockSize::new(4096).expect("a power of two");
         assert!(matches!(Geometry::for_bytes(smallest_blocks, u64::MAX / 2), Err(Error::Size { .. })));
         assert!(matches!(Geometry::for_blocks(smallest_blocks, u64::MAX / 2), Err(Error::Size { .. })));
+    }
+
+    #[test]
+    fn a_resized_layout_fits_keeps_its_segments_and_never_lies_over_the_checkpoints_it_replaces() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..300 {
+            let block_size = BlockSize::new(4096 << random.u32(..5)).expect("a size");
+            let mut before = Geometry::for_blocks(block_size, random.u64(8..20_000)).expect("fits");
+            let first = before;
+            for _ in 0..8 {
+                let bytes = before.file_bytes() * random.u64(20..400) / 100;
+                let Ok(after) = before.resized(bytes) else {
+                    assert!(bytes < first.file_bytes(), "seed {seed}");
+                    continue;
+                };
+                assert!(after.is_possible() && after.file_bytes() <= bytes, "seed {seed}: {after:?}");
+                assert_eq!(
+                    (after.segments_offset, after.segment_bytes),
+                    (first.segments_offset, first.segment_bytes)
+                );
+                assert_eq!(
+                    (after.journal_offset, after.journal_bytes),
+                    (first.journal_offset, first.journal_bytes)
+                );
+                let (old, new) = (before.checkpoint_areas(), after.checkpoint_areas());
+                assert!(old == new || old.end <= new.start || new.end <= old.start, "seed {seed}");
+                let room = u64::from(after.segment_count) * after.segment_bytes;
+                let lost = 3 * after.segment_bytes + 8 * after.checkpoint_bytes + after.segments_offset;
+                assert!(bytes <= room + lost, "seed {seed}: {bytes} bytes have room for more than {after:?}");
+                assert_eq!(after.resized(after.file_bytes()).expect("it fits"), after, "seed {seed}");
+                before = after;
+            }
+        }
     }
 
     #[test]

@@ -92,11 +92,6 @@ impl Index {
         self.find(block).map(|at| found(self.cells.get(at)))
     }
 
-    /// Whether `block` is in `place`.
-    pub(super) fn is_at(&self, block: BlockId, place: Place) -> bool {
-        self.get(block).is_some_and(|found| found.place == place)
-    }
-
     /// Adds a block that is not in yet.
     pub(super) fn insert(&mut self, block: BlockId, place: Place, crc: u32) {
         let known = self.insert_new(block, place, crc);
@@ -180,6 +175,28 @@ impl Index {
                 at = self.after(at);
             }
         }
+    }
+
+    /// Takes out at most `count` blocks, from the cell `cursor` on, below which there are none; whether some are left.
+    pub(super) fn take_some(
+        &mut self,
+        cursor: &mut usize,
+        count: usize,
+        mut taken: impl FnMut(BlockId, Found),
+    ) -> bool {
+        let end = self.cells.len().min(cursor.saturating_add(count.saturating_mul(4)));
+        let mut left = count;
+        while self.len > 0 && *cursor < end && left > 0 {
+            let here = self.cells.get(*cursor);
+            if here == EMPTY {
+                *cursor += 1;
+            } else {
+                taken(BlockId::from_u64(here[0]), found(here));
+                self.close_gap(*cursor);
+                left -= 1;
+            }
+        }
+        self.len > 0
     }
 
     /// Shifts what follows the cell `hole` back, up to a cell that is at home or empty.

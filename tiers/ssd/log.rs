@@ -46,11 +46,11 @@ enum Slot {
 }
 
 /// What becomes a summary.
-struct Draft {
+pub(super) struct Draft {
     stream: Stream,
     slots: Vec<(Entry, Slot)>,
     in_flight: u32,
-    is_closed: bool,
+    pub(super) is_closed: bool,
 }
 
 /// An emptied segment on its way to `Free`.
@@ -67,10 +67,14 @@ pub(super) struct Log {
     pub(super) geometry: Geometry,
     pub(super) file_id: u64,
     pub(super) segments: Vec<Segment>,
-    free: VecDeque<u32>,
+    /// Segments from this on are not handed out: they are not on the device yet, or are to go from there.
+    pub(super) usable: u32,
+    /// Reclaim empties those first.
+    pub(super) is_shrinking: bool,
+    pub(super) free: VecDeque<u32>,
     fifo: VecDeque<u32>,
-    open: [Option<u32>; Stream::COUNT],
-    drafts: BTreeMap<u32, Draft>,
+    pub(super) open: [Option<u32>; Stream::COUNT],
+    pub(super) drafts: BTreeMap<u32, Draft>,
     retiring: Vec<Retiring>,
     /// Segments of the dirty stream.
     dirty_count: usize,
@@ -85,11 +89,12 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(geometry: Geometry, file_id: u64, keeps_entries: bool) -> Self {
         let count = geometry.segment_count as usize;
-        let segment = Segment { state: State::Free, is_prepared: false, generation: 0, slots_used: 0 };
         Self {
             geometry,
             file_id,
-            segments: vec![segment; count],
+            segments: vec![Segment::UNUSED; count],
+            usable: geometry.segment_count,
+            is_shrinking: false,
             free: (0..geometry.segment_count).collect(),
             fifo: VecDeque::new(),
             open: [None; Stream::COUNT],
@@ -301,14 +306,22 @@ impl Log {
         let in_use = self.fifo.len() + self.drafts.len() + self.dirty_count;
         let is_over = self.used_slots > self.geometry.capacity_blocks()
             || in_use > self.geometry.capacity_segments as usize + Stream::COUNT;
-        let &segment = self.fifo.front().filter(|_| is_over)?;
+        let first = self.first_leaving().or_else(|| is_over.then_some(0));
+        let (at, &segment) = first.and_then(|at| Some((at, self.fifo.get(at)?)))?;
         if self.segments[segment as usize].state != State::Sealed {
             return None;
         }
-        self.fifo.pop_front();
+        self.fifo.remove(at);
         self.segments[segment as usize].state = State::Reclaiming;
         self.used_slots -= u64::from(self.segments[segment as usize].slots_used);
         Some(segment)
+    }
+
+    /// Where in the queue the first sealed segment is that is to go from the device.
+    fn first_leaving(&self) -> Option<usize> {
+        let is_leaving =
+            |&segment: &u32| segment >= self.usable && self.segments[segment as usize].state == State::Sealed;
+        if self.is_shrinking { self.fifo.iter().position(is_leaving) } else { None }
     }
 
     /// The entries that a simulated tier kept of `segment`.
@@ -375,12 +388,15 @@ impl Log {
     /// Frees what is emptied and durably out of recovery.
     pub(super) fn free_retired(&mut self, durable: Seq) {
         let (free, segments, kept) = (&mut self.free, &mut self.segments, &mut self.kept);
+        let usable = self.usable;
         self.retiring.retain(|retiring| {
             let is_free = retiring.is_finished && retiring.seq <= durable;
             if is_free {
                 let segment = &mut segments[retiring.segment as usize];
                 (segment.state, segment.is_prepared) = (State::Free, true);
-                free.push_back(retiring.segment);
+                if retiring.segment < usable {
+                    free.push_back(retiring.segment);
+                }
                 if let Some(kept) = kept {
                     kept.remove(&retiring.segment);
                 }
@@ -405,7 +421,9 @@ impl Log {
         if self.segments[segment as usize].state == State::Preparing {
             (self.segments[segment as usize].state, self.segments[segment as usize].is_prepared) =
                 (State::Free, true);
-            self.free.push_back(segment);
+            if segment < self.usable {
+                self.free.push_back(segment);
+            }
         }
     }
 

@@ -7,13 +7,16 @@
 //! | encoding   | the bytes of journal entries and checkpoint items                                  |
 //! | plan       | the plans given out, and their I/O                                                 |
 //! | index      | which block is in which place                                                      |
+//! | moving_index | the same, while it gets a table of another size                                  |
 //! | log        | segments and slots: who is written to, who goes next                               |
 //! | segment    | the states of one segment                                                          |
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
+//! | tombstones | ranges that read as zeros and are not discarded below                              |
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
+//! | resize     | another size of the file                                                           |
 //! | recover    | which copies of a file at rest are believed                                        |
 //! | overwritten | what of them the journal calls void                                               |
 //! | scan       | finds clean copies again while the tier serves                                     |
@@ -50,15 +53,18 @@ mod geometry;
 mod index;
 mod journal;
 mod log;
+mod moving_index;
 mod overwritten;
 mod plan;
 mod record;
 mod recover;
 mod recover_log;
+mod resize;
 mod scan;
 mod segment;
 mod slot_bits;
 mod stats;
+mod tombstones;
 mod void;
 mod volumes;
 
@@ -75,7 +81,7 @@ use crate::error::{Error, Result};
 
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
-pub use dirty::LogRead;
+pub use dirty::{DestageRun, LogRead};
 pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
@@ -85,6 +91,7 @@ pub use plan::{
 pub use record::{RecordPlan, SectorMask};
 pub use scan::{ScanPlan, Scanned};
 pub use stats::SsdStats;
+pub use tombstones::Tombstone;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;
 
@@ -92,9 +99,10 @@ use admission::Admission;
 use dirty_log::DirtyLog;
 use encoding::JournalEntry;
 use format::{Pages, crc32c};
-use index::{Found, Index, Place};
+use index::{Found, Place};
 use journal::Journal;
 use log::Log;
+use moving_index::MovingIndex;
 use scan::Scan;
 use segment::Stream;
 use void::region_of;
@@ -103,11 +111,13 @@ use volumes::Volumes;
 /// The bookkeeping of the SSD tier.
 pub struct Ssd {
     geometry: Geometry,
+    /// What the superblocks say.
+    durable_geometry: Geometry,
     file_id: u64,
     opening: u32,
     is_simulated: bool,
     log: Log,
-    index: Index,
+    index: MovingIndex,
     dirty: DirtyLog,
     admission: Admission,
     journal: Journal,
@@ -136,11 +146,12 @@ impl Ssd {
     fn empty(geometry: Geometry, policy: SsdPolicy, file_id: u64, is_simulated: bool) -> Self {
         Self {
             geometry,
+            durable_geometry: geometry,
             file_id,
             opening: 1,
             is_simulated,
             log: Log::new(geometry, file_id, is_simulated),
-            index: Index::new(geometry.slot_count()),
+            index: MovingIndex::new(geometry.slot_count()),
             dirty: DirtyLog::new(&geometry),
             admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: Journal::new(geometry, file_id, is_simulated),
@@ -185,7 +196,8 @@ impl Ssd {
         recover::is_unmade(device)
     }
 
-    /// Opens an existing one: superblock, checkpoint, journal, log, summaries.
+    /// Opens an existing one: superblock, checkpoint, journal, log, summaries. Its layout is the one that it has; of
+    /// `wanted` the block size must be the same.
     ///
     /// # Errors
     /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the field, [`Error::Damaged`].
@@ -207,18 +219,20 @@ impl Ssd {
     }
 
     fn recover(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
-        let found = recover::recover(device, &wanted)?;
+        let found = recover::recover(device, wanted.block_size)?;
+        let geometry = found.superblock.geometry;
         let unread = found.log.unread().collect();
         let mut ssd = Self {
-            geometry: wanted,
+            geometry,
+            durable_geometry: geometry,
             file_id: found.superblock.file_id,
             opening: found.superblock.opening + 1,
             is_simulated: false,
             fills: false,
             log: found.log,
-            index: Index::new(wanted.slot_count()),
+            index: MovingIndex::new(geometry.slot_count()),
             dirty: found.dirty,
-            admission: Admission::new(policy, wanted.capacity_blocks()),
+            admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: found.journal,
             volumes: found.volumes,
             scan: Some(Scan::new(found.believed, found.counters, unread)),
@@ -260,7 +274,7 @@ impl Ssd {
             segments_free,
             segments_in_use: segments - segments_free,
             segments_unread: self.segments_unread(),
-            dirty_blocks: self.dirty.dirty_count() as u64,
+            dirty_blocks: self.dirty_blocks(),
             index_bytes: self.dirty.bytes() + self.index.bytes() + self.log.bytes() + self.admission.bytes(),
             ..self.stats
         }
@@ -328,6 +342,7 @@ impl Ssd {
             self.dirty.void(block);
         }
         self.void_unread_of(id);
+        self.dirty.tombstones.retain(|tombstone| tombstone.volume() != id);
         if let Some(entry) = self.volumes.forget(name) {
             self.queue(entry);
         }
@@ -365,7 +380,7 @@ impl Ssd {
 
     /// Whether recovery could find blocks of `volume` that are newer than its backing store.
     pub fn has_logged(&self, volume: VolumeId) -> bool {
-        !self.dirty.blocks_of(volume).is_empty()
+        self.dirty.has_dirty(volume) || !self.dirty.blocks_of(volume).is_empty()
     }
 
     /// Whether the file knows `volume`, so that dirty blocks of it are found again.
@@ -387,7 +402,7 @@ impl Ssd {
 
     /// Whether a copy of `block` is here or on its way.
     pub fn contains(&self, block: BlockId) -> bool {
-        self.index.get(block).is_some() || self.dirty.may_be_found(block)
+        self.index.get(block).is_some() || self.dirty.may_be_found(block) || self.is_buried(block)
     }
 
     /// Where to read `block` from, if this tier holds it; the caller reads and then calls [`Self::finish_read`].

@@ -11,9 +11,9 @@
 //! | 0  | 8     | magic `TERRREC1`                         | 40 | 4     | entries, at least 1                       |
 //! | 8  | 8     | file id                                  | 44 | 4     | pages of the whole record                 |
 //! | 16 | 4     | segment                                  | 48 | 4     | CRC32C of header and entries, this as zero|
-//! | 20 | 4     | generation                               | 52 | 12    | zero                                      |
+//! | 20 | 4     | generation                               | 52 | 8     | epoch of its volume, or zero              |
 //! | 24 | 8     | sequence, counted on from record to record over all segments | | |                                  |
-//! | 32 | 8     | every record up to this sequence was synced before this one was made | | |                          |
+//! | 32 | 8     | every record up to this sequence was synced before this one was made | 60 | 4 | zero                          |
 //!
 //! An entry is 8 bytes block id, 8 version, 4 CRC32C of its pages (seeded like that of any block), 4 count of its pages,
 //! then the mask of its sectors, 8 bytes for 64 of them. Its pages are those of the block that have a sector in the
@@ -84,6 +84,8 @@ pub(super) struct RecordHeader {
     pub(super) generation: u32,
     pub(super) sequence: u64,
     pub(super) synced_through: u64,
+    /// Of the volume that its blocks are of, if that is destaged epoch by epoch, and else 0.
+    pub(super) epoch: u64,
     pub(super) entries: Vec<RecordEntry>,
 }
 
@@ -105,6 +107,7 @@ impl RecordHeader {
         put(&mut pages, 32, &self.synced_through.to_le_bytes());
         put(&mut pages, 40, &(self.entries.len() as u32).to_le_bytes());
         put(&mut pages, 44, &self.pages(size).to_le_bytes());
+        put(&mut pages, 52, &self.epoch.to_le_bytes());
         for (entry, bytes) in
             self.entries.iter().zip(pages[HEADER_BYTES..end].chunks_exact_mut(entry_bytes(size)))
         {
@@ -156,6 +159,7 @@ impl RecordHeader {
             generation: get_u32(bytes, 20),
             sequence: get_u64(bytes, 24),
             synced_through: get_u64(bytes, 32),
+            epoch: get_u64(bytes, 52),
             entries,
         };
         let is_possible = header.entries.iter().all(|entry| page_count(&entry.mask, size) > 0)

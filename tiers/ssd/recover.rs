@@ -1,6 +1,6 @@
 //! Opening a cache file: which of the copies on the device are believed.
 //!
-//! 1. The superblock: the newer of the two whose checkpoint is whole. Its geometry must be the one asked for.
+//! 1. The superblock: the newer of the two whose checkpoint is whole. Its block size must be the one asked for.
 //! 2. The checkpoint: segments with their live bits, volumes, counters.
 //! 3. The journal after it, which says what became void since.
 //! 4. The log of dirty blocks (see `recover_log`).
@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId};
+use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId};
 use crate::device::Device;
 use crate::error::{Error, Result};
 
@@ -41,6 +41,7 @@ use super::overwritten::Overwritten;
 use super::plan::Entry;
 use super::recover_log::recover_log;
 use super::slot_bits::{hits_in, is_live_in};
+use super::tombstones::{PIECES_MAX, Tombstone, Tombstones};
 use super::volumes::Volumes;
 use super::{checkpoint, region_of};
 
@@ -68,8 +69,8 @@ pub(super) struct Recovered {
     pub(super) believed: Believed,
 }
 
-pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovered> {
-    let ((copy, superblock), (counters, items)) = load_newest(device, wanted)?;
+pub(super) fn recover(device: &dyn Device, block_size: BlockSize) -> Result<Recovered> {
+    let ((copy, superblock), (counters, items)) = load_newest(device, block_size)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
     let mut believed = Believed::new(&superblock, &counters, items)?;
     let (absorbed, generation) = (counters.absorbed, counters.journal_generation);
@@ -102,15 +103,11 @@ type SuperblockCopy = (usize, Superblock);
 /// The newest superblock with a whole checkpoint, and that checkpoint.
 fn load_newest(
     device: &dyn Device,
-    wanted: &Geometry,
+    block_size: BlockSize,
 ) -> Result<(SuperblockCopy, (Counters, Vec<CheckpointItem>))> {
     let mut damage = Error::Damaged { what: "both superblocks".into() };
     for (copy, superblock) in read_superblocks(device)? {
-        compare(&superblock.geometry, wanted)?;
-        if device.len_bytes() < wanted.file_bytes() {
-            let what = format!("{} of its {} bytes are left", device.len_bytes(), wanted.file_bytes());
-            return Err(Error::Damaged { what });
-        }
+        check(&superblock.geometry, block_size, device)?;
         match checkpoint::load(device, &superblock) {
             Ok((counters, items)) => {
                 let is_sane = counters.absorbed < COUNTER_MAX
@@ -183,33 +180,21 @@ pub(super) fn read_superblocks(device: &dyn Device) -> Result<Vec<SuperblockCopy
     Err(foreign(format!("it begins with {:02x?}", &pages[..8])))
 }
 
-fn compare(found: &Geometry, wanted: &Geometry) -> Result<()> {
-    let remedy = "open it with the sizes it was made with, or remove it";
-    let fields: [(&'static str, u64, u64); 6] = [
-        ("block bytes", found.block_size.bytes() as u64, wanted.block_size.bytes() as u64),
-        ("file bytes", file_bytes(found), file_bytes(wanted)),
-        ("segment bytes", found.segment_bytes, wanted.segment_bytes),
-        ("segments", found.segment_count.into(), wanted.segment_count.into()),
-        ("capacity segments", found.capacity_segments.into(), wanted.capacity_segments.into()),
-        ("journal bytes", found.journal_bytes, wanted.journal_bytes),
-    ];
-    for (field, in_file, wanted) in fields {
-        if in_file != wanted {
-            let (in_file, wanted) = (in_file.to_string(), wanted.to_string());
-            return Err(Error::Mismatch { field, in_file, wanted, remedy });
-        }
+/// Whether a file of this layout can be opened on `device` with blocks of this size.
+fn check(found: &Geometry, block_size: BlockSize, device: &dyn Device) -> Result<()> {
+    if found.block_size != block_size {
+        let (in_file, wanted) = (found.block_size.bytes().to_string(), block_size.bytes().to_string());
+        let remedy = "open it with the block size it was made with, or remove it";
+        return Err(Error::Mismatch { field: "block bytes", in_file, wanted, remedy });
     }
-    if found != wanted {
-        let (in_file, wanted) = (format!("{found:?}"), format!("{wanted:?}"));
-        return Err(Error::Mismatch { field: "layout", in_file, wanted, remedy });
+    if !found.is_possible() {
+        return Err(Error::Damaged { what: "the layout in its superblock is impossible".into() });
+    }
+    if device.len_bytes() < found.file_bytes() {
+        let what = format!("{} of its {} bytes are left", device.len_bytes(), found.file_bytes());
+        return Err(Error::Damaged { what });
     }
     Ok(())
-}
-
-/// As [`Geometry::file_bytes`], of numbers that nobody has checked.
-fn file_bytes(geometry: &Geometry) -> u64 {
-    let segments = u64::from(geometry.segment_count).saturating_mul(geometry.segment_bytes);
-    geometry.segments_offset.saturating_add(segments)
 }
 
 /// What tells the copies that are believed from the others.
@@ -229,6 +214,7 @@ pub(super) struct Believed {
     overwritten: Overwritten,
     void_slots: HashSet<(u32, u32, u32), Hasher>,
     marks: HashSet<(u32, u64), Hasher>,
+    pub(super) tombstones: Tombstones,
     pub(super) volumes: Volumes,
     ghosts: Vec<GhostEntry>,
 }
@@ -249,6 +235,7 @@ impl Believed {
             overwritten: Overwritten::default(),
             void_slots: HashSet::default(),
             marks: HashSet::default(),
+            tombstones: Tombstones::default(),
             volumes: Volumes::new(&geometry, counters.next_volume),
             ghosts: Vec::new(),
         };
@@ -271,6 +258,12 @@ impl Believed {
                         && entry.dead.len() <= geometry.copy_words();
                     believed.dirty_segments.insert(entry.segment, entry);
                     fits
+                }
+                CheckpointItem::Tombstone { first, count, version, epoch } => {
+                    believed.restore_tombstone(first, count, version, epoch)
+                }
+                CheckpointItem::Destaged { volume, epoch } => {
+                    believed.volumes.raise_destaged_epoch(volume, epoch)
                 }
                 CheckpointItem::Segment(entry) => {
                     let has_bits = entry.generation == 0
@@ -331,6 +324,16 @@ impl Believed {
             JournalEntry::Void { block, version } => self.overwritten.add(block, version),
             JournalEntry::VoidRange { first, count, version } => {
                 self.overwritten.add_range(first, count, version);
+                let ids = first..first.saturating_add(count);
+                self.tombstones.cut(&ids, Version::from_u64(version));
+            }
+            JournalEntry::Destaged { volume, epoch } => {
+                self.volumes.raise_destaged_epoch(volume, epoch);
+            }
+            JournalEntry::Tombstone { first, count, version, epoch } => {
+                if !self.restore_tombstone(first, count, version, epoch) {
+                    return Err(Error::Damaged { what: "a tombstone in the journal is impossible".into() });
+                }
             }
             JournalEntry::VoidSlot { segment, generation, slot } => {
                 self.void_slots.insert((segment, generation, slot));
@@ -358,6 +361,13 @@ impl Believed {
             }
         }
         Ok(())
+    }
+
+    /// False when there can be no such tombstone.
+    fn restore_tombstone(&mut self, first: u64, count: u64, version: u64, epoch: u64) -> bool {
+        let tombstone =
+            Tombstone::new(first, count, version, epoch).filter(|_| self.tombstones.len() < PIECES_MAX);
+        tombstone.map(|tombstone| self.tombstones.insert(tombstone)).is_some()
     }
 
     /// Whether a summary of this generation is believed in `segment`.
@@ -407,6 +417,7 @@ impl Believed {
             || self.void_slots.contains(&(summary.segment, summary.generation, entry.slot))
             || self.cold.get(&region.0).is_some_and(|&generation| summary.generation < generation)
             || self.is_overwritten(entry.block, entry.version)
+            || self.tombstones.covers(entry.block)
     }
 
     /// Whether the journal says that there is something newer than this version of `block`.

@@ -7,6 +7,7 @@
 //!    damage, and the file is not opened. After it, every record is read whole, data included, and the first that is
 //!    missing or torn ends the log: neither it nor what follows was promised to anyone. The end goes into the checkpoint
 //!    that opening writes, so that what is forgotten now is never found later.
+//! 4. The tombstones of the checkpoint and the journal take the place of every copy with a lower version.
 
 use std::io::IoSliceMut;
 
@@ -71,6 +72,8 @@ pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &C
     for record in records {
         restore(&mut log, believed, record);
     }
+    let known = believed.tombstones.iter().filter(|known| believed.volumes.contains(known.volume()));
+    known.cloned().for_each(|tombstone| log.bury(tombstone));
     Ok(log)
 }
 
@@ -242,12 +245,15 @@ fn is_whole(device: &dyn Device, geometry: &Geometry, record: &Located) -> Resul
 /// Puts the copies of a record in place of older ones.
 fn restore(log: &mut DirtyLog, believed: &Believed, record: Located) {
     let size = believed.geometry.block_size;
-    let RecordHeader { segment, generation, entries, .. } = record.header;
+    let RecordHeader { segment, generation, epoch, entries, .. } = record.header;
     let mut page = record.page + header_pages(entries.len(), size);
     for RecordEntry { block, version, crc, mask } in entries {
         let pages = page_count(&mask, size);
         let index = log.next_index(generation);
-        let copy = LogCopy { segment, generation, page, index, crc, version, mask, state: CopyState::Dirty };
+        // Of an epoch that is below an older copy would go over a newer one there.
+        let is_below = (1..=believed.volumes.destaged_epoch(block.volume())).contains(&epoch);
+        let state = if is_below { CopyState::Destaged } else { CopyState::Dirty };
+        let copy = LogCopy { segment, generation, page, index, crc, version, mask, epoch, state };
         log.restore_copy(block, copy, believed.is_void_in_log(block, version));
         page += pages;
     }

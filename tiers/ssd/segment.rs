@@ -36,3 +36,9 @@ pub(super) struct Segment {
     pub(super) generation: u32,
     pub(super) slots_used: u32,
 }
+
+impl Segment {
+    /// One that was never written.
+    pub(super) const UNUSED: Self =
+        Self { state: State::Free, is_prepared: false, generation: 0, slots_used: 0 };
+}

@@ -26,6 +26,12 @@ impl SlotBits {
         }
     }
 
+    /// Makes room for so many segments.
+    pub(super) fn resize(&mut self, segments: usize) {
+        self.live.resize(segments * self.live_words, 0);
+        self.hits.resize(segments * self.hit_words, 0);
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         (size_of_val(self.live.as_slice()) + size_of_val(self.hits.as_slice())) as u64
     }

@@ -1,5 +1,6 @@
 //! The part of [`Ssd`] that takes copies out: eviction, voids, and the journal and checkpoints that make them stick.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use crate::block::{BlockId, Version};
@@ -166,35 +167,43 @@ impl Ssd {
 
     /// The same for `count` blocks from `first` on, in one entry.
     pub fn void_range(&mut self, first: BlockId, count: u64, version: Version) {
-        let is_in = |block: BlockId| block >= first && block.as_u64() - first.as_u64() < count;
-        let last = BlockId::from_u64(first.as_u64().saturating_add(count.max(1) - 1));
-        let logged = if count == 0 { Vec::new() } else { self.dirty.blocks_within(first, last) };
-        let (mut may_be_found, mut dropped) = (!logged.is_empty(), 0);
+        let ids = first.as_u64()..first.as_u64().saturating_add(count);
+        let logged = self.dirty.blocks_within(&ids);
+        let mut may_be_found = !logged.is_empty();
         for block in logged {
             self.dirty.void(block);
         }
-        if count < self.index.len() as u64 {
-            for id in first.as_u64()..first.as_u64().saturating_add(count) {
-                let block = BlockId::from_u64(id);
-                dropped += u64::from(self.contains(block));
+        may_be_found |= self.dirty.tombstones.cut(&ids, version);
+        may_be_found |= self.drop_clean(&ids);
+        if may_be_found {
+            let (first, version) = (first.as_u64(), version.as_u64());
+            self.queue(JournalEntry::VoidRange { first, count, version });
+        }
+    }
+
+    /// Takes the clean copies of these blocks out of the index, without a look at those that are not there when there are
+    /// more of them. True when recovery might still find one.
+    pub(super) fn drop_clean(&mut self, ids: &Range<u64>) -> bool {
+        let (mut may_be_found, mut dropped) = (false, 0);
+        if ids.end.saturating_sub(ids.start) < self.index.len() as u64 {
+            for block in ids.clone().map(BlockId::from_u64) {
+                dropped += u64::from(self.index.get(block).is_some());
                 may_be_found |= self.drop_copy(block);
             }
         } else {
             let Self { index, log, .. } = self;
             index.remove_where(|block, found| {
-                if is_in(block) {
+                let is_in = ids.contains(&block.as_u64());
+                if is_in {
                     dropped += 1;
                     may_be_found |= log.drop_copy(found.place);
                 }
-                is_in(block)
+                is_in
             });
         }
         self.stats.voids += dropped;
-        may_be_found |= self.void_unread_range(first.as_u64(), count);
-        if may_be_found {
-            let (first, version) = (first.as_u64(), version.as_u64());
-            self.queue(JournalEntry::VoidRange { first, count, version });
-        }
+        let is_unread = self.void_unread_range(ids.start, ids.end.saturating_sub(ids.start));
+        may_be_found || is_unread
     }
 
     /// What a write below must wait for before it is submitted; none when all is durable. Covers every entry: voids,
@@ -259,6 +268,8 @@ impl Ssd {
         items.extend(self.volumes.items());
         items.extend((0..self.geometry.segment_count).filter_map(|segment| self.segment_entry(segment)));
         items.extend(self.dirty_segment_entries());
+        items.extend(self.tombstone_items());
+        items.extend(self.volumes.destaged_items());
         if is_clean {
             items.extend(self.admission.ghosts().map(CheckpointItem::Ghosts));
         }
@@ -308,6 +319,7 @@ impl Ssd {
         self.journal.finish_checkpoint(absorbed, superfluous_bytes, is_durable);
         if is_durable {
             self.checkpoint_area = superblock.checkpoint_area;
+            self.note_durable_geometry(superblock.geometry);
             if restarts_log {
                 self.dirty.restart();
             }

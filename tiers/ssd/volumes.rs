@@ -34,6 +34,8 @@ pub struct VolumeRecord {
 struct Volume {
     record: VolumeRecord,
     synced_through: Version,
+    /// The backing store has all up to this epoch.
+    destaged_epoch: u64,
     is_attached: bool,
     /// The serial number of the mark that the file knows.
     mark: u64,
@@ -160,7 +162,8 @@ impl Volumes {
             return (id, entries);
         }
         let record = VolumeRecord { id, name: name.to_owned(), identity: None };
-        let volume = Volume { record, synced_through: Version::ZERO, is_attached: true, mark: 0 };
+        let (synced_through, destaged_epoch) = (Version::ZERO, 0);
+        let volume = Volume { record, synced_through, destaged_epoch, is_attached: true, mark: 0 };
         entries.push(JournalEntry::Volume(Box::new(volume.entry())));
         self.bytes += needed;
         self.volumes.insert(id.number(), volume);
@@ -188,11 +191,13 @@ impl Volumes {
         if entry.name.len() > NAME_BYTES_MAX {
             return false;
         }
+        let destaged_epoch = self.destaged_epoch(id);
         let mark = self.volumes.get(&id.number()).map_or(0, |volume| volume.mark);
         self.drop_volume(id.number());
         let record = VolumeRecord { id, name: entry.name.clone(), identity: entry.identity() };
         let synced_through = Version::from_u64(entry.synced_through);
-        self.volumes.insert(id.number(), Volume { record, synced_through, is_attached: false, mark });
+        let volume = Volume { record, synced_through, destaged_epoch, is_attached: false, mark };
+        self.volumes.insert(id.number(), volume);
         self.bytes += VolumeEntry::bytes_max(entry.name.len());
         self.used(id.number());
         true
@@ -217,6 +222,22 @@ impl Volumes {
         if let Some(volume) = self.volumes.get_mut(&number) {
             volume.synced_through = volume.synced_through.max(version);
         }
+    }
+
+    /// The epoch up to which the backing store has all of the volume.
+    pub(super) fn destaged_epoch(&self, volume: VolumeId) -> u64 {
+        self.volumes.get(&volume.number()).map_or(0, |volume| volume.destaged_epoch)
+    }
+
+    /// Whether that is news.
+    pub(super) fn raise_destaged_epoch(&mut self, number: u32, epoch: u64) -> bool {
+        let known = self.volumes.get_mut(&number).filter(|volume| volume.destaged_epoch < epoch);
+        known.map(|volume| volume.destaged_epoch = epoch).is_some()
+    }
+
+    pub(super) fn destaged_items(&self) -> impl Iterator<Item = CheckpointItem> + '_ {
+        let with_epochs = self.volumes.iter().filter(|(_, volume)| volume.destaged_epoch > 0);
+        with_epochs.map(|(&volume, known)| CheckpointItem::Destaged { volume, epoch: known.destaged_epoch })
     }
 
     /// `number` is never given out again.

@@ -29,6 +29,17 @@ fn full_of(capacity: u32) -> ArcPolicy {
     run(capacity, &(0..u64::from(capacity)).collect::<Vec<_>>())
 }
 
+/// Another capacity, and everything that may leave until it is reached.
+fn resize<L: BlockLists>(
+    policy: &mut ArcPolicy<L>,
+    capacity: u32,
+    may_leave: impl FnMut(Slot) -> bool,
+    gone: &mut Vec<Evicted>,
+) {
+    policy.set_capacity(capacity);
+    policy.shrink_excess(usize::MAX, may_leave, gone);
+}
+
 fn slot(policy: &ArcPolicy, id: u64) -> Slot {
     policy.lookup(block(id)).expect("resident")
 }
@@ -274,9 +285,9 @@ impl Twin {
         }
     }
 
-    fn shrink(&mut self, pinned: &[u64]) -> Vec<u64> {
+    fn shrink(&mut self, count_max: usize, pinned: &[u64]) -> Vec<u64> {
         let mut gone = Vec::new();
-        while self.resident() > self.capacity {
+        while self.resident() > self.capacity && gone.len() < count_max {
             let Some((victim, side)) = self.victim(self.giver(self.target, None), pinned) else { break };
             self.take_resident(victim);
             self.ghosts[side].push(victim);
@@ -343,25 +354,27 @@ fn random_life(seed: u64, steps: usize) {
             }
             45 => {
                 let capacity = random.u32(1..16);
-                policy.resize(capacity, may_leave, &mut gone);
+                policy.set_capacity(capacity);
                 twin.capacity = capacity as usize;
                 twin.target = twin.target.min(f64::from(capacity));
                 twin.trim();
-                let wanted = twin.shrink(&pinned);
-                assert_eq!(
-                    gone.iter().map(|gone| gone.block.as_u64()).collect::<Vec<_>>(),
-                    wanted,
-                    "{context}"
-                );
             }
-            46..50 => {
-                policy.shrink_excess(may_leave, &mut gone);
-                let wanted = twin.shrink(&pinned);
-                assert_eq!(
-                    gone.iter().map(|gone| gone.block.as_u64()).collect::<Vec<_>>(),
-                    wanted,
-                    "{context}"
-                );
+            46..49 => {
+                let count_max = random.usize(..6);
+                policy.shrink_excess(count_max, may_leave, &mut gone);
+                let wanted = twin.shrink(count_max, &pinned);
+                let left: Vec<u64> = gone.iter().map(|gone| gone.block.as_u64()).collect();
+                assert_eq!(left, wanted, "{context}");
+            }
+            49 if policy.excess() == 0 => {
+                let mut moves = Vec::new();
+                policy.compact(|from, to| moves.push((from, to)));
+                assert_eq!(moves.len(), slots.len(), "{context}");
+                for slot in slots.values_mut() {
+                    let moved = moves.iter().find(|(from, _)| from == slot);
+                    *slot = moved.expect("every resident is told of").1;
+                }
+                assert_eq!(policy.slot_limit(), policy.capacity() as usize + 1, "{context}");
             }
             _ => {
                 let answer = policy.request(block(x), may_leave);
@@ -505,7 +518,7 @@ fn a_request_that_finds_no_victim_changes_nothing_and_succeeds_after_a_release()
 fn a_shrink_past_blocks_that_may_not_leave_is_finished_later() {
     let mut policy = full_of(8);
     let (mut evicted, limit) = (Vec::new(), policy.slot_limit());
-    policy.resize(3, |slot| slot.index() % 2 == 0, &mut evicted);
+    resize(&mut policy, 3, |slot| slot.index() % 2 == 0, &mut evicted);
     assert_eq!((evicted.len(), policy.len(), policy.excess()), (4, 4, 1));
     assert_eq!(policy.request(block(50), |_| false), Err(NoVictim));
     let held: Vec<Slot> = policy.coldest(Side::Recent).collect();
@@ -515,7 +528,7 @@ fn a_shrink_past_blocks_that_may_not_leave_is_finished_later() {
     assert_eq!(policy.excess(), 1);
 
     evicted.clear();
-    policy.shrink_excess(|_| true, &mut evicted);
+    policy.shrink_excess(usize::MAX, |_| true, &mut evicted);
     assert_eq!((evicted.len(), policy.len(), policy.slot_limit()), (1, 3, limit));
     policy.assert_invariants();
 }
@@ -529,12 +542,12 @@ fn a_cache_that_grows_but_not_to_its_excess_remembers_what_it_lets_go() {
         policy.request(block(id), |_| true).expect("all may leave");
     }
     let mut evicted = Vec::new();
-    policy.resize(2, |_| false, &mut evicted);
+    resize(&mut policy, 2, |_| false, &mut evicted);
     assert_eq!((evicted.len(), policy.excess()), (0, 10));
     for id in 0..12 {
         policy.release(slot(&policy, id));
     }
-    policy.resize(7, |_| true, &mut evicted);
+    resize(&mut policy, 7, |_| true, &mut evicted);
     policy.assert_invariants();
     assert_eq!((evicted.len(), policy.excess(), ids(&policy, List::FrequentGhost).len()), (5, 0, 5));
 }
@@ -543,7 +556,7 @@ fn a_cache_that_grows_but_not_to_its_excess_remembers_what_it_lets_go() {
 fn a_grown_cache_keeps_blocks_slots_ghosts_and_target() {
     let mut policy = run(6, &[2, 5, 0, 3, 6, 14, 3, 16, 6, 5, 2, 0, 1, 22, 23, 24, 3, 1]);
     let before = (state(&policy), slot(&policy, 24), slot(&policy, 3));
-    policy.resize(60, |_| false, &mut Vec::new());
+    resize(&mut policy, 60, |_| false, &mut Vec::new());
     assert_eq!((state(&policy), slot(&policy, 24), slot(&policy, 3)), before);
     for id in 100..154 {
         assert!(matches!(policy.request(block(id), |_| false), Ok(Access::Miss { evicted: None, .. })));
@@ -563,6 +576,20 @@ fn a_directory_takes_no_more_memory_than_it_says() {
         let used = policy.allocated_bytes() + size_of::<ArcPolicy>();
         assert!(used <= allowed, "{used} bytes for {capacity} blocks, {allowed} allowed");
     }
+}
+
+#[test]
+fn a_directory_that_shrank_takes_what_a_new_one_of_its_size_takes() {
+    let mut policy = full_of(5000);
+    for id in 0..4000 {
+        policy.request(block(id * 2), |_| true).expect("all may leave");
+    }
+    resize(&mut policy, 100, |_| true, &mut Vec::new());
+    let before = state(&policy);
+    policy.compact(|_, _| ());
+    policy.assert_invariants();
+    assert_eq!(state(&policy), before);
+    assert_eq!(policy.allocated_bytes(), ArcPolicy::new(100).allocated_bytes());
 }
 
 #[test]
@@ -594,8 +621,8 @@ fn ids_in_an_array_or_hashed_give_the_same_answers() {
 
 fn resize_both(hashed: &mut ArcPolicy, dense: &mut ArcPolicy<DenseLists>, capacity: u32) {
     let (mut from_hashed, mut from_dense) = (Vec::new(), Vec::new());
-    hashed.resize(capacity, |_| true, &mut from_hashed);
-    dense.resize(capacity, |_| true, &mut from_dense);
+    resize(hashed, capacity, |_| true, &mut from_hashed);
+    resize(dense, capacity, |_| true, &mut from_dense);
     let blocks = |evicted: &[Evicted]| evicted.iter().map(|one| (one.block, one.from)).collect::<Vec<_>>();
     assert_eq!(blocks(&from_hashed), blocks(&from_dense));
 }

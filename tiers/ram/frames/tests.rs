@@ -74,12 +74,12 @@ fn the_frame_freed_last_is_used_first() {
 #[test]
 fn a_pop_that_began_before_its_frame_was_used_and_freed_fails() {
     let frames = frames(3);
-    let changing = &frames.pool().changing;
-    let begun = changing.top.load(SeqCst);
+    let free = &frames.pool().changing.free;
+    let begun = free.top();
     let (first, second) = (frames.alloc(), frames.alloc());
     drop(second);
     drop(first);
-    let now = changing.top.load(SeqCst);
+    let now = free.top();
     assert_eq!(begun as u32, now as u32, "the same frame is first again");
     assert_ne!(begun, now);
 }
@@ -205,6 +205,100 @@ fn who_asks_while_the_frame_is_freed_gets_it_or_is_called() {
     });
     // Counted and not asserted above, where a panic would leave the other spinning.
     assert_eq!(lost, 0, "wake-ups lost in {rounds} rounds");
+}
+
+#[test]
+fn a_shrunk_pool_lends_the_lowest_frames_and_takes_the_others_back_as_they_are_let_go() {
+    let frames = Frames::growable(FRAME_BYTES, 8, 16).expect("a small mapping");
+    let mut held: Vec<FrameRef> = (0..6).map(|_| frames.alloc().expect("free").freeze()).collect();
+    held.iter_mut().for_each(|frame| frame.get_mut().expect("alone").fill(7));
+    frames.set_count(3).expect("it fits");
+    assert_eq!((frames.count(), frames.surplus_count()), (3, 3), "two of eight were free");
+    assert!(held.iter().zip(0..).all(|(frame, index)| frame.is_surplus() == (index >= 3)));
+    assert!(frames.alloc().is_none());
+    assert!(held[5].iter().all(|&byte| byte == 7), "who holds one keeps its bytes");
+    held.drain(..4);
+    assert_eq!(frames.surplus_count(), 2);
+    assert_eq!(std::iter::from_fn(|| frames.alloc()).collect::<Vec<_>>().len(), 3);
+
+    frames.set_count(7).expect("it fits");
+    assert_eq!(frames.surplus_count(), 0, "frames 4 and 5 stay where they are");
+    assert_eq!(std::iter::from_fn(|| frames.alloc()).collect::<Vec<_>>().len(), 5);
+    drop(held);
+    let all: Vec<FrameMut> = std::iter::from_fn(|| frames.alloc()).collect();
+    assert_eq!(all.len(), 7, "each of them once");
+    assert!(frames.set_count(17).is_err() && frames.set_count(0).is_err());
+    frames.set_count(16).expect("it fits");
+    assert_eq!(std::iter::from_fn(|| frames.alloc()).collect::<Vec<_>>().len(), 9);
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+#[test]
+fn a_shrunk_pool_gives_its_memory_back_and_a_grown_one_takes_only_what_is_written() {
+    const MIB: usize = 1 << 20;
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").expect("a process has one");
+        let pages = status.split(' ').nth(1).expect("its second number is the resident pages");
+        pages.parse::<usize>().expect("a number") * PAGE_BYTES
+    };
+    let before = resident();
+    let frames = Frames::growable(16 << 10, 8192, 1 << 22).expect("64 GiB of address space");
+    let mut all: Vec<FrameMut> = std::iter::from_fn(|| frames.alloc()).collect();
+    all.iter_mut().for_each(|frame| frame.fill(1));
+    assert!(resident() >= before + 100 * MIB, "128 MiB are written");
+    drop(all);
+    frames.set_count(1024).expect("it fits");
+    frames.give_memory_back();
+    // Other tests of this process take some meanwhile.
+    assert!(resident() < before + 80 * MIB, "16 MiB are left: {} and {}", before, resident());
+    frames.set_count(8192).expect("it fits");
+    assert!(resident() < before + 80 * MIB);
+    let mut all: Vec<FrameMut> = std::iter::from_fn(|| frames.alloc()).collect();
+    assert_eq!(all.len(), 8192);
+    assert_eq!(all.iter().filter(|frame| frame[0] == 0).count(), 8192 - 1024, "given back is zeroed");
+    all.iter_mut().for_each(|frame| frame.fill(2));
+}
+
+#[test]
+fn no_frame_is_lost_or_lent_twice_while_the_count_changes_beside_other_threads() {
+    let frames = Frames::growable(FRAME_BYTES, 9, 20).expect("a small mapping");
+    let seed = fastrand::u64(..);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..3u64 {
+            let (frames, is_over) = (&frames, &is_over);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed.wrapping_add(thread));
+                let mut held: Vec<(u64, FrameMut)> = Vec::new();
+                while !is_over.load(SeqCst) {
+                    if let Some(mut frame) = frames.alloc() {
+                        let pattern = random.u64(..);
+                        frame[..8].copy_from_slice(&pattern.to_le_bytes());
+                        held.push((pattern, frame));
+                    }
+                    for (pattern, frame) in &held {
+                        assert_eq!(frame[..8], pattern.to_le_bytes(), "seed {seed}");
+                    }
+                    let kept = random.usize(..4);
+                    held.drain(..held.len().saturating_sub(kept));
+                }
+            });
+        }
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..ROUNDS / 20 {
+            frames.set_count(random.u32(1..=20)).expect("it fits");
+            if random.bool() {
+                frames.give_memory_back();
+            }
+        }
+        is_over.store(true, SeqCst);
+    });
+    for count in [1, 20] {
+        frames.set_count(count).expect("it fits");
+        let all: Vec<FrameMut> = std::iter::from_fn(|| frames.alloc()).collect();
+        assert_eq!(all.len() as u32, count, "seed {seed}");
+        assert_eq!(frames.surplus_count(), 0, "seed {seed}");
+    }
 }
 
 #[test]

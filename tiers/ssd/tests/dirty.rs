@@ -1,7 +1,8 @@
 //! Blocks newer than the backing store: what was synced to the log is there wherever the power fails, and nothing older
 //! comes back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use crate::block::{BlockId, BlockSize, SECTOR_BYTES, Version, VolumeId, mask};
 use crate::device::Device;
@@ -22,12 +23,12 @@ fn geometry() -> Geometry {
     Geometry::for_blocks(size(), ROOM).expect("fits")
 }
 
-/// What one sector holds: the number of the write that it is from.
+/// What one sector holds: the number of the write that it is from, or 0 for zeros.
 type Content = Vec<u64>;
 
 fn bytes_of(block: usize, content: &[u64]) -> Vec<u8> {
     let sector = |(index, &write): (usize, &u64)| {
-        let word = write << 24 | (block as u64) << 8 | index as u64;
+        let word = if write == 0 { 0 } else { write << 24 | (block as u64) << 8 | index as u64 };
         word.to_le_bytes().repeat(SECTOR_BYTES / 8)
     };
     content.iter().enumerate().flat_map(sector).collect()
@@ -36,6 +37,9 @@ fn bytes_of(block: usize, content: &[u64]) -> Vec<u8> {
 /// The write that a sector is from; panics when it is not one of this place.
 fn write_of(block: usize, index: usize, bytes: &[u8]) -> u64 {
     let word = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+    if bytes.iter().all(|&byte| byte == 0) {
+        return 0;
+    }
     assert_eq!((word >> 8 & 0xffff, word & 0xff), (block as u64, index as u64), "a sector of another place");
     assert!(bytes.chunks_exact(8).all(|part| part == word.to_le_bytes()), "a torn sector");
     word >> 24
@@ -70,9 +74,17 @@ struct Writer {
     device: MemoryDevice,
     volume: VolumeId,
     next: u64,
-    /// The newest content, and which sectors of it are neither below nor in the log.
+    /// The newest content, by the number of what made it, and which sectors of it are neither below nor in the log.
     ram: Vec<Content>,
+    /// What a sector shows by its block, index and number, where that is not the number: of discards and forgets.
+    shown: HashMap<(usize, usize, u64), u64>,
     dirty: Vec<u64>,
+    /// Everything that a sector was to hold, by block, index and number.
+    events: Vec<Vec<Vec<u64>>>,
+    /// Of what goes to the log now; 0 in any order.
+    epoch: u64,
+    /// Where epochs ended: the step of the device, and the last number before.
+    ends: Vec<(usize, u64)>,
     /// Content of the blocks whose record is not durable.
     logged: Vec<(usize, Content)>,
     below: History,
@@ -91,7 +103,11 @@ impl Writer {
             volume,
             next: 1,
             ram,
+            shown: HashMap::new(),
             dirty: vec![0; BLOCKS],
+            events: vec![vec![vec![0]; size().sectors()]; BLOCKS],
+            epoch: 0,
+            ends: vec![(0, 0)],
             logged: Vec::new(),
             below: History::new(),
             promised: History::new(),
@@ -108,6 +124,13 @@ impl Writer {
     fn version(&mut self) -> Version {
         self.next += 1;
         Version::from_u64(self.ssd.first_version().as_u64() + self.next)
+    }
+
+    /// What sectors with content of these numbers hold.
+    fn shows(&self, block: usize, content: &[u64]) -> Content {
+        let shown =
+            |(index, &number): (usize, &u64)| *self.shown.get(&(block, index, number)).unwrap_or(&number);
+        content.iter().enumerate().map(shown).collect()
     }
 
     fn settle_journal(&mut self) {
@@ -133,15 +156,19 @@ impl Writer {
         let mut ssd = Ssd::open_early(&device, geometry(), SsdPolicy::default()).expect("opens");
         let below = self.below.at(kept).clone();
         let ram = read_all(&mut ssd, &device, self.volume, &below);
-        check(&ram, self.promised.at(kept), &self.ram, place);
+        check(self, &ram, self.promised.at(kept), place);
         let (below, promised) = (History(vec![(0, below)]), History(vec![(0, ram.clone())]));
         Self {
             ssd,
             device,
             volume: self.volume,
             next: self.next,
+            events: ram.iter().map(|block| block.iter().map(|&made| vec![made]).collect()).collect(),
             ram,
+            shown: HashMap::new(),
             dirty: vec![0; BLOCKS],
+            epoch: 0,
+            ends: vec![(0, 0)],
             logged: Vec::new(),
             below,
             promised,
@@ -153,7 +180,7 @@ impl Writer {
         let found = read_all(&mut self.ssd, &self.device, self.volume, self.below.now());
         for (number, (found, newest)) in found.iter().zip(&self.ram).enumerate() {
             let is_newer = self.dirty[number] != 0 || self.logged.iter().any(|(logged, _)| *logged == number);
-            assert!(is_newer || found == newest, "{place}: block {number}");
+            assert!(is_newer || *found == self.shows(number, newest), "{place}: block {number}");
         }
     }
 
@@ -161,10 +188,11 @@ impl Writer {
         assert!(checkpoint(&mut self.ssd, &self.device, false));
     }
 
-    fn write(&mut self, number: usize, sectors: std::ops::Range<usize>) {
+    fn write(&mut self, number: usize, sectors: Range<usize>) {
         let version = self.version();
         self.ssd.void_clean(self.block(number), version);
         self.ram[number][sectors.clone()].fill(self.next);
+        self.events[number][sectors.clone()].iter_mut().for_each(|events| events.push(self.next));
         mask::set(&mut self.dirty[number..=number], sectors);
     }
 
@@ -180,15 +208,17 @@ impl Writer {
             if let Some(older) = self.ssd.dirty_mask(block) {
                 mask::add(&mut mask, older);
             }
-            copies.push(NewCopy { block, version, mask });
+            copies.push(NewCopy { block, version, mask, epoch: self.epoch });
         }
         let mut rest = &copies[..];
         while !rest.is_empty() {
             let Some(mut plan) = self.ssd.plan_record(rest) else { return };
             let (now, later) = rest.split_at(plan.block_count());
             let numbers: Vec<usize> = now.iter().map(|copy| copy.block.number() as usize).collect();
-            let data: Vec<Vec<u8>> =
-                numbers.iter().map(|&number| bytes_of(number, &self.ram[number])).collect();
+            let data: Vec<Vec<u8>> = numbers
+                .iter()
+                .map(|&number| bytes_of(number, &self.shows(number, &self.ram[number])))
+                .collect();
             let data: Vec<&[u8]> = data.iter().map(|bytes| &bytes[..]).collect();
             plan.run(&self.device, &data).expect("in range");
             self.ssd.finish_record(plan);
@@ -212,6 +242,55 @@ impl Writer {
         });
     }
 
+    /// Nothing of these blocks is on its way to the log, and nothing of them in RAM is newer than what follows.
+    fn drop_from_ram(&mut self, numbers: &Range<usize>) -> (BlockId, u64, Version) {
+        if self.logged.iter().any(|(number, _)| numbers.contains(number)) {
+            self.sync();
+        }
+        self.dirty[numbers.clone()].fill(0);
+        let version = self.version();
+        let sectors = self.events[numbers.clone()].iter_mut().flatten();
+        sectors.for_each(|events| events.push(self.next));
+        (self.block(numbers.start), numbers.len() as u64, version)
+    }
+
+    fn discard(&mut self, numbers: Range<usize>) {
+        let (first, count, version) = self.drop_from_ram(&numbers);
+        for number in numbers.clone() {
+            self.ram[number].fill(self.next);
+            (0..size().sectors()).for_each(|index| {
+                self.shown.insert((number, index, self.next), 0);
+            });
+        }
+        self.ssd.put_tombstone(first, count, version, self.epoch).expect("there is room");
+        self.settle_journal();
+        self.promise_ram(numbers);
+    }
+
+    fn forget(&mut self, numbers: Range<usize>) {
+        // What is forgotten of an epoch is not below when the next one comes.
+        if self.epoch > 0 {
+            return;
+        }
+        let (first, count, version) = self.drop_from_ram(&numbers);
+        for number in numbers.clone() {
+            self.ram[number].fill(self.next);
+            for (index, below) in self.below.now()[number].iter().enumerate() {
+                self.shown.insert((number, index, self.next), *below);
+            }
+        }
+        self.ssd.void_range(first, count, version);
+        self.settle_journal();
+        self.promise_ram(numbers);
+    }
+
+    fn promise_ram(&mut self, numbers: Range<usize>) {
+        let ram = &self.ram;
+        self.promised.change(self.device.step_count(), |promised| {
+            promised[numbers.clone()].clone_from_slice(&ram[numbers]);
+        });
+    }
+
     /// The device fails, and works again: what was not synced goes to the log once more.
     fn give_up(&mut self) {
         self.ssd.give_records_up();
@@ -222,10 +301,24 @@ impl Writer {
     }
 
     fn destage(&mut self, from: usize) {
-        let run = self.ssd.dirty_run(self.volume, from as u64, 4);
+        let mut tombstones: Vec<Tombstone> = Vec::new();
+        let run = loop {
+            let epoch = tombstones.last().map(Tombstone::epoch);
+            let next = self.ssd.plan_destage(self.volume, epoch, tombstones.last(), from as u64, 4);
+            self.settle_journal();
+            match next {
+                DestageRun::Discard(tombstone) => {
+                    self.below.change(self.device.step_count(), |below| {
+                        tombstone.blocks().for_each(|number| below[number as usize].fill(0));
+                    });
+                    tombstones.push(tombstone);
+                }
+                DestageRun::Write(run) => break run,
+            }
+        };
         let mut reads = Vec::new();
-        for block in run {
-            let read = self.ssd.plan_log_read(block).expect("a dirty block is in the log");
+        for read in run {
+            let block = read.block;
             let mut bytes = vec![0; size().bytes()];
             assert!(read.run(&self.device, &mut bytes).expect("in range"), "{block} fails its checksum");
             assert_eq!(self.ssd.finish_log_read(&read, true), ReadVerdict::Valid);
@@ -237,15 +330,50 @@ impl Writer {
                 overlay(&mut below[read.block.number() as usize], read, bytes);
             }
         });
+        tombstones.iter().for_each(|tombstone| self.ssd.finish_tombstone(tombstone));
         reads.iter().for_each(|(read, _)| self.ssd.finish_destage(read));
         self.ssd.retire_unneeded();
         self.settle_journal();
     }
 
+    /// All is in the log, synced, and what follows is of the next epoch.
+    fn end_epoch(&mut self) {
+        self.sync();
+        self.log(0..BLOCKS);
+        self.sync();
+        if self.dirty.iter().all(|&dirty| dirty == 0) {
+            self.ends.push((self.device.step_count(), self.next));
+            self.epoch += 1;
+        }
+    }
+
+    /// What was flushed last, and a part of what followed it: whether this is that, for some epoch that had ended when the
+    /// device was at this step.
+    fn is_an_epoch(&self, below: &[Content], step: usize) -> bool {
+        let ends: Vec<u64> = self.ends.iter().filter(|end| end.0 <= step).map(|end| end.1).collect();
+        let last_ends = ends.iter().skip(1).chain([&u64::MAX]);
+        ends.iter().zip(last_ends).any(|(&first, &last)| {
+            (0..BLOCKS).all(|number| {
+                let sectors = self.events[number].iter().zip(&below[number]).enumerate();
+                sectors.clone().all(|(index, (events, found))| {
+                    let shown = |made: &u64| *self.shown.get(&(number, index, *made)).unwrap_or(made);
+                    let oldest = events.partition_point(|&event| event <= first) - 1;
+                    events[oldest..]
+                        .iter()
+                        .take_while(|&&event| event <= last)
+                        .any(|event| shown(event) == *found)
+                })
+            })
+        })
+    }
+
     /// A write that goes below by another way, where the rules allow it.
     fn write_below(&mut self, number: usize) {
+        if self.epoch > 0 {
+            return;
+        }
         let is_busy = self.logged.iter().any(|(other, _)| *other == number);
-        if is_busy || self.dirty[number] != 0 || self.ssd.dirty_mask(self.block(number)).is_some() {
+        if is_busy || self.dirty[number] != 0 || self.ssd.holds_back(self.block(number)) {
             return;
         }
         let version = self.version();
@@ -253,18 +381,20 @@ impl Writer {
         self.settle_journal();
         let write = self.next;
         self.ram[number].fill(write);
+        self.events[number].iter_mut().for_each(|events| events.push(write));
         self.below.change(self.device.step_count(), |below| below[number].fill(write));
         self.promised.change(self.device.step_count(), |promised| promised[number].fill(write));
     }
 
     /// A clean block leaves RAM.
     fn demote(&mut self, number: usize) {
-        if self.dirty[number] != 0 || self.ram[number] != self.below.now()[number] {
+        let bytes = self.shows(number, &self.ram[number]);
+        if self.dirty[number] != 0 || bytes != self.below.now()[number] {
             return;
         }
         let (block, version) = (self.block(number), self.version());
         let Demote::Append(plan) = self.ssd.plan_demote(block, version, true, 0) else { return };
-        let crcs = append(&self.device, &[plan], &[&bytes_of(number, &self.ram[number])]).expect("in range");
+        let crcs = append(&self.device, &[plan], &[&bytes_of(number, &bytes)]).expect("in range");
         if let Some(seal) = self.ssd.finish_append(&[plan], Some(&crcs)) {
             self.seal(seal);
         }
@@ -292,9 +422,13 @@ impl Writer {
                 let start = random.usize(..size().sectors());
                 self.write(number, start..random.usize(start + 1..=size().sectors()));
             }
-            40..58 => self.log(number..BLOCKS.min(number + 5)),
-            58..72 => self.sync(),
-            72..82 => self.destage(number),
+            40..54 => self.log(number..BLOCKS.min(number + 5)),
+            54..57 => self.discard(number..random.usize(number..BLOCKS.min(number + 9)) + 1),
+            57..59 => self.forget(number..random.usize(number..BLOCKS.min(number + 9)) + 1),
+            59..72 => self.sync(),
+            72..80 => self.destage(number),
+            80..82 if self.epoch > 0 => self.end_epoch(),
+            80..82 => self.destage(number),
             82..86 => self.write_below(number),
             86..92 => self.demote(number),
             92..94 => {
@@ -321,10 +455,15 @@ fn read_all(ssd: &mut Ssd, device: &MemoryDevice, volume: VolumeId, below: &[Con
     for (number, content) in all.iter_mut().enumerate() {
         let block = BlockId::new(volume, number as u64);
         let mut bytes = vec![0; size().bytes()];
+        if ssd.is_buried(block) {
+            content.fill(0);
+        }
         if let Some(read) = ssd.plan_log_read(block) {
             assert!(read.run(device, &mut bytes).expect("in range"), "{block} fails its checksum");
+            assert_eq!(read.is_on_zeros, ssd.is_buried(block));
             overlay(content, &read, &bytes);
         } else if let Some(plan) = ssd.plan_read(block) {
+            assert!(!ssd.is_buried(block), "a clean copy of {block} under a tombstone");
             device.read(plan.offset, &mut [IoSliceMut::new(&mut bytes)]).expect("in range");
             // A copy that was not synced may be torn: that is a miss.
             if plan.verify(&bytes) {
@@ -337,13 +476,14 @@ fn read_all(ssd: &mut Ssd, device: &MemoryDevice, volume: VolumeId, below: &[Con
     all
 }
 
-fn check(found: &[Content], promised: &[Content], newest: &[Content], place: &str) {
+fn check(writer: &Writer, found: &[Content], promised: &[Content], place: &str) {
     for number in 0..BLOCKS {
         for sector in 0..size().sectors() {
             let (found, least) = (found[number][sector], promised[number][sector]);
-            let most = newest[number][sector];
+            let most = writer.ram[number][sector];
+            let shown = |made: u64| *writer.shown.get(&(number, sector, made)).unwrap_or(&made);
             assert!(
-                (least..=most).contains(&found),
+                (least..=most).any(|made| shown(made) == found),
                 "{place}: sector {sector} of block {number} is of write {found}, promised {least}, newest {most}"
             );
         }
@@ -374,7 +514,7 @@ fn what_was_synced_to_the_log_is_there_and_nothing_older_wherever_the_power_fail
         dirty_found += ssd.dirty_blocks();
         let (below, promised) = (writer.below.at(kept), writer.promised.at(kept));
         let first = read_all(&mut ssd, &device, writer.volume, below);
-        check(&first, promised, &writer.ram, &place);
+        check(&writer, &first, promised, &place);
         if kept % 3 != 0 {
             continue;
         }
@@ -382,12 +522,8 @@ fn what_was_synced_to_the_log_is_there_and_nothing_older_wherever_the_power_fail
         let cut = random.usize(..=device.step_count());
         let during = device.after_power_loss(cut, || random.bool());
         let mut ssd = open(&during, &place);
-        check(
-            &read_all(&mut ssd, &during, writer.volume, below),
-            promised,
-            &writer.ram,
-            &format!("{place}, cut at {cut} of opening"),
-        );
+        let again = read_all(&mut ssd, &during, writer.volume, below);
+        check(&writer, &again, promised, &format!("{place}, cut at {cut} of opening"));
         let after = device.after_power_loss(device.step_count(), || random.bool());
         let mut ssd = open(&after, &place);
         assert_eq!(
@@ -426,6 +562,119 @@ fn what_is_logged_or_destaged_while_summaries_are_unread_is_kept_and_nothing_old
             writer.check_clean(&place);
         }
     }
+}
+
+#[test]
+fn in_order_the_backing_store_alone_is_one_epoch_and_a_part_of_the_next_also_after_a_crash() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut writer = Writer::new();
+    writer.epoch = 1;
+    for _ in 0..900 {
+        writer.step(&mut random);
+    }
+    assert!(
+        writer.epoch > 2 && writer.ssd.stats().blocks_destaged > 5,
+        "seed {seed}: epoch {}",
+        writer.epoch
+    );
+    for (step, below) in &writer.below.0 {
+        assert!(writer.is_an_epoch(below, *step), "seed {seed} step {step}");
+    }
+    for kept in (0..=writer.device.step_count()).step_by(3) {
+        let device = writer.device.after_power_loss(kept, || random.bool());
+        let mut ssd = Ssd::open(&device, geometry(), SsdPolicy::default()).expect("opens");
+        let mut below = writer.below.at(kept).clone();
+        let wanted = read_all(&mut ssd, &device, writer.volume, &below);
+        let place = format!("seed {seed} step {kept}");
+        check(&writer, &wanted, writer.promised.at(kept), &place);
+        while ssd.has_destage(writer.volume) {
+            match ssd.plan_destage(writer.volume, None, None, 0, 2) {
+                DestageRun::Discard(tombstone) => {
+                    tombstone.blocks().for_each(|number| below[number as usize].fill(0));
+                    ssd.finish_tombstone(&tombstone);
+                }
+                DestageRun::Write(run) => run.iter().for_each(|read| {
+                    let mut bytes = vec![0; size().bytes()];
+                    assert!(
+                        read.run(&device, &mut bytes).expect("in range"),
+                        "{place}: it fails its checksum"
+                    );
+                    overlay(&mut below[read.block.number() as usize], read, &bytes);
+                    ssd.finish_destage(read);
+                }),
+            }
+            assert!(writer.is_an_epoch(&below, kept), "{place}: while it is destaged after the crash");
+        }
+        assert_eq!(below, wanted, "{place}: all is below");
+    }
+}
+
+#[test]
+fn a_sync_of_the_log_covers_what_was_written_before_it_began_and_no_record_after_a_gap() {
+    let mut writer = Writer::new();
+    let plan_one = |writer: &mut Writer, number: usize| {
+        let (block, version) = (writer.block(number), writer.version());
+        let copy = NewCopy { block, version, mask: Box::new([1]), epoch: 0 };
+        writer.ssd.plan_record(&[copy]).expect("there is room")
+    };
+    let finish = |writer: &mut Writer, mut plan: RecordPlan| {
+        plan.run(&writer.device, &[&[7; 16 << 10]]).expect("in range");
+        writer.ssd.finish_record(plan);
+    };
+    let plans: Vec<RecordPlan> = (0..4).map(|number| plan_one(&mut writer, number)).collect();
+    let tickets: Vec<LogTicket> = plans.iter().map(RecordPlan::ticket).collect();
+    let [zeroth, first, second, third] = plans.try_into().ok().expect("four of them");
+    finish(&mut writer, first);
+    assert!(writer.ssd.plan_log_sync().is_none(), "the record before is not written");
+    finish(&mut writer, zeroth);
+    let sync = writer.ssd.plan_log_sync().expect("two are written");
+    // While it runs: it may have missed this one.
+    finish(&mut writer, second);
+    writer.ssd.finish_log_sync(sync);
+    let fates: Vec<LogFate> = tickets.iter().map(|&ticket| writer.ssd.log_fate(ticket)).collect();
+    assert_eq!(fates, [LogFate::Durable, LogFate::Durable, LogFate::UnderWay, LogFate::UnderWay]);
+    let found = [0, 1, 2, 3].map(|number| writer.ssd.plan_log_read(writer.block(number)).is_some());
+    assert_eq!(found, [true, true, false, false]);
+    finish(&mut writer, third);
+    let sync = writer.ssd.plan_log_sync().expect("two more are written");
+    assert!(sync.covers(tickets[2]) && sync.covers(tickets[3]));
+}
+
+#[test]
+fn nothing_of_an_epoch_is_planned_beside_the_one_before() {
+    let mut writer = Writer::new();
+    writer.epoch = 1;
+    writer.write(3, 0..32);
+    writer.end_epoch();
+    writer.write(3, 0..32);
+    writer.write(1, 0..32);
+    writer.discard(7..9);
+    writer.end_epoch();
+    let mut next = |epoch, after: Option<&Tombstone>, from| match writer.ssd.plan_destage(
+        writer.volume,
+        epoch,
+        after,
+        from,
+        4,
+    ) {
+        DestageRun::Discard(tombstone) => {
+            (tombstone.epoch(), vec![tombstone.blocks().start], Some(tombstone))
+        }
+        DestageRun::Write(run) => {
+            let blocks = run.iter().map(|read| read.block.number()).collect();
+            let epoch = run.first().map_or(0, |read| read.epoch);
+            run.iter().for_each(|read| writer.ssd.finish_destage(read));
+            (epoch, blocks, None)
+        }
+    };
+    let (epoch, blocks, _) = next(None, None, 0);
+    assert_eq!((epoch, blocks), (1, vec![3]), "the older version of block 3, and nothing else");
+    assert_eq!(next(Some(1), None, 0).1, Vec::<u64>::new(), "that is to be synced first");
+    let (epoch, blocks, tombstone) = next(None, None, 0);
+    assert_eq!((epoch, blocks), (2, vec![7]), "what was discarded comes first in its epoch");
+    assert_eq!(next(Some(2), tombstone.as_ref(), 0).1, [1]);
+    assert_eq!(next(Some(2), tombstone.as_ref(), 2).1, [3]);
 }
 
 #[test]
@@ -490,12 +739,100 @@ fn a_bad_dirty_copy_is_an_error_until_something_newer_is_durable() {
         writer.ssd.plan_log_read(block).is_some_and(|read| read.is_dirty),
         "no older copy takes its place"
     );
-    assert!(writer.ssd.dirty_run(writer.volume, 0, 4).is_empty(), "it cannot be destaged");
+    assert!(!writer.ssd.has_destage(writer.volume), "it cannot be destaged");
+    assert_eq!(writer.ssd.bad_blocks_of(writer.volume), [block], "and the backing store lacks it");
     writer.ssd.retire_unneeded();
     writer.write(0, 0..32);
     writer.log(0..1);
     writer.sync();
-    assert_eq!(writer.ssd.dirty_run(writer.volume, 0, 4), vec![block]);
+    let DestageRun::Write(run) = writer.ssd.plan_destage(writer.volume, None, None, 0, 4) else {
+        panic!("no discard")
+    };
+    assert_eq!(run[0].block, block);
+}
+
+#[test]
+fn a_tombstone_voids_what_is_older_and_is_itself_void_once_it_is_below() {
+    let mut writer = Writer::new();
+    for number in 0..4 {
+        writer.write(number, 0..32);
+    }
+    writer.log(0..4);
+    writer.sync();
+    writer.discard(1..BLOCKS);
+    writer.write(2, 3..5);
+    writer.log(2..3);
+    writer.sync();
+    let open = |writer: &Writer| {
+        let copy = MemoryDevice::holding(writer.device.bytes());
+        Ssd::open(&copy, geometry(), SsdPolicy::default()).expect("opens")
+    };
+    let mut ssd = open(&writer);
+    let [zeroth, first, second] = [0, 1, 2].map(|number| writer.block(number));
+    assert!(!ssd.is_buried(zeroth) && ssd.is_buried(first) && ssd.is_buried(second));
+    assert!(
+        ssd.plan_log_read(first).is_none() && ssd.plan_log_read(second).is_some_and(|read| read.is_on_zeros)
+    );
+    assert_eq!(ssd.dirty_blocks_of(writer.volume), 3, "two blocks and a range");
+    assert!(ssd.attach_volume("disk", Some(IDENTITY)).is_ok_and(|volume| volume == writer.volume));
+    (0..BLOCKS).for_each(|from| writer.destage(from));
+    assert_eq!(writer.ssd.dirty_blocks(), 0);
+    let ssd = open(&writer);
+    assert!(!ssd.is_buried(first), "the next write below would be discarded");
+}
+
+#[test]
+fn a_tombstone_of_a_huge_range_takes_one_entry_and_no_room_in_the_log() {
+    let mut writer = Writer::new();
+    writer.write(0, 0..32);
+    writer.log(0..1);
+    writer.sync();
+    let before = writer.device.step_count();
+    let version = writer.version();
+    let all = BlockId::NUMBER_LIMIT;
+    writer.ssd.put_tombstone(writer.block(0), all, version, 0).expect("there is room");
+    writer.settle_journal();
+    assert_eq!(writer.device.step_count() - before, 2, "a page of the journal and a sync");
+    let far = BlockId::new(writer.volume, all - 1);
+    assert!(writer.ssd.is_buried(far) && writer.ssd.plan_log_read(writer.block(0)).is_none());
+    writer.checkpoint();
+    let version = writer.version();
+    assert!(writer.ssd.may_void_range(writer.block(5), 2));
+    writer.ssd.void_range(writer.block(5), 2, version);
+    writer.settle_journal();
+    let ssd = Ssd::open(&writer.device, geometry(), SsdPolicy::default()).expect("opens");
+    assert!(ssd.is_buried(writer.block(4)) && ssd.is_buried(writer.block(7)) && ssd.is_buried(far));
+    assert!(!ssd.is_buried(writer.block(5)) && !ssd.is_buried(writer.block(6)));
+}
+
+#[test]
+fn tombstones_are_as_many_as_a_checkpoint_has_room_for() {
+    let mut writer = Writer::new();
+    let mut taken = 0;
+    loop {
+        let version = writer.version();
+        let first = BlockId::new(writer.volume, 10 * taken);
+        if writer.ssd.put_tombstone(first, 9, version, 0).is_none() {
+            break;
+        }
+        taken += 1;
+        writer.settle_journal();
+    }
+    let mut cut = 0;
+    while writer.ssd.may_void_range(BlockId::new(writer.volume, 10 * cut + 4), 1) {
+        let version = writer.version();
+        writer.ssd.void_range(BlockId::new(writer.volume, 10 * cut + 4), 1, version);
+        writer.settle_journal();
+        cut += 1;
+        assert!(cut <= taken, "a cut leaves two of one");
+        if cut == taken {
+            break;
+        }
+    }
+    assert!(taken > 100 && cut > 100, "{taken} and {cut}");
+    writer.checkpoint();
+    let ssd = Ssd::open(&writer.device, geometry(), SsdPolicy::default()).expect("opens");
+    assert_eq!(ssd.dirty_blocks_of(writer.volume), taken + cut);
 }
 
 #[test]
