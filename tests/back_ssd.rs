@@ -575,7 +575,7 @@ fn a_mode_that_the_state_does_not_allow_is_refused_and_the_old_one_goes_on() {
         devices.disk.clear_faults();
         volume.set_mode(WriteMode::Through).expect("the disk works now");
         (0..8).for_each(|block| {
-            assert_eq!(stored(&*devices.disk, block * BLOCK as u64, BLOCK), content(block, 2))
+            assert_eq!(stored(&*devices.disk, block * BLOCK as u64, BLOCK), content(block, 2));
         });
         cache.assert_quiet();
     });
