@@ -43,14 +43,14 @@ impl SsdTier {
 
     /// Writes `copies` to the log, whose whole blocks are `blocks`, and returns when they are durable: how many of them,
     /// from the first on, found room.
-    fn log(&self, copies: &[NewCopy], blocks: &[&[u8]]) -> Result<usize, TierError> {
+    fn log(&self, copies: &[NewCopy], blocks: &[&[u8]], now_us: u64) -> Result<usize, TierError> {
         let mut logged = 0;
         let mut tickets: SmallVec<[LogTicket; 2]> = SmallVec::new();
         while logged < copies.len() {
             if self.with(|tier| tier.log_must_restart()) {
                 self.run_checkpoint(false)?;
             }
-            let Some(mut plan) = self.with(|tier| tier.plan_record(&copies[logged..])) else { break };
+            let Some(mut plan) = self.with(|tier| tier.plan_record(&copies[logged..], now_us)) else { break };
             let (ticket, count) = (plan.ticket(), plan.block_count());
             let result = plan.run(&*self.device, &blocks[logged..logged + count]);
             self.write_operations.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +125,7 @@ impl Inner {
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
-        let result = ssd.log(&copies, &blocks);
+        let result = ssd.log(&copies, &blocks, self.clock.now_us());
         drop(blocks);
         self.start_reclaim_early(ssd);
         match result {

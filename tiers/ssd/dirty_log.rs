@@ -129,8 +129,13 @@ impl DirtySegment {
     }
 
     pub(super) fn is_dead(&self, index: u32) -> bool {
-        self.dead.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+        is_dead_in(&self.dead, index)
     }
+}
+
+/// Whether copy number `index` is dead in a segment's words.
+pub(super) fn is_dead_in(words: &[u64], index: u32) -> bool {
+    words.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
 }
 
 /// What a record finds room in.
@@ -283,7 +288,7 @@ impl DirtyLog {
     }
 
     /// Gives the next place in the open segment to `copies`, which fit it: the header, and its page.
-    pub(super) fn plan(&mut self, file_id: u64, copies: &[NewCopy]) -> (RecordHeader, u32) {
+    pub(super) fn plan(&mut self, file_id: u64, copies: &[NewCopy], now_us: u64) -> (RecordHeader, u32) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let segment = self.segments.back_mut().expect("an open segment");
@@ -303,6 +308,7 @@ impl DirtyLog {
             generation: segment.generation,
             sequence,
             synced_through: self.synced_through,
+            written_us: now_us,
             entries,
         };
         let first_index = segment.blocks.len() as u32;

@@ -15,6 +15,7 @@
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
 //! | recover    | which copies of a file at rest are believed                                        |
+//! | inspect    | what a file at rest holds, explained and verified; never writes                    |
 //! | stats      | the counters                                                                       |
 //! | fuzz       | any bytes in place of a file's, for tests                                          |
 //! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
@@ -45,6 +46,7 @@ mod format;
 pub mod fuzz;
 mod geometry;
 mod index;
+mod inspect;
 mod journal;
 mod log;
 mod plan;
@@ -73,11 +75,16 @@ pub use checkpoint::CheckpointPlan;
 pub use dirty::LogRead;
 pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
+pub use inspect::{
+    CopyPlace, Explanation, FileAtRest, FileCounters, FileInfo, Finding, FoundCopy, Row, SegmentCounts,
+    Severity, Structure, Verdict, VolumeInfo, Warmth, Watcher, verify,
+};
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
 pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };
 pub use record::{RecordPlan, SectorMask};
+pub use recover::Doubt;
 pub use stats::SsdStats;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;

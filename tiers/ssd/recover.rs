@@ -60,12 +60,33 @@ pub(super) struct Recovered {
     pub(super) ghosts: Vec<GhostEntry>,
 }
 
-pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovered> {
+/// What a cache file says of its copies, before any of them is looked at.
+pub(super) struct Loaded {
+    pub(super) superblock: Superblock,
+    /// Which copy of it is believed, 0 or 1.
+    pub(super) copy: usize,
+    pub(super) counters: Counters,
+    /// The last entry of the journal, and the generation of the half that it is in.
+    pub(super) journal_last: Seq,
+    pub(super) journal_generation: u64,
+    pub(super) believed: Believed,
+}
+
+/// Superblock, checkpoint and journal.
+pub(super) fn load(device: &dyn Device, wanted: &Geometry) -> Result<Loaded> {
     let ((copy, superblock), (counters, items)) = load_newest(device, wanted)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
     let replayed = replay(device, &geometry, file_id, counters.absorbed, counters.journal_generation)?;
-    let (generation, last) = (replayed.generation, replayed.last);
+    let (journal_generation, journal_last) = (replayed.generation, replayed.last);
     let believed = Believed::new(&superblock, &counters, items, replayed)?;
+    Ok(Loaded { superblock, copy, counters, journal_last, journal_generation, believed })
+}
+
+pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovered> {
+    let loaded = load(device, wanted)?;
+    let Loaded { superblock, copy, counters, believed, .. } = loaded;
+    let (generation, last) = (loaded.journal_generation, loaded.journal_last);
+    let (geometry, file_id) = (superblock.geometry, superblock.file_id);
 
     let mut log = Log::new(geometry, file_id, false);
     for entry in believed.checkpointed.values() {
@@ -145,7 +166,7 @@ pub(super) fn is_unmade(device: &dyn Device) -> Result<bool> {
     let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
     // A making that was finished has left the second copy whole, and it is not touched before the first is again.
     let is_of_a_making = match Superblock::from_page(first) {
-        Ok(_) | Err(SuperblockFault::OtherFormat(_)) => false,
+        Ok(_) | Err(SuperblockFault::OtherFormat { .. }) => false,
         Err(SuperblockFault::Checksum) => true,
         // Of a torn first copy only the checksum may be there.
         Err(SuperblockFault::Foreign) => is_zero(&first[..PAGE_BYTES - 4]),
@@ -173,14 +194,23 @@ pub(super) fn read_superblocks(device: &dyn Device) -> Result<Vec<SuperblockCopy
         return Ok(valid);
     }
     for fault in &faults {
-        if let SuperblockFault::OtherFormat(version) = fault {
-            return Err(foreign(format!("format {}", char::from(*version).escape_default())));
+        if let SuperblockFault::OtherFormat { field, in_file, wanted } = *fault {
+            let shown = |format: u8| char::from(format).escape_default().to_string();
+            let remedy = "use the release that made it, `terrace inspect drain` with it, or remove the file";
+            return Err(Error::Mismatch { field, in_file: shown(in_file), wanted: shown(wanted), remedy });
         }
     }
     if faults.contains(&SuperblockFault::Checksum) {
         return Err(Error::Damaged { what: "both superblocks".into() });
     }
     Err(foreign(format!("it begins with {:02x?}", &pages[..8])))
+}
+
+/// The layout of the file on `device`, as the newest superblock has it.
+pub(super) fn geometry_of(device: &dyn Device) -> Result<Geometry> {
+    let superblocks = read_superblocks(device)?;
+    let possible = superblocks.iter().map(|(_, superblock)| superblock.geometry).find(Geometry::is_possible);
+    possible.ok_or_else(|| Error::Damaged { what: "its layout is impossible".into() })
 }
 
 fn compare(found: &Geometry, wanted: &Geometry) -> Result<()> {
@@ -210,6 +240,23 @@ fn compare(found: &Geometry, wanted: &Geometry) -> Result<()> {
 fn file_bytes(geometry: &Geometry) -> u64 {
     let segments = u64::from(geometry.segment_count).saturating_mul(geometry.segment_bytes);
     geometry.segments_offset.saturating_add(segments)
+}
+
+/// Why a copy that is whole is not believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// The checkpoint has it as one not to be used.
+    DeadAtCheckpoint,
+    /// The number of its volume is nobody's any more.
+    NoVolume,
+    /// A mark covers its region.
+    RegionMarked,
+    /// The journal voids its slot.
+    SlotVoid,
+    /// The clean copies of its volume are void up to its generation.
+    VolumeCold,
+    /// The journal says that there is something newer.
+    Overwritten,
 }
 
 /// What tells the copies that are believed from the others.
@@ -344,33 +391,45 @@ impl Believed {
     }
 
     /// Whether `segment` can hold anything at all, so that its summary is worth reading.
-    fn may_hold(&self, segment: u32) -> bool {
+    pub(super) fn may_hold(&self, segment: u32) -> bool {
         !self.is_clean || self.checkpointed.get(&segment).is_some_and(|entry| entry.generation != 0)
     }
 
     /// The entries of a believed segment that are valid, with their hits in `flags`. Depends on nothing else.
-    fn survivors(&self, summary: &Summary) -> Vec<Entry> {
-        let known = self
-            .checkpointed
-            .get(&summary.segment)
-            .filter(|known| known.generation == summary.generation && known.generation != 0);
-        let is_live = |slot: u32| known.is_none_or(|known| is_live_in(&known.live, slot));
+    pub(super) fn survivors(&self, summary: &Summary) -> Vec<Entry> {
+        let known = self.checkpointed_as(summary);
         let hits = |entry: &Entry| (entry.flags & 3).max(known.map_or(0, |k| hits_in(&k.hits, entry.slot)));
         summary
             .entries
             .iter()
-            .filter(|entry| is_live(entry.slot) && !self.is_void(summary, entry))
+            .filter(|entry| self.doubt(summary, entry).is_none())
             .map(|entry| Entry { flags: hits(entry), ..*entry })
             .collect()
     }
 
-    fn is_void(&self, summary: &Summary, entry: &Entry) -> bool {
-        let region = (entry.block.volume().number(), region_of(entry.block));
-        !self.volumes.contains(entry.block.volume())
-            || self.marks.contains(&region)
-            || self.void_slots.contains(&(summary.segment, summary.generation, entry.slot))
-            || self.cold.get(&region.0).is_some_and(|&generation| summary.generation < generation)
-            || self.is_overwritten(entry.block, entry.version)
+    /// What the checkpoint says of the very segment that `summary` is of.
+    fn checkpointed_as(&self, summary: &Summary) -> Option<&SegmentEntry> {
+        let known = self.checkpointed.get(&summary.segment);
+        known.filter(|known| known.generation == summary.generation && known.generation != 0)
+    }
+
+    /// Why the copy in a believed segment is not valid; none when it is.
+    pub(super) fn doubt(&self, summary: &Summary, entry: &Entry) -> Option<Doubt> {
+        let (volume, region) = (entry.block.volume().number(), region_of(entry.block));
+        let is_live = |known: &SegmentEntry| is_live_in(&known.live, entry.slot);
+        if !self.checkpointed_as(summary).is_none_or(is_live) {
+            Some(Doubt::DeadAtCheckpoint)
+        } else if !self.volumes.contains(entry.block.volume()) {
+            Some(Doubt::NoVolume)
+        } else if self.marks.contains(&(volume, region)) {
+            Some(Doubt::RegionMarked)
+        } else if self.void_slots.contains(&(summary.segment, summary.generation, entry.slot)) {
+            Some(Doubt::SlotVoid)
+        } else if self.cold.get(&volume).is_some_and(|&generation| summary.generation < generation) {
+            Some(Doubt::VolumeCold)
+        } else {
+            self.is_overwritten(entry.block, entry.version).then_some(Doubt::Overwritten)
+        }
     }
 
     /// Whether the journal says that there is something newer than this version of `block`.
@@ -423,7 +482,7 @@ fn read_segments(
 }
 
 /// The believed summary of `segment`; none when there is none, or it cannot be read: its copies are gone then.
-fn read_summary(device: &dyn Device, believed: &Believed, segment: u32) -> Option<Summary> {
+pub(super) fn read_summary(device: &dyn Device, believed: &Believed, segment: u32) -> Option<Summary> {
     let geometry = &believed.geometry;
     let mut pages = Pages::new(geometry.summary_bytes() as usize);
     let (offset, file_id) = (geometry.summary_offset(segment), believed.file_id);

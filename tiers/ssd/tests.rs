@@ -5,5 +5,6 @@ mod device;
 mod dirty;
 mod driver;
 mod format;
+mod inspect;
 mod opening;
 mod races;

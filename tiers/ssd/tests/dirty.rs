@@ -150,7 +150,7 @@ impl Writer {
         }
         let mut rest = &copies[..];
         while !rest.is_empty() {
-            let Some(mut plan) = self.ssd.plan_record(rest) else { return };
+            let Some(mut plan) = self.ssd.plan_record(rest, 0) else { return };
             let (now, later) = rest.split_at(plan.block_count());
             let numbers: Vec<usize> = now.iter().map(|copy| copy.block.number() as usize).collect();
             let data: Vec<Vec<u8>> =

@@ -1,0 +1,244 @@
+//! A cache file at rest, looked at without writing to it.
+//!
+//! | file    | what it answers                                        |
+//! |---------|--------------------------------------------------------|
+//! | inspect | what the file holds, by volume                         |
+//! | explain | which copies of a block there are, and which one wins  |
+//! | verify  | what of the file is damaged, and what that costs       |
+//!
+//! Invariants:
+//! 1. Nothing here writes: a [`Device`] is read and never written, synced or discarded.
+//! 2. What is believed is what recovery believes: [`FileAtRest::open`] is opening up to where that would write, and
+//!    reasons come from [`recover::Believed::doubt`] and [`recover::Believed::doubt_in_log`], which recovery itself asks.
+
+mod explain;
+mod verify;
+
+use std::collections::BTreeMap;
+
+use crate::block::{BlockId, SECTOR_BYTES, VolumeId};
+use crate::device::{Device, Identity};
+use crate::error::Result;
+
+use super::dirty_log::CopyState;
+use super::geometry::Geometry;
+use super::record::SectorMask;
+use super::recover::{self, Loaded, Recovered};
+use super::recover_log::{self, Located};
+use super::segment::{State, Stream};
+
+pub use explain::{CopyPlace, Explanation, FoundCopy, Verdict};
+pub use verify::{Finding, Row, Severity, Structure, Watcher, verify};
+
+/// A cache file that nobody has open, as the next opening will find it.
+pub struct FileAtRest<'a> {
+    device: &'a dyn Device,
+    loaded: Loaded,
+    found: Recovered,
+}
+
+/// What a cache file holds.
+#[derive(Clone, Debug)]
+pub struct FileInfo {
+    pub file_id: u64,
+    pub geometry: Geometry,
+    /// Nothing was changed since it was closed by its owner.
+    pub is_closed_in_order: bool,
+    /// How many entries recovery takes from the journal.
+    pub journal_entries: u64,
+    pub volumes: Vec<VolumeInfo>,
+    pub segments: SegmentCounts,
+    pub counters: FileCounters,
+}
+
+/// One volume in a cache file.
+#[derive(Clone, Debug)]
+pub struct VolumeInfo {
+    pub id: VolumeId,
+    pub name: String,
+    /// What its backing store looked like when it was left in order.
+    pub identity: Option<Identity>,
+    pub warmth: Warmth,
+    /// Blocks whose clean copy is believed; a cold volume loses them when it is attached.
+    pub clean_blocks: u64,
+    /// Blocks that its backing store does not have.
+    pub dirty_blocks: u64,
+    /// Bytes of these that were written.
+    pub dirty_bytes: u64,
+    /// When the oldest of these copies was written, by the cache's clock: microseconds since 1970, where that was
+    /// the system's.
+    pub oldest_dirty_us: Option<u64>,
+    /// Where the last dirty byte ends in the volume.
+    pub dirty_end: u64,
+}
+
+/// Whether clean copies of a volume serve again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Warmth {
+    /// If the backing store looks as it is recorded.
+    Warm,
+    /// It was in use when the file was left.
+    ColdNotDetached,
+    /// It was left in order, but its backing store does not say whether it changed.
+    ColdNoIdentity,
+}
+
+/// What the segments of a file are to recovery.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SegmentCounts {
+    /// Sealed, of blocks from RAM.
+    pub clean: u32,
+    /// Sealed, of blocks kept when another segment was emptied.
+    pub reinserted: u32,
+    /// Of the log of dirty blocks.
+    pub dirty: u32,
+    /// Free, those not written yet and those forgotten included.
+    pub free: u32,
+    /// Of the free ones: never written.
+    pub unwritten: u32,
+    /// Of the free ones: in use when the file was left, and without a summary, so that what was in them is forgotten.
+    pub forgotten: u32,
+}
+
+/// What is counted on from opening to opening.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileCounters {
+    pub openings: u32,
+    pub checkpoints: u64,
+    pub superblock_sequence: u64,
+    pub journal_last: u64,
+    pub next_generation: u32,
+    pub next_sequence: u64,
+    pub next_volume: u32,
+    pub next_record: u64,
+    /// Every record up to this one was durable.
+    pub records_synced: u64,
+}
+
+impl<'a> FileAtRest<'a> {
+    /// Reads what an opening reads. Takes as much memory as that: 20 bytes for every block there is room for.
+    ///
+    /// # Errors
+    /// Those of [`super::Ssd::open`]; whatever refuses to open is refused here for the same reason.
+    pub fn open(device: &'a dyn Device) -> Result<Self> {
+        let geometry = recover::geometry_of(device)?;
+        let loaded = recover::load(device, &geometry)?;
+        Ok(Self { device, loaded, found: recover::recover(device, &geometry)? })
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        self.loaded.superblock.geometry
+    }
+
+    /// The number of the volume of this name.
+    pub fn volume(&self, name: &str) -> Option<VolumeId> {
+        self.found.volumes.find(name).map(|(id, _)| id)
+    }
+
+    /// What the file holds.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn info(&self) -> Result<FileInfo> {
+        let Loaded { superblock, counters, ref believed, journal_last, .. } = self.loaded;
+        let counters = FileCounters {
+            openings: superblock.opening,
+            checkpoints: superblock.checkpoint_number,
+            superblock_sequence: superblock.sequence,
+            journal_last: journal_last.0,
+            next_generation: self.found.log.next_generation,
+            next_sequence: self.found.log.next_sequence,
+            next_volume: self.found.volumes.next(),
+            next_record: self.found.dirty.next_sequence,
+            records_synced: counters.records_synced,
+        };
+        Ok(FileInfo {
+            file_id: superblock.file_id,
+            geometry: superblock.geometry,
+            is_closed_in_order: believed.is_clean,
+            journal_entries: journal_last.0 - self.loaded.counters.absorbed,
+            volumes: self.volumes()?,
+            segments: self.count_segments(),
+            counters,
+        })
+    }
+
+    fn volumes(&self) -> Result<Vec<VolumeInfo>> {
+        let believed = &self.loaded.believed;
+        let mut volumes: BTreeMap<VolumeId, VolumeInfo> = BTreeMap::new();
+        for record in self.found.volumes.records() {
+            let warmth = match record.identity {
+                Some(_) => Warmth::Warm,
+                None if believed.is_clean => Warmth::ColdNoIdentity,
+                None => Warmth::ColdNotDetached,
+            };
+            let info = VolumeInfo {
+                id: record.id,
+                name: record.name.clone(),
+                identity: record.identity,
+                warmth,
+                clean_blocks: 0,
+                dirty_blocks: 0,
+                dirty_bytes: 0,
+                oldest_dirty_us: None,
+                dirty_end: 0,
+            };
+            volumes.insert(record.id, info);
+        }
+        for block in self.found.index.blocks() {
+            if let Some(volume) = volumes.get_mut(&block.volume()) {
+                volume.clean_blocks += 1;
+            }
+        }
+        let (_, records) = recover_log::read_records(self.device, believed)?;
+        for record in &records {
+            self.add_dirty(record, &mut volumes);
+        }
+        Ok(volumes.into_values().collect())
+    }
+
+    /// Counts the copies in `record` that are the only ones of their blocks.
+    fn add_dirty(&self, record: &Located, volumes: &mut BTreeMap<VolumeId, VolumeInfo>) {
+        let size = self.geometry().block_size;
+        for (page, entry) in record.copies(size) {
+            let is_dirty = self.winner_in_log(entry.block, record.header.generation, page);
+            let Some(volume) = volumes.get_mut(&entry.block.volume()).filter(|_| is_dirty) else { continue };
+            volume.dirty_blocks += 1;
+            let sectors = crate::block::mask::runs(&entry.mask, size.sectors());
+            let (count, end) = sectors.fold((0, 0), |(count, _), run| (count + run.len(), run.end));
+            volume.dirty_bytes += (count * SECTOR_BYTES) as u64;
+            let end = entry.block.byte_offset(size) + (end * SECTOR_BYTES) as u64;
+            volume.dirty_end = volume.dirty_end.max(end);
+            let (oldest, written) = (volume.oldest_dirty_us, record.header.written_us);
+            volume.oldest_dirty_us = Some(oldest.map_or(written, |oldest| oldest.min(written)));
+        }
+    }
+
+    /// Whether recovery takes the copy in this place of the log for the newest of `block`.
+    fn winner_in_log(&self, block: BlockId, generation: u32, page: u32) -> bool {
+        let copy = self.found.dirty.get(block);
+        copy.is_some_and(|copy| {
+            (copy.generation, copy.page) == (generation, page) && copy.state == CopyState::Dirty
+        })
+    }
+
+    fn count_segments(&self) -> SegmentCounts {
+        let Loaded { ref believed, .. } = self.loaded;
+        let mut counts = SegmentCounts::default();
+        for (number, segment) in (0..).zip(&self.found.log.segments) {
+            match segment.state {
+                State::Dirty => counts.dirty += 1,
+                State::Free => {
+                    counts.free += 1;
+                    counts.unwritten += u32::from(!segment.is_prepared);
+                    counts.forgotten += u32::from(believed.is_checkpointed(number));
+                }
+                _ => match recover::read_summary(self.device, believed, number).map(|found| found.stream) {
+                    Some(Stream::Reinserted) => counts.reinserted += 1,
+                    _ => counts.clean += 1,
+                },
+            }
+        }
+        counts
+    }
+}
