@@ -6,14 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod failure;
+mod inspect;
+mod progress;
 mod replay;
+mod table;
 mod trace;
 mod units;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::{Failure, Result};
 
@@ -27,6 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Inspect(inspect::InspectArgs),
     Replay(replay::ReplayArgs),
 }
 
@@ -52,6 +56,7 @@ fn run() -> Result<()> {
         }
     };
     match arguments.command {
+        Command::Inspect(args) => inspect::main(&args, print),
         Command::Replay(args) => replay::main(&args, print),
     }
 }
@@ -69,12 +74,15 @@ fn usage(error: &clap::Error) -> Failure {
     let words: Vec<&str> = said.trim_start_matches("error:").split_whitespace().collect();
     let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let said = if is_help { "a subcommand is missing".to_string() } else { words.join(" ") };
-    Failure::input(said).remedy("see `terrace replay --help`")
+    let mut command = Arguments::command();
+    let asked = std::env::args().nth(1).filter(|name| command.find_subcommand_mut(name).is_some());
+    let asked = asked.map_or_else(String::new, |name| format!(" {name}"));
+    Failure::input(said).remedy(format!("see `terrace{asked} --help`"))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::CommandFactory as _;
 
     #[test]
     fn the_arguments_do_not_contradict_each_other() {

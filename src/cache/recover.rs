@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::HashMap;
+use terrace_tiers::Error as TierError;
 use terrace_tiers::block::{BlockId, Version, VolumeId};
 use terrace_tiers::device::{Device, Identity};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
@@ -39,7 +40,27 @@ impl SsdConfig {
         Ok(match self.size {
             SsdSize::Bytes(bytes) => Geometry::for_bytes(config.block_size, bytes)?,
             SsdSize::Blocks(blocks) => Geometry::for_blocks(config.block_size, blocks)?,
+            SsdSize::AsFound => self.geometry_found(config)?,
         })
+    }
+
+    fn geometry_found(&self, config: &Config) -> Result<Geometry> {
+        let found = match &self.device {
+            Some(device) => Ssd::geometry_of(&**device)?,
+            None => {
+                let options = FileOptions { read_only: true, ..FileOptions::new(&self.path) };
+                Ssd::geometry_of(&FileDevice::open(&options)?)?
+            }
+        };
+        if found.block_size != config.block_size {
+            return Err(Error::from(TierError::Mismatch {
+                field: "block bytes",
+                in_file: found.block_size.bytes().to_string(),
+                wanted: config.block_size.bytes().to_string(),
+                remedy: "open it with the block size that it was made with",
+            }));
+        }
+        Ok(found)
     }
 }
 

@@ -71,6 +71,9 @@ const PARTS: [(&str, [u8; 8]); 4] = [
 ];
 const PART_FORMATS_AT: usize = 52;
 
+/// The version of the format, as a number.
+pub(super) const FORMAT: u32 = (SUPERBLOCK_MAGIC[7] - b'0') as u32;
+
 pub(super) const FRAME_HEADER_BYTES: usize = 64;
 /// No frame is longer.
 pub(super) const FRAME_BYTES_MAX: usize = 1 << 20;

@@ -40,6 +40,8 @@ pub struct FileAtRest<'a> {
 /// What a cache file holds.
 #[derive(Clone, Debug)]
 pub struct FileInfo {
+    /// The version of the format.
+    pub format: u32,
     pub file_id: u64,
     pub geometry: Geometry,
     /// Nothing was changed since it was closed by its owner.
@@ -68,8 +70,8 @@ pub struct VolumeInfo {
     /// When the oldest of these copies was written, by the cache's clock: microseconds since 1970, where that was
     /// the system's.
     pub oldest_dirty_us: Option<u64>,
-    /// Where the last dirty byte ends in the volume.
-    pub dirty_end: u64,
+    /// Where the last dirty block starts in the volume.
+    pub last_dirty_offset: Option<u64>,
 }
 
 /// Whether clean copies of a volume serve again.
@@ -153,6 +155,7 @@ impl<'a> FileAtRest<'a> {
             records_synced: counters.records_synced,
         };
         Ok(FileInfo {
+            format: super::format::FORMAT,
             file_id: superblock.file_id,
             geometry: superblock.geometry,
             is_closed_in_order: believed.is_clean,
@@ -181,7 +184,7 @@ impl<'a> FileAtRest<'a> {
                 dirty_blocks: 0,
                 dirty_bytes: 0,
                 oldest_dirty_us: None,
-                dirty_end: 0,
+                last_dirty_offset: None,
             };
             volumes.insert(record.id, info);
         }
@@ -205,10 +208,8 @@ impl<'a> FileAtRest<'a> {
             let Some(volume) = volumes.get_mut(&entry.block.volume()).filter(|_| is_dirty) else { continue };
             volume.dirty_blocks += 1;
             let sectors = crate::block::mask::runs(&entry.mask, size.sectors());
-            let (count, end) = sectors.fold((0, 0), |(count, _), run| (count + run.len(), run.end));
-            volume.dirty_bytes += (count * SECTOR_BYTES) as u64;
-            let end = entry.block.byte_offset(size) + (end * SECTOR_BYTES) as u64;
-            volume.dirty_end = volume.dirty_end.max(end);
+            volume.dirty_bytes += (sectors.map(|run| run.len()).sum::<usize>() * SECTOR_BYTES) as u64;
+            volume.last_dirty_offset = volume.last_dirty_offset.max(Some(entry.block.byte_offset(size)));
             let (oldest, written) = (volume.oldest_dirty_us, record.header.written_us);
             volume.oldest_dirty_us = Some(oldest.map_or(written, |oldest| oldest.min(written)));
         }

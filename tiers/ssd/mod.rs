@@ -215,6 +215,14 @@ impl Ssd {
         Ok(ssd)
     }
 
+    /// How the cache file on `device` is laid out.
+    ///
+    /// # Errors
+    /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the format, [`Error::Damaged`].
+    pub fn geometry_of(device: &dyn Device) -> Result<Geometry> {
+        recover::geometry_of(device)
+    }
+
     fn checkpoint(&mut self, device: &dyn Device) -> Result<()> {
         let plan = self.plan_checkpoint(false);
         plan.run(device)?;
@@ -274,6 +282,15 @@ impl Ssd {
     /// Whether the file knows `volume`, so that dirty blocks of it are found again.
     pub fn is_recorded(&self, volume: VolumeId) -> bool {
         self.volumes.contains(volume)
+    }
+
+    /// Whoever is attached under this name next gets the dirty blocks of the volume, however it looks; what is clean
+    /// here is not believed then. Nothing when it is attached, or not known.
+    pub fn forget_identity(&mut self, name: &str) {
+        let known = self.volumes.find(name).filter(|(_, identity)| identity.is_some());
+        if let Some((volume, _)) = known {
+            self.detach_volume(volume, None);
+        }
     }
 
     /// What the volume looks like as it is left in order.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use terrace::BlockSize;
 use terrace::tiers::block::{BlockId, SECTOR_BYTES};
 
-use super::progress::Progress;
 use crate::failure::{Failure, Result};
+use crate::progress::Progress;
 use crate::trace::{Kind, Request, Source, Span, TraceReader};
 
 /// A request longer than this is asked for in several calls.

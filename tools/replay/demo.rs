@@ -20,12 +20,13 @@ use super::backing::open_backing;
 use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::latency::Percentiles;
-use super::progress::Progress;
 use super::report::{Measures, Pass, Report};
 use super::run::{pass, setup};
 use super::session::Session;
-use super::table::{share, table};
+use super::table::share;
 use crate::failure::Result;
+use crate::progress::Progress;
+use crate::table::table;
 use crate::trace::{Kind, Request, Span, TraceReader};
 use crate::units::{show_bytes, show_count, show_us};
 

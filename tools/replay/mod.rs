@@ -20,7 +20,6 @@ mod latency;
 #[cfg(test)]
 mod oracle_tests;
 mod places;
-mod progress;
 mod report;
 mod run;
 mod session;

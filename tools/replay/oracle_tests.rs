@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
 use super::blocks::{Addressing, Feeder, Scan};
-use super::progress::Progress;
 use super::report::Counters;
 use super::run::simulate_pieces;
+use crate::progress::Progress;
 use crate::trace::{Format, Source};
 
 /// A point of the reference figures: so many blocks of RAM, so many misses.

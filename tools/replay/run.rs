@@ -12,10 +12,10 @@ use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::content::block_id;
 use super::places::Places;
-use super::progress::Progress;
 use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup, memory_peak_bytes};
 use super::session::{Driven, Session};
 use crate::failure::{Failure, Result};
+use crate::progress::Progress;
 use crate::trace::{Kind, Source};
 
 /// What there is to tell, and why the run ended early if it did with something to tell.
@@ -78,7 +78,7 @@ fn replay(
         drop(progress);
         match driven.failure.take() {
             Some(failure @ Failure::Input { .. }) => return Err(failure),
-            failure @ Some(Failure::WrongBytes(_)) => {
+            failure @ Some(Failure::WrongBytes(_) | Failure::Damaged(_)) => {
                 // What is on disk may be of use to who looks for the cause.
                 places.keep();
                 passes.push(pass(driven, &session, Duration::ZERO));

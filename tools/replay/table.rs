@@ -2,25 +2,12 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::Table;
 
 use super::latency::Percentiles;
 use super::report::{Measures, Report};
+use crate::table::table;
 use crate::units::{show_bytes, show_count, show_us};
-
-/// A table whose first column is text and the others numbers.
-pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(head);
-    for row in rows {
-        table.add_row(row.into_iter().map(Cell::new));
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
 
 /// `part` of `whole` as a percentage; a dash when there is no whole.
 pub(super) fn share(part: u64, whole: u64) -> String {

@@ -154,7 +154,7 @@ fn what_a_file_holds_is_counted_by_volume_and_the_oldest_dirty_block_has_its_tim
     // Three segments are sealed; one block is void, two are in the log.
     assert_eq!((disk.clean_blocks, disk.dirty_blocks), (slots * 3 - 3, 3));
     assert_eq!((disk.dirty_bytes, disk.oldest_dirty_us), (3 * 4096, Some(5_000_000)));
-    assert_eq!(disk.dirty_end, 101 * 4096);
+    assert_eq!(disk.last_dirty_offset, Some(100 * 4096));
     let segments = info.segments;
     assert_eq!((segments.clean, segments.dirty, segments.reinserted), (3, 1, 0));
     assert_eq!(segments.clean + segments.dirty + segments.free, info.geometry.segment_count);
