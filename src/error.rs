@@ -28,6 +28,9 @@ pub enum Error {
     /// Written below by `around` writes, which keep nothing, and then the sync failed: nobody can write these blocks
     /// again. Every flush says so until [`crate::Volume::forget`] is told of them.
     Lost { volume: String, blocks: u64, cause: TierError },
+    /// They were newer than the backing store and only on the SSD, which cannot give them. Reads of them and every flush
+    /// say so until each is written whole, discarded or forgotten; [`crate::Volume::lost_blocks`] names them.
+    LostWithSsd { volume: String, blocks: u64 },
     /// A volume in mode `back-ssd` cannot do this: what its log has is newer than the backing store.
     NotWithLog { what: &'static str },
     /// A volume of this name is attached already.
@@ -72,6 +75,11 @@ impl fmt::Display for Error {
                      again, then forget them"
                 )
             }
+            Self::LostWithSsd { volume, blocks } => write!(
+                f,
+                "{blocks} blocks of volume {volume} were only on the SSD, which cannot give them; write them whole, or \
+                 forget them"
+            ),
             Self::NotWithLog { what } => write!(
                 f,
                 "a volume that writes back to a log on the SSD cannot {what}; detach it, and attach it in another mode"

@@ -27,7 +27,7 @@ pub use cache::{
 pub use config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize, WriteMode};
 pub use error::{Error, Result, TierError};
 pub use simulate::Simulation;
-pub use stats::Stats;
+pub use stats::{SsdFailure, Stats};
 pub use terrace_tiers as tiers;
 pub use terrace_tiers::block::{BlockId, BlockSize, VolumeId};
 pub use terrace_tiers::device::Device;

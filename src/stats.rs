@@ -2,6 +2,25 @@
 
 use terrace_tiers::ssd::SsdStats;
 
+/// What an SSD was switched off for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SsdFailure {
+    /// Its journal could not be written or synced.
+    Journal,
+    /// A checkpoint could not.
+    Checkpoint,
+    /// Records of the log of dirty blocks, or their syncs, failed several times in a row.
+    Log,
+    /// Appends of clean blocks, or the summaries of their segments, failed many times in a row: it may be full.
+    Append,
+    /// Many reads in a row failed.
+    Read,
+}
+
+impl SsdFailure {
+    pub(crate) const ALL: [Self; 5] = [Self::Journal, Self::Checkpoint, Self::Log, Self::Append, Self::Read];
+}
+
 /// What a cache did since it opened, in blocks touched unless a name says otherwise.
 ///
 /// Laws, at any moment in which no call is under way:
@@ -30,6 +49,8 @@ pub struct Stats {
     pub dirty_blocks: u64,
     /// Blocks written below that no sync covers yet, now; those of `around` writes too, which are not in RAM.
     pub unsynced_blocks: u64,
+    /// Blocks that nobody can give any more, now; [`crate::Volume::lost_blocks`] names them.
+    pub lost_blocks: u64,
     /// Operations on the backing stores as they were issued, adjacent ones merged.
     pub disk_read_operations: u64,
     pub disk_read_bytes: u64,
@@ -49,6 +70,8 @@ pub struct Stats {
     pub ssd_errors: u64,
     /// False once an SSD that failed was switched off, or when there is none.
     pub ssd_in_use: bool,
+    /// Why it was switched off.
+    pub ssd_off_for: Option<SsdFailure>,
     /// Whether the cache file is read and written with direct I/O.
     pub ssd_direct: bool,
     pub ssd: SsdStats,

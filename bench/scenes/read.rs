@@ -35,6 +35,7 @@ pub struct SsdReads {
     order: Vec<u64>,
     next: AtomicUsize,
     plain: PlainFile,
+    plain_frames: Frames,
     /// As many places in the file, in a random order of their own.
     places: Vec<u64>,
     next_place: AtomicUsize,
@@ -52,6 +53,7 @@ impl SsdReads {
             order: Workload::new(Pattern::Shuffled, BLOCKS, 1).offsets(BLOCKS as usize, BLOCK_BYTES),
             next: AtomicUsize::new(0),
             plain: PlainFile::open(&path),
+            plain_frames: touched_frames(),
             // The log is written from the start of the file, so these are places with blocks in them.
             places: Workload::new(Pattern::Shuffled, BLOCKS, 2).offsets(BLOCKS as usize, BLOCK_BYTES),
             next_place: AtomicUsize::new(0),
@@ -84,12 +86,11 @@ impl SsdReads {
 
     /// As many reads of the same file without a cache.
     pub fn time_plain(&self, callers: usize, count: usize) -> Duration {
-        let frames = Frames::new(BLOCK_BYTES, FRAMES).expect("the frames fit RAM");
         let held_max = FRAMES as usize / callers - 1;
         time_callers(callers, |caller| {
             let mut held = VecDeque::with_capacity(held_max);
             for _ in share(count, callers, caller) {
-                let mut buffer = frames.alloc().expect("each caller holds its share at most");
+                let mut buffer = self.plain_frames.alloc().expect("each caller holds its share at most");
                 let place = self.next_place.fetch_add(1, Ordering::Relaxed) % self.places.len();
                 self.plain.read(self.places[place], &mut [IoSliceMut::new(&mut buffer)]);
                 held.push_back(buffer);
@@ -99,6 +100,15 @@ impl SsdReads {
             }
         })
     }
+}
+
+/// Frames that the kernel has given memory to, as those of a cache that is in use.
+fn touched_frames() -> Frames {
+    let frames = Frames::new(BLOCK_BYTES, FRAMES).expect("the frames fit RAM");
+    let mut all: Vec<_> = (0..FRAMES).map(|_| frames.alloc().expect("all are free")).collect();
+    all.iter_mut().for_each(|frame| frame.fill(1));
+    drop(all);
+    frames
 }
 
 /// The part of `count` that caller number `caller` of `callers` does.

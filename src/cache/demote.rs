@@ -5,7 +5,8 @@
 //! batches grow as the SSD falls behind. When too much is queued the demotion is dropped and counted: SSD writes never
 //! delay a read.
 //!
-//! An SSD that fails an append loses those blocks, which the backing store has.
+//! An SSD that fails an append loses those blocks, which the backing store has; one that fails many of them in a row is
+//! switched off.
 use std::sync::Arc;
 
 use terrace_tiers::device::PageBuf;
@@ -16,6 +17,7 @@ use super::index::Departed;
 use super::ssd::{SsdState, SsdTier};
 use super::{Inner, Result};
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
 use crate::sync::atomic::Ordering;
 
 /// An append takes at most so many bytes: what was just summed is still at hand for the write (bench ssd/append).
@@ -28,13 +30,15 @@ const APPENDS_MAX: u32 = 5;
 const APPEND_BLOCKS_MIN: usize = 32;
 
 impl SsdTier {
-    /// Counts an append as under way if what is queued is worth one; `start_wanted_appends` starts it.
-    pub(super) fn want_append(&self, state: &mut SsdState) {
+    /// Counts an append as under way if what is queued is worth one, and says so; `start_appends` starts it.
+    pub(super) fn want_append(&self, state: &mut SsdState) -> bool {
         let is_enough = state.appends == 0 || state.queue.len() >= APPEND_BLOCKS_MIN;
-        if !state.queue.is_empty() && state.appends < APPENDS_MAX && is_enough {
+        let is_wanted = !state.queue.is_empty() && state.appends < APPENDS_MAX && is_enough;
+        if is_wanted {
             state.appends += 1;
             self.appends_wanted.fetch_add(1, Ordering::Relaxed);
         }
+        is_wanted
     }
 
     /// Takes the next neighbours in the log that wait for their append.
@@ -63,7 +67,7 @@ impl SsdTier {
 impl Inner {
     /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
     pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
-        let Some(ssd) = self.ssd.as_ref().filter(|_| !self.is_closed()) else { return };
+        let Some(ssd) = self.ssd().filter(|_| !self.is_closed()) else { return };
         let Departed { block, frame, version, earned } = departed;
         let mut state = ssd.state.lock();
         if ssd.is_off() {
@@ -81,26 +85,33 @@ impl Inner {
         state.on_the_way.insert(block, (plan, frame.clone()));
         state.queue.push_back((plan, frame));
         state.held_frames += 1;
-        if self.is_continuous() {
-            ssd.want_append(&mut state);
+        if self.is_continuous() && ssd.want_append(&mut state) {
+            self.appends_are_wanted.store(true, Ordering::Release);
         }
     }
 
     /// Starts the appends that demotions asked for. Not under a lock: a pool that has shut down runs them at once.
     pub(super) fn start_wanted_appends(self: &Arc<Self>) {
-        let Some(ssd) = &self.ssd else { return };
-        if ssd.appends_wanted.load(Ordering::Relaxed) == 0 {
+        // A hit in RAM comes here too, and looks no further.
+        if !self.appends_are_wanted.load(Ordering::Relaxed) {
             return;
         }
-        for _ in 0..ssd.appends_wanted.swap(0, Ordering::Relaxed) {
-            let inner = self.clone();
-            ssd.lane.task(Priority::Background, Box::new(move || inner.run_appends()));
+        if self.appends_are_wanted.swap(false, Ordering::Acquire)
+            && let Some(ssd) = self.ssd()
+        {
+            self.start_appends(&ssd);
+        }
+    }
+
+    fn start_appends(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
+        for _ in 0..ssd.appends_wanted.swap(0, Ordering::AcqRel) {
+            let (inner, ssd_again) = (self.clone(), ssd.clone());
+            ssd.lane.task(Priority::Background, Box::new(move || inner.run_appends(&ssd_again)));
         }
     }
 
     /// Appends what is queued until nothing is.
-    pub(super) fn run_appends(self: &Arc<Self>) {
-        let Some(ssd) = &self.ssd else { return };
+    fn run_appends(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
         loop {
             let batch = ssd.take_batch();
             if batch.is_empty() {
@@ -110,9 +121,7 @@ impl Inner {
             let data: Vec<&[u8]> = batch.iter().map(|(_, frame)| &frame[..]).collect();
             let result = ssd::append(&*ssd.device, &plans, &data);
             ssd.write_operations.fetch_add(1, Ordering::Relaxed);
-            if result.is_err() {
-                ssd.errors.fetch_add(1, Ordering::Relaxed);
-            }
+            ssd.note(SsdFailure::Append, result.is_ok());
             let seal = {
                 let mut state = ssd.state.lock();
                 state.held_frames -= plans.len();
@@ -127,30 +136,30 @@ impl Inner {
                 seal
             };
             if seal.is_some_and(|seal| ssd.queue_seal(seal)) {
-                let inner = self.clone();
-                ssd.lane.task(Priority::Background, Box::new(move || inner.run_seals()));
+                let (inner, ssd_again) = (self.clone(), ssd.clone());
+                ssd.lane.task(Priority::Background, Box::new(move || inner.run_seals(&ssd_again)));
             }
             self.start_reclaim_early(ssd);
         }
     }
 
     /// Starts whatever the SSD has to do, and waits for the end of it.
-    pub(super) fn settle_ssd(self: &Arc<Self>) {
-        let Some(ssd) = &self.ssd else { return };
+    pub(super) fn settle_ssd(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
         ssd.want_append(&mut ssd.state.lock());
-        self.start_wanted_appends();
+        self.start_appends(ssd);
         ssd.wait_idle();
         self.start_reclaim(ssd);
         ssd.wait_idle();
     }
 
     /// Writes segments through that were never written, one after the other, as long as there are some.
-    pub(super) fn start_preparing(self: &Arc<Self>) {
-        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+    pub(super) fn start_preparing(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
+        if ssd.is_off() {
+            return;
+        }
         let Some((segment, offset, bytes)) = ssd.with(Ssd::plan_prepare) else { return };
-        let inner = self.clone();
+        let (inner, lane, ssd) = (self.clone(), ssd.lane.clone(), ssd.clone());
         let job = move || {
-            let Some(ssd) = &inner.ssd else { return };
             let zeros = PageBuf::zeroed(APPEND_BYTES_MAX.min(bytes as usize));
             let mut at = 0;
             while at < bytes && !inner.closed.load(Ordering::Relaxed) {
@@ -164,16 +173,16 @@ impl Inner {
             }
             ssd.with(|tier| tier.finish_prepare(segment));
             if !inner.closed.load(Ordering::Relaxed) {
-                inner.start_preparing();
+                inner.start_preparing(&ssd);
             }
         };
-        ssd.lane.task(Priority::Background, Box::new(job));
+        lane.task(Priority::Background, Box::new(job));
     }
 
     /// Leaves the cache file in order: everything appended and sealed, and a checkpoint that says so.
     pub(super) fn close_ssd(self: &Arc<Self>) -> Result<()> {
-        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return Ok(()) };
-        self.settle_ssd();
+        let Some(ssd) = self.ssd_in_use() else { return Ok(()) };
+        self.settle_ssd(&ssd);
         let seals = ssd.with(Ssd::plan_seal_open);
         if !seals.is_empty() {
             ssd.seal(seals);

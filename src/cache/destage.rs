@@ -15,9 +15,12 @@ use terrace_tiers::ssd::{LogRead, ReadVerdict};
 
 use super::dirty::{Failure, RETRY_MAX, RETRY_MIN, VolumeState};
 use super::flush::FlushDone;
+use super::ssd::SsdTier;
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Blocker, Instant};
 
 /// Runs are synced together up to so many bytes.
@@ -32,8 +35,12 @@ pub(super) struct Destage {
     /// Where the next run is looked for.
     cursor: u64,
     /// Who waits until the log has nothing of the volume.
-    drains: Vec<FlushDone>,
+    pub(super) drains: Vec<FlushDone>,
     failure: Option<Failure>,
+    /// The volume is on its way out of a log that takes nothing any more: see `fall_back`.
+    pub(super) is_leaving: bool,
+    /// Who waits for the end of that.
+    pub(super) flushes: Vec<FlushDone>,
 }
 
 /// Runs that are written below and not synced.
@@ -45,10 +52,23 @@ struct Written {
     failures_before: u64,
 }
 
+impl SsdTier {
+    /// Reads a copy of the log; whether it is what was written. Of an SSD that is off there is no other time to read it.
+    fn read_for_destage(&self, read: &LogRead, block: &mut [u8]) -> Result<bool, TierError> {
+        let result = read.run(&*self.device, block);
+        self.note(SsdFailure::Read, result.is_ok());
+        match result {
+            Err(error) if !self.is_off() => Err(Arc::new(error)),
+            Err(_) => Ok(read.run(&*self.device, block).unwrap_or(false)),
+            Ok(is_verified) => Ok(is_verified),
+        }
+    }
+}
+
 impl Inner {
     /// Sees to it that the dirty blocks of `volume` in the log go below.
     pub(super) fn start_destage(self: &Arc<Self>, volume: &Arc<VolumeState>) {
-        let Some(ssd) = &self.ssd else { return };
+        let Some(ssd) = self.ssd() else { return };
         let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
         let is_early = destage.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
@@ -69,7 +89,7 @@ impl Inner {
 
     /// Waits until nothing of `volume` is dirty in the log.
     pub(super) fn drain_log(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
-        if self.ssd.is_none() {
+        if self.ssd().is_none() {
             return Ok(());
         }
         let blocker = Arc::new(Blocker::default());
@@ -98,7 +118,7 @@ impl Inner {
     }
 
     fn submit_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let is_awaited = !volume.destage.lock().drains.is_empty();
         let is_pressed = is_awaited || ssd.with(|tier| tier.dirty_load()) >= HURRY_LOAD;
         let priority = if is_pressed { Priority::Awaited } else { Priority::Background };
@@ -133,7 +153,7 @@ impl Inner {
 
     /// The next neighbours from the cursor on; none at the end of the round.
     fn next_run(&self, volume: &VolumeState) -> Vec<BlockId> {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let count = (self.limits.run_bytes_max / self.size.bytes()).max(1);
         let mut destage = volume.destage.lock();
         let run = ssd.with(|tier| tier.dirty_run(volume.id, destage.cursor, count));
@@ -147,18 +167,19 @@ impl Inner {
         volume: &Arc<VolumeState>,
         run: Vec<BlockId>,
     ) -> Result<Vec<LogRead>, TierError> {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let block_bytes = self.size.bytes();
         let mut buffer = PageBuf::zeroed(run.len() * block_bytes);
         let mut reads: Vec<(LogRead, usize)> = Vec::new();
         for (index, block) in run.into_iter().enumerate() {
             let Some(read) = ssd.with(|tier| tier.plan_log_read(block)) else { continue };
             let start = index * block_bytes;
-            let is_verified = read.run(&*ssd.device, &mut buffer[start..start + block_bytes]);
-            let is_verified = is_verified.map_err(Arc::new)?;
+            let is_verified = ssd.read_for_destage(&read, &mut buffer[start..start + block_bytes])?;
             // A bad copy stays, named by an error to whoever reads it; one that went elsewhere has its own turn.
-            if ssd.with(|tier| tier.finish_log_read(&read, is_verified)) == ReadVerdict::Valid {
-                reads.push((read, start));
+            match ssd.with(|tier| tier.finish_log_read(&read, is_verified)) {
+                ReadVerdict::Valid => reads.push((read, start)),
+                ReadVerdict::Corrupt => ssd.has_bad.store(true, Ordering::Relaxed),
+                ReadVerdict::Moved => {}
             }
         }
         self.make_voids_durable();
@@ -199,7 +220,7 @@ impl Inner {
     }
 
     fn finish_destaged(self: &Arc<Self>, volume: &Arc<VolumeState>, written: &Written, result: Result<()>) {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         // A sync that failed meanwhile may have dropped what was written before it (rule 7): these go below once more.
         let has_failed = volume.dirty.lock().syncs.failures != written.failures_before;
         match result {
@@ -233,7 +254,7 @@ impl Inner {
 
     /// The round found nothing, or failed, or the cache closes.
     fn end_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, result: Result<(), TierError>) {
-        let ssd = self.ssd.as_ref().expect("there is a log to destage");
+        let ssd = self.ssd().expect("there is a log to destage");
         let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
         let blocks = ssd.with(|tier| tier.dirty_blocks_of(volume.id));

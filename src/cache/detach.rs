@@ -40,7 +40,7 @@ impl Inner {
         // A cache that closes beside this notes it itself.
         let _closing = self.closing.lock();
         self.check_open()?;
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             let identity = volume.device.identity();
             ssd.with(|tier| tier.detach_volume(volume.id, identity));
             self.make_voids_durable();

@@ -46,6 +46,8 @@ pub(super) struct VolumeState {
     pub(super) is_watched: AtomicBool,
     /// Calls are refused: it is detached, or about to be.
     pub(super) is_detached: AtomicBool,
+    /// Some of its blocks cannot be read: `dirty` names them, and this changes under its lock.
+    pub(super) has_unreadable: AtomicBool,
     /// With `dirty`: what a forget waits for may have ended.
     pub(super) fence_changed: Condvar,
 }
@@ -78,6 +80,7 @@ impl VolumeState {
             version: AtomicU64::new(version.as_u64()),
             is_watched: AtomicBool::new(false),
             is_detached: AtomicBool::new(false),
+            has_unreadable: AtomicBool::new(false),
             fence_changed: Condvar::new(),
         }
     }
@@ -153,6 +156,8 @@ pub(super) struct Dirty {
     pub(super) held_back: BTreeSet<u64>,
     /// Dirty blocks that found no room in the log: they wait for destage.
     pub(super) put_off: BTreeSet<u64>,
+    /// Blocks that only an SSD had which cannot be read.
+    pub(super) unreadable: BTreeSet<u64>,
     pub(super) failure: Option<Failure>,
     /// So many runs take one block each: a run failed, and one bad block must not hold its neighbours up.
     pub(super) careful_runs: u64,
@@ -254,7 +259,15 @@ impl Dirty {
         }
     }
 
+    pub(super) fn lost_blocks(&self) -> u64 {
+        (self.syncs.lost.len() + self.unreadable.len()) as u64
+    }
+
     pub(super) fn lost_error(&self, volume: &str) -> Option<Error> {
+        if !self.unreadable.is_empty() {
+            let (volume, blocks) = (volume.to_owned(), self.unreadable.len() as u64);
+            return Some(Error::LostWithSsd { volume, blocks });
+        }
         let cause = self.syncs.lost_by.clone().filter(|_| !self.syncs.lost.is_empty())?;
         Some(Error::Lost { volume: volume.to_owned(), blocks: self.syncs.lost.len() as u64, cause })
     }

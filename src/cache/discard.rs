@@ -95,9 +95,10 @@ impl Inner {
         // by itself, and cannot be on the SSD before the fence is lifted.
         let version = self.next_version();
         volume.raise_version(version);
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             ssd.void_range(stretch.first(), stretch.count(), version);
         }
+        volume.make_readable(&stretch.blocks);
         volume.dirty.lock().fences.discard(id).step = Step::Waiting;
         self.ticker.watch(volume);
         self.go_on_behind_fences(volume);

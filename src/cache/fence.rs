@@ -341,7 +341,7 @@ impl Inner {
             if !is_filled && !is_kept {
                 self.empty_entry(volume, &mut shard, block, &mut swept);
             }
-            if let Some(ssd) = &self.ssd {
+            if let Some(ssd) = self.ssd() {
                 ssd.void(block, self.next_version(), VoidMark::Exact);
             }
             drop(shard);

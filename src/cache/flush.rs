@@ -189,8 +189,11 @@ impl Inner {
     }
 
     pub(super) fn flush_open(self: &Arc<Self>, volume: &Arc<VolumeState>, done: FlushDone) {
+        let Some(done) = self.leave_log_if_off(volume, Some(done)) else { return };
+        let bad = self.bad_in_log(volume).len() as u64;
+        let bad = (bad > 0).then(|| volume.unreadable_error(bad));
         let mut dirty = volume.dirty.lock();
-        let done = match dirty.lost_error(&volume.name) {
+        let done = match dirty.lost_error(&volume.name).or(bad) {
             Some(error) => Box::new(move |result: Result<()>| done(result.and(Err(error)))),
             None => done,
         };

@@ -55,7 +55,7 @@ impl Inner {
             let syncs = &mut volume.dirty.lock().syncs;
             syncs.is_given_up |= syncs.failures > 0;
         }
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             let stretch = Stretch::new(volume, blocks.clone());
             let version = self.next_version();
             volume.raise_version(version);
@@ -111,6 +111,8 @@ impl Inner {
             volume.fence_changed.wait(&mut dirty);
         }
         dirty.forget_syncs(blocks);
+        drop(dirty);
+        volume.make_readable(blocks);
     }
 
     fn place_forget(&self, volume: &VolumeState, id: u64, stretch: &Stretch, cuts: &[Cut]) {

@@ -12,6 +12,7 @@ use super::ssd::SsdTier;
 use super::{Inner, Result};
 use crate::error::TierError;
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
 use crate::sync::atomic::Ordering;
 
 /// The checkpoint's own, and one for each copy of the superblock.
@@ -61,7 +62,7 @@ impl SsdTier {
             self.changed.notify_all();
             if let Err(error) = result {
                 drop(state);
-                self.switch_off();
+                self.note(SsdFailure::Journal, false);
                 return Err(Arc::new(error));
             }
         }
@@ -104,8 +105,7 @@ impl SsdTier {
         self.changed.notify_all();
         drop(state);
         result.map_err(|error| {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-            self.switch_off();
+            self.note(SsdFailure::Checkpoint, false);
             Arc::new(error)
         })
     }
@@ -114,22 +114,19 @@ impl SsdTier {
 impl Inner {
     /// Before a write below: every void that was asked for so far is durable on the SSD (rule 1).
     pub(super) fn make_voids_durable(self: &Arc<Self>) {
-        let Some(ssd) = self.ssd.as_ref().filter(|ssd| !ssd.is_off()) else { return };
+        let Some(ssd) = self.ssd_in_use() else { return };
         // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing store
         // has changed since, so its clean copies are not believed again.
         if ssd.make_durable(None).is_ok() && ssd.wants_checkpoint() {
-            let inner = self.clone();
-            let job = move || {
-                // A failure has switched the SSD off.
-                let _ = inner.ssd.as_ref().map(|ssd| ssd.run_checkpoint(false));
-            };
-            ssd.lane.task(Priority::Background, Box::new(job));
+            let lane = ssd.lane.clone();
+            // A failure has switched the SSD off.
+            let job = move || drop(ssd.run_checkpoint(false));
+            lane.task(Priority::Background, Box::new(job));
         }
     }
 
     /// Whether a write below would have to wait for the SSD's journal.
     pub(super) fn has_pending_voids(&self) -> bool {
-        let ssd = self.ssd.as_ref().filter(|ssd| !ssd.is_off());
-        ssd.is_some_and(|ssd| ssd.with(|tier| tier.journal_pending().is_some()))
+        self.ssd_in_use().is_some_and(|ssd| ssd.with(|tier| tier.journal_pending().is_some()))
     }
 }

@@ -25,7 +25,9 @@ use super::dirty::VolumeState;
 use super::read::{PlannedFill, Runner, Source};
 use super::ssd::SsdTier;
 use super::writeback::{Group, TakenBlock};
+use crate::config::WriteMode;
 use crate::error::TierError;
+use crate::stats::SsdFailure;
 use crate::sync::wake_all;
 
 impl SsdTier {
@@ -47,16 +49,23 @@ impl SsdTier {
         let mut logged = 0;
         let mut tickets: SmallVec<[LogTicket; 2]> = SmallVec::new();
         while logged < copies.len() {
-            if self.with(|tier| tier.log_must_restart()) {
+            if self.with(|tier| tier.log_must_restart()) && !self.is_off() {
                 self.run_checkpoint(false)?;
             }
-            let Some(mut plan) = self.with(|tier| tier.plan_record(&copies[logged..], now_us)) else { break };
+            let plan = {
+                let mut state = self.state.lock();
+                if self.is_off() {
+                    return Err(given_up());
+                }
+                state.tier.plan_record(&copies[logged..], now_us)
+            };
+            let Some(mut plan) = plan else { break };
             let (ticket, count) = (plan.ticket(), plan.block_count());
             let result = plan.run(&*self.device, &blocks[logged..logged + count]);
             self.write_operations.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = result {
-                self.errors.fetch_add(1, Ordering::Relaxed);
                 self.give_records_up();
+                self.note(SsdFailure::Log, false);
                 return Err(Arc::new(error));
             }
             self.with(|tier| tier.finish_record(plan));
@@ -100,9 +109,11 @@ impl SsdTier {
             }
             self.changed.notify_all();
             if let Err(error) = result {
-                self.errors.fetch_add(1, Ordering::Relaxed);
+                drop(state);
+                self.note(SsdFailure::Log, false);
                 return Err(Arc::new(error));
             }
+            self.note(SsdFailure::Log, true);
         }
     }
 }
@@ -114,7 +125,7 @@ fn given_up() -> TierError {
 impl Inner {
     /// Brings a group to the log, on this thread, and finishes it.
     pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: &Group) {
-        let ssd = self.ssd.as_ref().expect("a volume in this mode has an SSD");
+        let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let failures_before = volume.dirty.lock().syncs.failures;
         let copy_of = |taken: &TakenBlock| {
             let mut mask: SectorMask = taken.sectors.as_slice().into();
@@ -127,17 +138,25 @@ impl Inner {
         let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
         let result = ssd.log(&copies, &blocks, self.clock.now_us());
         drop(blocks);
-        self.start_reclaim_early(ssd);
+        self.start_reclaim_early(&ssd);
         match result {
             Ok(count) => {
                 if count < copies.len() {
-                    self.start_reclaim(ssd);
+                    self.start_reclaim(&ssd);
                 }
                 let (logged, left) = group.blocks.split_at(count);
                 self.finish_logged(volume, logged);
                 self.put_off(volume, left);
                 self.after_group(volume, logged.len() as u64, Ok(()));
                 self.start_destage(volume);
+            }
+            // They go below when all that the log has is there.
+            Err(_) if ssd.is_off() => {
+                self.put_off(volume, &group.blocks);
+                self.leave_log_if_off(volume, None);
+                if volume.mode() != WriteMode::BackSsd {
+                    self.take_put_off(volume);
+                }
             }
             Err(error) => self.finish_group(volume, &group.blocks, failures_before, Err(error)),
         }
@@ -189,9 +208,10 @@ impl Inner {
         runner: Runner,
     ) {
         let Runner::Pool(priority) = runner else { return self.run_log_fill(volume, fill) };
-        let ssd = self.ssd.as_ref().expect("there is a log to read from");
-        let is_whole = matches!(&fill.source, Source::Log(read) if read.is_whole());
-        let lane = if is_whole { &ssd.lane } else { &volume.lane };
+        let lane = match &fill.source {
+            Source::Log(ssd, read) if read.is_whole() => ssd.lane.clone(),
+            _ => volume.lane.clone(),
+        };
         let (inner, volume) = (self.clone(), volume.clone());
         lane.task(priority, Box::new(move || inner.run_log_fill(&volume, fill)));
     }
@@ -210,8 +230,7 @@ impl Inner {
         source: &Source,
         frame: &mut [u8],
     ) -> Result<(), TierError> {
-        let ssd = self.ssd.as_ref().expect("there is a log to read from");
-        let Source::Log(read) = source else { unreachable!("this fill is one from the log") };
+        let Source::Log(ssd, read) = source else { unreachable!("this fill is one from the log") };
         let mut next = Some(read.clone());
         // A copy goes elsewhere when a newer one is in the log, or when the backing store has it.
         while let Some(read) = next {
@@ -221,7 +240,7 @@ impl Inner {
             let mut scratch = (!read.is_whole()).then(|| PageBuf::zeroed(self.size.bytes()));
             let target = scratch.as_deref_mut().unwrap_or(frame);
             let result = read.run(&*ssd.device, target);
-            ssd.errors.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
+            ssd.note(SsdFailure::Read, result.is_ok());
             let verdict =
                 ssd.with(|tier| tier.finish_log_read(&read, matches!(result, Ok(is_good) if is_good)));
             match verdict {
@@ -235,6 +254,7 @@ impl Inner {
                     return Ok(());
                 }
                 ReadVerdict::Corrupt if read.is_dirty => {
+                    ssd.has_bad.store(true, Ordering::Relaxed);
                     return Err(result.err().map_or_else(|| bad(block), Arc::new));
                 }
                 ReadVerdict::Corrupt | ReadVerdict::Moved => {

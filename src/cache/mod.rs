@@ -23,13 +23,15 @@
 //! | `journal`   | what recovery must know of the SSD: journal and checkpoint                    |
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
+//! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
-//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's.
+//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
+//! copy what is in it, under any of them.
 //!
 //! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
 //! while the record of a detached volume is written.
@@ -40,6 +42,7 @@ mod destage;
 mod detach;
 mod dirty;
 mod discard;
+mod fall_back;
 mod fence;
 mod flush;
 mod forget;
@@ -51,6 +54,7 @@ mod read;
 mod reclaim;
 mod recover;
 mod ssd;
+mod steady;
 mod ticker;
 mod volume;
 mod write;
@@ -122,7 +126,10 @@ struct Inner {
     volumes: RwLock<Volumes>,
     /// Numbers volumes when there is no cache file to number them.
     volumes_attached: AtomicU32,
-    ssd: Option<ssd::SsdTier>,
+    /// None while there is none. What is under way keeps the one it began with. Nothing that RAM has comes here.
+    ssd: RwLock<Option<Arc<ssd::SsdTier>>>,
+    /// Appends to the SSD may be wanted that nobody started yet.
+    appends_are_wanted: AtomicBool,
     throttle: write::Throttle,
     /// A block may leave RAM that could not, or a frame became free.
     released: Event,
@@ -194,7 +201,7 @@ impl Cache {
     pub fn forget_identity(&self, name: &str) -> Result<()> {
         let inner = &self.handle.inner;
         inner.check_open()?;
-        if let Some(ssd) = &inner.ssd {
+        if let Some(ssd) = inner.ssd() {
             ssd.with(|tier| tier.forget_identity(name));
         }
         Ok(())
@@ -305,6 +312,9 @@ impl Inner {
             let dirty = volume.dirty.lock();
             stats.dirty_blocks += dirty.dirty_blocks();
             stats.unsynced_blocks += dirty.unsynced_blocks();
+            stats.lost_blocks += dirty.lost_blocks();
+            drop(dirty);
+            stats.lost_blocks += self.bad_in_log(&volume).len() as u64;
         }
         for lane in self.lanes.lock().values() {
             let io = lane.stats();
@@ -314,7 +324,7 @@ impl Inner {
             stats.disk_write_bytes += io.write_bytes;
             stats.disk_queue_depth += lane.depth() as u64;
         }
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             ssd.add_stats(&mut stats);
         }
         stats

@@ -8,7 +8,7 @@ use crate::sync::{Instant, thread};
 impl Inner {
     /// See [`super::Cache::assert_quiet`].
     pub(super) fn assert_quiet(&self) {
-        for lane in self.lanes.lock().values().chain(self.ssd.as_ref().map(|ssd| &ssd.lane)) {
+        for lane in self.lanes.lock().values().chain(self.ssd().map(|ssd| ssd.lane.clone()).iter()) {
             assert_eq!(lane.stats().panics, 0, "what runs on the pool does not panic");
         }
         let until = Instant::now() + Duration::from_secs(20);
@@ -57,7 +57,7 @@ impl Inner {
                 return Some(format!("{what} of volume {}", volume.name));
             }
         }
-        if let Some(what) = self.ssd.as_ref().and_then(|ssd| ssd.what_is_left()) {
+        if let Some(what) = self.ssd().and_then(|ssd| ssd.what_is_left()) {
             return Some(what);
         }
         let out = self.frames.count() - self.frames.free_count();

@@ -18,7 +18,7 @@ use super::answer::{Answer, BlockRef, Blocks};
 use super::dirty::VolumeState;
 use super::fence::Swept;
 use super::index::{Found, Shard};
-use super::ssd::OnSsd;
+use super::ssd::{OnSsd, SsdTier};
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::pool::{Lane, Priority, ReadRequest};
@@ -92,11 +92,17 @@ pub(super) struct FillWaiter {
 }
 
 /// Where the bytes of a fill come from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub(super) enum Source {
     Disk,
-    Ssd(ReadPlan),
-    Log(LogRead),
+    Ssd(Arc<SsdTier>, ReadPlan),
+    Log(Arc<SsdTier>, LogRead),
+}
+
+impl Source {
+    fn is_disk(&self) -> bool {
+        matches!(self, Self::Disk)
+    }
 }
 
 /// A fill whose frame is at hand and whose I/O is not yet under way.
@@ -153,7 +159,7 @@ impl FillWaiter {
         let mut state = self.operation.state.lock();
         match source {
             Source::Disk => state.answer.disk_blocks += 1,
-            Source::Ssd(_) | Source::Log(_) => state.answer.ssd_blocks += 1,
+            Source::Ssd(..) | Source::Log(..) => state.answer.ssd_blocks += 1,
         }
         match frame {
             Ok(frame) => {
@@ -332,15 +338,21 @@ impl Inner {
             let frame = shard.take_zeros(block, frame, volume.version());
             return planning.take(part, frame, &piece.bytes);
         }
-        let ssd = self.ssd.as_ref().filter(|_| !shard.is_fenced(block));
-        let source = match ssd.and_then(|ssd| ssd.find(block)) {
-            Some(OnSsd::OnTheWay(frame)) => {
+        if volume.is_unreadable(block) {
+            shard.give_up(block);
+            planning.error = Some(volume.unreadable_error(1));
+            return;
+        }
+        let ssd = self.ssd().filter(|ssd| !shard.is_fenced(block) && ssd.serves(volume.mode()));
+        let found = ssd.and_then(|ssd| ssd.find(block).map(|found| (ssd, found)));
+        let source = match found {
+            Some((_, OnSsd::OnTheWay(frame))) => {
                 planning.answer.ssd_blocks += 1;
                 let frame = shard.take_back(block, frame, volume.version());
                 return planning.take(part, frame, &piece.bytes);
             }
-            Some(OnSsd::Stored(plan)) => Source::Ssd(plan),
-            Some(OnSsd::Logged(read)) => Source::Log(read),
+            Some((ssd, OnSsd::Stored(plan))) => Source::Ssd(ssd, plan),
+            Some((ssd, OnSsd::Logged(read))) => Source::Log(ssd, read),
             None => Source::Disk,
         };
         let Some(frame) = self.frames.alloc() else {
@@ -355,7 +367,7 @@ impl Inner {
 
     /// Brings planned fills on their way, neighbours together.
     fn run_fills(self: &Arc<Self>, volume: &Arc<VolumeState>, mut fills: Vec<PlannedFill>, runner: Runner) {
-        for fill in fills.extract_if(.., |fill| matches!(fill.source, Source::Log(_))) {
+        for fill in fills.extract_if(.., |fill| matches!(fill.source, Source::Log(..))) {
             self.start_log_fill(volume, fill, runner);
         }
         let mut runs = self.group_fills(fills);
@@ -389,12 +401,14 @@ impl Inner {
         for fill in fills {
             let offset = match fill.source {
                 Source::Disk => fill.block.byte_offset(self.size),
-                Source::Ssd(ref plan) => plan.offset,
-                Source::Log(_) => unreachable!("a fill from the log goes alone"),
+                Source::Ssd(_, ref plan) => plan.offset,
+                Source::Log(..) => unreachable!("a fill from the log goes alone"),
             };
             let last = runs.last_mut().filter(|run| {
-                let same_place =
-                    matches!(run.blocks[0].1, Source::Disk) == matches!(fill.source, Source::Disk);
+                let same_place = match (&run.blocks[0].1, &fill.source) {
+                    (Source::Ssd(one, _), Source::Ssd(other, _)) => Arc::ptr_eq(one, other),
+                    (one, other) => one.is_disk() && other.is_disk(),
+                };
                 let end = run.offset + run.frames.len() as u64 * block_bytes;
                 same_place && end == offset && run.frames.len() < blocks_max
             });
@@ -419,8 +433,8 @@ impl Inner {
         run: FillRun,
         priority: Priority,
     ) -> (Lane, ReadRequest) {
-        let (lane, device) = match (&run.blocks[0].1, &self.ssd) {
-            (Source::Ssd(_), Some(ssd)) => (ssd.lane.clone(), ssd.device.clone()),
+        let (lane, device) = match &run.blocks[0].1 {
+            Source::Ssd(ssd, _) => (ssd.lane.clone(), ssd.device.clone()),
             _ => (volume.lane.clone(), volume.device.clone()),
         };
         let (inner, volume, blocks) = (self.clone(), volume.clone(), run.blocks);
@@ -440,12 +454,11 @@ impl Inner {
         let mut again = Vec::new();
         for ((block, source), frame) in blocks.into_iter().zip(frames) {
             match (source, result) {
-                (Source::Log(_), _) => unreachable!("a fill from the log goes alone"),
-                (Source::Ssd(plan), _) => {
+                (Source::Log(..), _) => unreachable!("a fill from the log goes alone"),
+                (Source::Ssd(ssd, plan), _) => {
                     let verified = result.is_ok() && plan.verify(&frame);
-                    let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
                     if ssd.finish_read(&plan, verified, result.as_ref().err()) == ReadVerdict::Valid {
-                        self.finish_fill(volume, block, Ok(frame), &Source::Ssd(plan));
+                        self.finish_fill(volume, block, Ok(frame), &Source::Ssd(ssd, plan));
                     } else {
                         again.push(PlannedFill { block, source: Source::Disk, frame });
                     }
@@ -496,12 +509,12 @@ impl Inner {
             Ok(frame) => (Some(frame), None),
             Err(error) => (None, Some(error)),
         };
-        let filled = shard.finish_fill(block, frame, *source != Source::Disk);
+        let filled = shard.finish_fill(block, frame, !source.is_disk());
         let count = filled.waiters.len() as u64 + takers;
         if error.is_none() {
             match source {
                 Source::Disk => shard.counters.disk_reads += count,
-                Source::Ssd(_) | Source::Log(_) => shard.counters.read_ssd_hits += count,
+                Source::Ssd(..) | Source::Log(..) => shard.counters.read_ssd_hits += count,
             }
             shard.counters.fills_joined += count.saturating_sub(1);
         }
@@ -542,9 +555,9 @@ impl Inner {
         let PlannedFill { block, mut source, mut frame } = fill;
         let read = loop {
             let result = match &source {
-                Source::Log(_) => self.read_logged(volume, block, &source, &mut frame),
-                Source::Ssd(plan) => {
-                    if self.read_stored(plan, &mut frame) {
+                Source::Log(..) => self.read_logged(volume, block, &source, &mut frame),
+                Source::Ssd(ssd, plan) => {
+                    if ssd.read_stored(plan, &mut frame) {
                         break Ok(());
                     }
                     source = Source::Disk;
@@ -560,18 +573,19 @@ impl Inner {
         let frame = self.end_fill(volume, block, read.map(|()| frame), &source, 1).map_err(Error::Tier)?;
         let answer = match source {
             Source::Disk => Answer { disk_blocks: 1, ..Answer::default() },
-            Source::Ssd(_) | Source::Log(_) => Answer { ssd_blocks: 1, ..Answer::default() },
+            Source::Ssd(..) | Source::Log(..) => Answer { ssd_blocks: 1, ..Answer::default() },
         };
         let start = (offset - block.byte_offset(self.size)) as usize;
         Ok(Blocks { parts: smallvec![BlockRef::new(frame, start, start + bytes)], answer })
     }
+}
 
+impl SsdTier {
     /// Reads a clean copy on this thread; false when the backing store must be asked.
     fn read_stored(&self, plan: &ReadPlan, frame: &mut [u8]) -> bool {
-        let ssd = self.ssd.as_ref().expect("there is an SSD to read from");
-        let result = ssd.lane.read_here(&*ssd.device, plan.offset, frame).map_err(Arc::new);
+        let result = self.lane.read_here(&*self.device, plan.offset, frame).map_err(Arc::new);
         let verified = result.is_ok() && plan.verify(frame);
-        ssd.finish_read(plan, verified, result.as_ref().err()) == ReadVerdict::Valid
+        self.finish_read(plan, verified, result.as_ref().err()) == ReadVerdict::Valid
     }
 }
 

@@ -9,6 +9,7 @@ use super::Inner;
 use super::demote::APPEND_BYTES_MAX;
 use super::ssd::SsdTier;
 use crate::pool::Priority;
+use crate::stats::SsdFailure;
 use crate::sync::atomic::Ordering;
 
 impl SsdTier {
@@ -46,7 +47,7 @@ impl SsdTier {
         }
         for plan in plans {
             let is_written = synced.is_ok() && plan.run(&*self.device).is_ok();
-            self.errors.fetch_add(u64::from(!is_written), Ordering::Relaxed);
+            self.note(SsdFailure::Append, is_written);
             self.with(|tier| tier.finish_seal(plan, is_written));
         }
     }
@@ -95,8 +96,7 @@ impl SsdTier {
 
 impl Inner {
     /// Seals what is full until nothing is: segments that fill up while a sync runs share the next.
-    pub(super) fn run_seals(self: &Arc<Self>) {
-        let Some(ssd) = &self.ssd else { return };
+    pub(super) fn run_seals(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
         while let Some(plans) = ssd.take_seals() {
             ssd.seal(plans);
             self.start_reclaim_early(ssd);
@@ -105,13 +105,13 @@ impl Inner {
 
     /// As [`Self::start_reclaim`], but not where `settle` starts it when all is appended, so that the order of the log
     /// does not depend on time.
-    pub(super) fn start_reclaim_early(self: &Arc<Self>, ssd: &SsdTier) {
+    pub(super) fn start_reclaim_early(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
         if self.is_continuous() {
             self.start_reclaim(ssd);
         }
     }
 
-    pub(super) fn start_reclaim(self: &Arc<Self>, ssd: &SsdTier) {
+    pub(super) fn start_reclaim(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
         let mut state = ssd.state.lock();
         if state.is_reclaiming || ssd.is_off() {
             return;
@@ -119,18 +119,17 @@ impl Inner {
         let Some(plan) = state.tier.plan_reclaim() else { return };
         state.is_reclaiming = true;
         drop(state);
-        let inner = self.clone();
-        ssd.lane.task(Priority::Background, Box::new(move || inner.run_reclaims(plan)));
+        let (inner, ssd_again) = (self.clone(), ssd.clone());
+        ssd.lane.task(Priority::Background, Box::new(move || inner.run_reclaims(&ssd_again, plan)));
     }
 
     /// Empties segments until enough are free.
-    pub(super) fn run_reclaims(self: &Arc<Self>, first: ReclaimPlan) {
-        let Some(ssd) = &self.ssd else { return };
+    fn run_reclaims(self: &Arc<Self>, ssd: &Arc<SsdTier>, first: ReclaimPlan) {
         let mut next = Some(first);
         while let Some(plan) = next {
             let seals = ssd.reclaim(&plan, self.is_continuous());
             if seals.into_iter().fold(false, |is_mine, seal| is_mine | ssd.queue_seal(seal)) {
-                self.run_seals();
+                self.run_seals(ssd);
             }
             let mut state = ssd.state.lock();
             next = if ssd.is_off() { None } else { state.tier.plan_reclaim() };

@@ -19,6 +19,7 @@ use terrace_tiers::ssd::{Geometry, Ssd};
 use super::dirty::{VolumeParts, VolumeState};
 use super::index::Shard;
 use super::ssd::SsdTier;
+use super::steady::Steady;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
@@ -73,9 +74,9 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         Background::OnSettle => RamLayout { slack: layout.slack + ON_SETTLE_SLACK_BLOCKS, ..layout },
     };
     let frames = Frames::new(config.block_size.bytes(), layout.capacity + layout.slack)?;
-    let pool = Pool::new();
+    let (pool, ticker) = (Pool::new(), Arc::new(Ticker::new()));
     let ssd = match (&config.ssd, geometry) {
-        (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, layout, &pool)?),
+        (Some(ssd), Some(geometry)) => Some(open_ssd(config, ssd, geometry, layout, &pool, &ticker)?),
         _ => None,
     };
     let first_version =
@@ -92,11 +93,12 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         shards,
         volumes: RwLock::new(Volumes::default()),
         volumes_attached: AtomicU32::new(0),
-        ssd,
+        ssd: RwLock::new(ssd.map(Arc::new)),
+        appends_are_wanted: AtomicBool::new(false),
         throttle: Throttle::new(layout.dirty_low, layout.dirty_high),
         released: Event::default(),
         version: AtomicU64::new(first_version.as_u64()),
-        ticker: Arc::new(Ticker::new()),
+        ticker,
         ticker_thread: Mutex::new(None),
         pool,
         lanes: Mutex::new(HashMap::default()),
@@ -138,13 +140,14 @@ fn open_ssd(
     geometry: Geometry,
     layout: RamLayout,
     pool: &Pool,
+    ticker: &Arc<Ticker>,
 ) -> Result<SsdTier> {
     let (device, tier, is_direct) = match &ssd.device {
         Some(device) => (device.clone(), open_on_device(&**device, ssd, geometry)?, false),
         None => open_on_file(ssd, geometry)?,
     };
     let lane = pool.lane(lane_config("ssd", config.ssd_threads, config));
-    Ok(SsdTier::new(tier, device, is_direct, lane, (layout.slack as usize * 3 / 4).max(1)))
+    Ok(SsdTier::new(tier, device, is_direct, lane, (layout.slack as usize * 3 / 4).max(1), ticker.clone()))
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
@@ -197,7 +200,7 @@ fn start(inner: &Arc<Inner>, config: &Config) {
     let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
     *inner.ticker_thread.lock() = Some(thread);
     if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
-        inner.start_preparing();
+        inner.ssd().iter().for_each(|ssd| inner.start_preparing(ssd));
     }
 }
 
@@ -222,11 +225,11 @@ impl Inner {
             )));
         }
         let lane = self.lane_for(identity);
-        let id = match &self.ssd {
+        let id = match self.ssd() {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)).map_err(Arc::new)?,
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
-        let padded = Arc::new(Padded { device, len_bytes });
+        let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
         let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version };
         let volume = Arc::new(VolumeState::new(parts, self.size));
@@ -246,10 +249,10 @@ impl Inner {
         if volume.mode() != WriteMode::BackSsd {
             return self.drain_log(volume);
         }
-        let ssd = self.ssd.as_ref().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
+        let ssd = self.ssd_in_use().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
         let Some(ssd) = ssd else {
             return Err(Error::Config(format!(
-                "volume {} cannot write back to an SSD: there is none, or its table of volumes is full or the name too long",
+                "volume {} cannot write back to an SSD: there is none that works, or its table of volumes is full or the name too long",
                 volume.name
             )));
         };
@@ -264,7 +267,7 @@ impl Inner {
         let mut volumes = self.volumes.write();
         volumes.names.remove(&volume.name);
         volumes.by_id.remove(&volume.id);
-        if let Some(ssd) = &self.ssd {
+        if let Some(ssd) = self.ssd() {
             let identity = volume.device.identity();
             ssd.with(|tier| tier.detach_volume(volume.id, identity));
         }
@@ -291,7 +294,7 @@ impl Inner {
         // Reads that callbacks and futures wait for.
         let lanes: Vec<Lane> = self.lanes.lock().values().cloned().collect();
         lanes.iter().for_each(Lane::wait_idle);
-        self.settle_ssd();
+        self.ssd().iter().for_each(|ssd| self.settle_ssd(ssd));
         Ok(())
     }
 
@@ -341,7 +344,7 @@ impl Inner {
         }
         // Only now: the cache stays open when one of them could not be flushed.
         for volume in volumes {
-            if let Some(ssd) = &self.ssd {
+            if let Some(ssd) = self.ssd() {
                 let identity = volume.device.identity();
                 ssd.with(|tier| tier.detach_volume(volume.id, identity));
             }

@@ -9,12 +9,29 @@ use terrace_tiers::device::Device;
 use terrace_tiers::ram::frames::FrameRef;
 use terrace_tiers::ssd::{LogRead, ReadPlan, ReadVerdict, SealPlan, SlotPlan, Ssd, VoidMark};
 
+use super::Inner;
 use super::index::FastHash;
+use super::steady::Steady;
+use super::ticker::Ticker;
+use crate::config::WriteMode;
 use crate::error::TierError;
 use crate::pool::Lane;
-use crate::stats::Stats;
+use crate::stats::{SsdFailure, Stats};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
+
+/// So many calls of a kind may fail one after the other before the SSD is switched off.
+fn failures_max(kind: SsdFailure) -> u32 {
+    match kind {
+        // Without them voids are not durable.
+        SsdFailure::Journal | SsdFailure::Checkpoint => 1,
+        // Each has failed a flush.
+        SsdFailure::Log => 3,
+        // One bad place in the file, or a file system that is full for a moment, is not the end of it.
+        SsdFailure::Append => 8,
+        SsdFailure::Read => 32,
+    }
+}
 
 /// The SSD as the cache drives it.
 pub(super) struct SsdTier {
@@ -34,6 +51,13 @@ pub(super) struct SsdTier {
     pub(super) syncs: AtomicU64,
     /// Calls on the device that failed.
     pub(super) errors: AtomicU64,
+    /// The log has blocks that it cannot give, and nobody else has.
+    pub(super) has_bad: AtomicBool,
+    /// Calls of each kind that failed, since one went well.
+    failures: [AtomicU32; SsdFailure::ALL.len()],
+    /// What it was switched off for; meaningful while it is off.
+    off_for: AtomicU32,
+    ticker: Arc<Ticker>,
 }
 
 pub(super) struct SsdState {
@@ -72,6 +96,7 @@ impl SsdTier {
         is_direct: bool,
         lane: Lane,
         frames_max: usize,
+        ticker: Arc<Ticker>,
     ) -> Self {
         let size = tier.geometry().block_size;
         let state = SsdState {
@@ -88,7 +113,7 @@ impl SsdTier {
             log_is_syncing: false,
         };
         Self {
-            device,
+            device: Arc::new(Steady(device)),
             lane,
             is_direct,
             state: Mutex::new(state),
@@ -100,6 +125,10 @@ impl SsdTier {
             write_operations: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            has_bad: AtomicBool::new(false),
+            failures: Default::default(),
+            off_for: AtomicU32::new(0),
+            ticker,
         }
     }
 
@@ -107,13 +136,41 @@ impl SsdTier {
         self.is_off.load(Ordering::Relaxed)
     }
 
-    pub(super) fn switch_off(&self) {
-        self.is_off.store(true, Ordering::SeqCst);
+    /// Whether it is asked for blocks of a volume in this mode: once it is off, only for what nothing else has.
+    pub(super) fn serves(&self, mode: WriteMode) -> bool {
+        !self.is_off() || mode == WriteMode::BackSsd
+    }
+
+    /// Counts how a call on the device ended. So many of its kind that fail one after the other switch the SSD off.
+    pub(super) fn note(&self, kind: SsdFailure, is_good: bool) {
+        let failures = &self.failures[kind as usize];
+        if is_good {
+            if failures.load(Ordering::Relaxed) > 0 {
+                failures.store(0, Ordering::Relaxed);
+            }
+            return;
+        }
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        if failures.fetch_add(1, Ordering::Relaxed) + 1 >= failures_max(kind) {
+            self.switch_off(kind);
+        }
+    }
+
+    /// Nothing is written to it from now on, and nothing clean is read. What waits for a record of the log is told.
+    fn switch_off(&self, why: SsdFailure) {
         let mut state = self.state.lock();
+        if self.is_off.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.off_for.store(why as u32, Ordering::Relaxed);
+        // Under this lock, so that a record is either given up here or sees that it comes too late.
+        state.tier.give_records_up();
         state.held_frames -= state.queue.len();
         state.queue.clear();
         state.on_the_way.clear();
         self.changed.notify_all();
+        drop(state);
+        self.ticker.want_logs_left();
     }
 
     /// Runs `work` on the tier's bookkeeping.
@@ -124,11 +181,12 @@ impl SsdTier {
     /// Where `block` is, counted as a hit of the tier.
     pub(super) fn find(&self, block: BlockId) -> Option<OnSsd> {
         let mut state = self.state.lock();
-        // Also when the tier is switched off: what is older must not be read in its place.
-        if let Some(read) = state.tier.plan_log_read(block) {
+        // Also when the tier is switched off, if nothing else has it: what is older must not be read in its place.
+        let is_off = self.is_off();
+        if let Some(read) = state.tier.plan_log_read(block).filter(|read| read.is_dirty || !is_off) {
             return Some(OnSsd::Logged(read));
         }
-        if self.is_off() {
+        if is_off {
             return None;
         }
         if let Some((_, frame)) = state.on_the_way.get(&block) {
@@ -145,9 +203,7 @@ impl SsdTier {
         verified: bool,
         error: Option<&TierError>,
     ) -> ReadVerdict {
-        if error.is_some() {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-        }
+        self.note(SsdFailure::Read, error.is_none());
         self.state.lock().tier.finish_read(plan, verified)
     }
 
@@ -181,6 +237,8 @@ impl SsdTier {
         stats.ssd_syncs = self.syncs.load(Ordering::Relaxed);
         stats.ssd_errors = self.errors.load(Ordering::Relaxed);
         stats.ssd_in_use = !self.is_off();
+        let off_for = self.off_for.load(Ordering::Relaxed);
+        stats.ssd_off_for = SsdFailure::ALL.into_iter().find(|&why| self.is_off() && why as u32 == off_for);
         stats.ssd_direct = self.is_direct;
         stats.ssd = self.state.lock().tier.stats();
     }
@@ -208,5 +266,17 @@ impl SsdTier {
         while !self.is_off() && is_busy(&state) {
             self.changed.wait(&mut state);
         }
+    }
+}
+
+impl Inner {
+    /// The SSD as it is now, if there is one.
+    pub(super) fn ssd(&self) -> Option<Arc<SsdTier>> {
+        self.ssd.read().clone()
+    }
+
+    /// The same, unless it was switched off.
+    pub(super) fn ssd_in_use(&self) -> Option<Arc<SsdTier>> {
+        self.ssd().filter(|ssd| !ssd.is_off())
     }
 }

@@ -19,12 +19,14 @@ pub(super) struct Ticker {
 pub(super) struct Watched {
     pub(super) volumes: Vec<Arc<VolumeState>>,
     pub(super) wants_wake: bool,
+    wants_logs_left: bool,
     pub(super) is_stopped: bool,
 }
 
 /// What the ticker's thread does next.
 pub(super) enum Turn {
     Wake,
+    LeaveLogs,
     Tick(Vec<Arc<VolumeState>>),
     Stop,
 }
@@ -37,6 +39,12 @@ impl Ticker {
     /// Has the callers woken that wait for a release. Takes no other lock and runs nothing.
     pub(super) fn want_wake(&self) {
         self.watched.lock().wants_wake = true;
+        self.changed.notify_one();
+    }
+
+    /// Has the volumes leave the log of an SSD that was switched off. As [`Self::want_wake`].
+    pub(super) fn want_logs_left(&self) {
+        self.watched.lock().wants_logs_left = true;
         self.changed.notify_one();
     }
 
@@ -76,6 +84,7 @@ impl Ticker {
             match turn {
                 Turn::Stop => return,
                 Turn::Wake => wake_all(inner.released.take_parked()),
+                Turn::LeaveLogs => inner.leave_logs(),
                 Turn::Tick(volumes) => volumes.iter().for_each(|volume| inner.tick(volume)),
             }
         }
@@ -89,6 +98,9 @@ impl Ticker {
             }
             if std::mem::take(&mut watched.wants_wake) {
                 return Turn::Wake;
+            }
+            if std::mem::take(&mut watched.wants_logs_left) {
+                return Turn::LeaveLogs;
             }
             let Some(delay) = delay.filter(|_| !watched.volumes.is_empty()) else {
                 *next_tick = None;
@@ -120,6 +132,7 @@ impl Inner {
         if wants_sync {
             self.sync_volume(volume, Box::new(|_| ()));
         }
+        self.leave_log_if_off(volume, None);
         self.take_put_off(volume);
         self.pump(volume);
         self.start_destage(volume);

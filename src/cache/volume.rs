@@ -229,6 +229,13 @@ impl Volume {
         self.handle.inner.detach(&self.state)
     }
 
+    /// The numbers of the blocks that nobody can give any more, ascending: acknowledged, and since then lost with an SSD
+    /// that fails, or with a sync that failed. Reading one that was lost with the SSD is an error; every flush says that
+    /// there are some. One is named no longer when it is written whole, discarded, or told to [`Self::forget`].
+    pub fn lost_blocks(&self) -> Vec<u64> {
+        self.handle.inner.lost_blocks(&self.state)
+    }
+
     /// As [`Self::flush`], for a task of any executor. It covers the writes acknowledged before the first poll.
     pub fn flush_async(&self) -> FlushFuture {
         let volume = self.clone();

@@ -30,7 +30,6 @@ use super::answer::Answer;
 use super::dirty::VolumeState;
 use super::index::Shard;
 use super::read::{Piece, Runner, pieces};
-use super::ssd::SsdTier;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
@@ -343,7 +342,7 @@ impl Inner {
             let entry = &shard.entries[slot.index()];
             (entry.dirty, entry.is_pinned())
         };
-        if !was_dirty && let Some(ssd) = &self.ssd {
+        if !was_dirty && let Some(ssd) = self.ssd() {
             match progress.mode {
                 WriteMode::Through | WriteMode::Around => ssd.void(block, version, VoidMark::Region),
                 WriteMode::Back => ssd.void(block, version, VoidMark::Exact),
@@ -351,6 +350,9 @@ impl Inner {
             }
         }
         let left_over = shard.store(slot, piece.bytes.start, data, version, spare);
+        if piece.bytes.len() >= volume.bytes_of_block(block.number()) {
+            volume.make_readable(&(block.number()..block.number() + 1));
+        }
         if !was_dirty {
             let epoch = volume.dirty.lock().mark(block.number());
             let entry = &mut shard.entries[slot.index()];
@@ -385,8 +387,10 @@ impl Inner {
         piece: &Piece,
         resident: Option<Slot>,
     ) -> Option<Wait> {
-        let ssd = self.ssd.as_ref().filter(|_| volume.mode() == WriteMode::BackSsd)?;
-        let older = ssd.dirty_mask(piece.block)?;
+        if volume.mode() != WriteMode::BackSsd {
+            return None;
+        }
+        let older = self.ssd()?.dirty_mask(piece.block)?;
         let entry = resident.map(|slot| &shard.entries[slot.index()]);
         let written = piece.sectors();
         let has = |sector: usize| {
@@ -485,7 +489,7 @@ impl Inner {
     pub(super) fn wait_for_frame(&self, observed: Observed, mut until: Instant) -> bool {
         while !self.wait_for_release(observed, until) {
             let is_under_way = self.shards.iter().any(|shard| !shard.lock().fills.is_empty())
-                || self.ssd.as_ref().is_some_and(SsdTier::holds_frames)
+                || self.ssd().is_some_and(|ssd| ssd.holds_frames())
                 || self.lanes.lock().values().any(|lane| lane.depth() > 0);
             if !is_under_way {
                 return false;

@@ -173,6 +173,11 @@ impl Ssd {
         self.dirty.dirty_count_of(volume) as u64
     }
 
+    /// Blocks of `volume` that the backing store does not have and that cannot be read here.
+    pub fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
+        self.dirty.bad_blocks_of(volume)
+    }
+
     pub fn dirty_blocks(&self) -> u64 {
         self.dirty.dirty_count() as u64
     }

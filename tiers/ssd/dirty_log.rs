@@ -186,6 +186,8 @@ pub(super) struct DirtyLog {
     copies: HashMap<BlockId, LogCopy, Hasher>,
     /// Those of `copies` that are dirty, by address.
     dirty: BTreeSet<BlockId>,
+    /// Those of `copies` that are bad.
+    bad: BTreeSet<BlockId>,
     /// Blocks in `records`.
     pending: HashMap<BlockId, PendingCopy, Hasher>,
     records: BTreeMap<u64, OpenRecord>,
@@ -208,6 +210,7 @@ impl DirtyLog {
             segments_max: (geometry.capacity_segments as usize).div_ceil(2).max(1),
             copies: HashMap::default(),
             dirty: BTreeSet::new(),
+            bad: BTreeSet::new(),
             pending: HashMap::default(),
             records: BTreeMap::new(),
             next_sequence: 1,
@@ -234,6 +237,10 @@ impl DirtyLog {
 
     pub(super) fn dirty_count_of(&self, volume: VolumeId) -> usize {
         self.dirty.range(all_of(volume)).count()
+    }
+
+    pub(super) fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
+        self.bad.range(all_of(volume)).copied().collect()
     }
 
     pub(super) fn has_dirty(&self, volume: VolumeId) -> bool {
@@ -429,6 +436,7 @@ impl DirtyLog {
         if let Some(old) = self.copies.insert(block, copy) {
             self.let_go(&old, old.state != CopyState::Destaged);
         }
+        self.bad.remove(&block);
         self.dirty.insert(block);
     }
 
@@ -450,6 +458,7 @@ impl DirtyLog {
     pub(super) fn void(&mut self, block: BlockId) -> bool {
         let copy = self.copies.remove(&block);
         self.dirty.remove(&block);
+        self.bad.remove(&block);
         if let Some(copy) = &copy {
             self.let_go(copy, copy.state != CopyState::Destaged);
         }
@@ -492,6 +501,7 @@ impl DirtyLog {
         copy.state = CopyState::Destaged;
         let generation = copy.generation;
         self.dirty.remove(&block);
+        self.bad.remove(&block);
         self.segment_mut(generation).needed -= 1;
         true
     }
@@ -502,7 +512,10 @@ impl DirtyLog {
             && copy.version == version
         {
             match copy.state {
-                CopyState::Dirty => copy.state = CopyState::Bad,
+                CopyState::Dirty => {
+                    copy.state = CopyState::Bad;
+                    self.bad.insert(block);
+                }
                 // The backing store has it.
                 CopyState::Destaged => {
                     self.void(block);
