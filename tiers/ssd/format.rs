@@ -55,6 +55,8 @@ use super::encoding::Item;
 use super::geometry::Geometry;
 use super::plan::Entry;
 use super::record::RECORD_MAGIC;
+#[cfg(feature = "fuzz")]
+use super::record::header_bytes;
 use super::segment::Stream;
 
 const SUPERBLOCK_MAGIC: [u8; 8] = *b"TERRACE1";
@@ -400,14 +402,16 @@ pub(super) fn crc_around(bytes: &[u8], at: usize) -> u32 {
     crc32c(&[&bytes[..at], &[0; 4], &bytes[at + 4..]])
 }
 
-/// Makes the checksum right of whatever structure `bytes` begin with, if they are long enough for what it claims.
+/// Makes the checksum right of whatever structure `bytes` begin with, if they are long enough for what it claims, in a
+/// file with blocks of this size.
 #[cfg(feature = "fuzz")]
-pub(super) fn repair_crc(bytes: &mut [u8]) {
+pub(super) fn repair_crc(bytes: &mut [u8], size: BlockSize) {
     let Some(magic) = bytes.first_chunk::<8>() else { return };
     let (end, at) = match *magic {
         SUPERBLOCK_MAGIC => (PAGE_BYTES - 4, PAGE_BYTES - 4),
         JOURNAL_MAGIC | CHECKPOINT_MAGIC => (FRAME_HEADER_BYTES + get_u32(bytes, 36) as usize, 40),
         SUMMARY_MAGIC => (SUMMARY_HEADER_BYTES + get_u32(bytes, 40) as usize * SUMMARY_ENTRY_BYTES, 44),
+        RECORD_MAGIC => (header_bytes(get_u32(bytes, 40) as usize, size), 48),
         _ => return,
     };
     if end <= bytes.len() {

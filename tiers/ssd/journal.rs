@@ -351,7 +351,7 @@ pub(super) fn read_half(
 fn last_of_later_frames(window: &[u8], file_id: u64, is_later: impl Fn(&FrameHeader) -> bool) -> Option<Seq> {
     let frames = (PAGE_BYTES..window.len()).step_by(PAGE_BYTES).filter_map(|at| {
         let header = FrameHeader::from_bytes(&window[at..], JOURNAL_MAGIC, file_id).filter(&is_later)?;
-        let entries = header.items::<JournalEntry>(&window[at..])?;
+        let entries = header.items::<JournalEntry>(&window[at..]).filter(|entries| !entries.is_empty())?;
         Some(JournalSeq(header.first.saturating_add(entries.len() as u64 - 1)))
     });
     frames.max()

@@ -58,9 +58,14 @@ pub(super) fn page_count(mask: &[u64], size: BlockSize) -> u32 {
     page_runs(mask, size).map(|run| run.len() as u32).sum()
 }
 
-/// The pages that header and entries of a record take.
+/// The bytes that header and entries of a record take.
+pub(super) fn header_bytes(entries: usize, size: BlockSize) -> usize {
+    HEADER_BYTES + entries * entry_bytes(size)
+}
+
+/// The pages that they take.
 pub(super) fn header_pages(entries: usize, size: BlockSize) -> u32 {
-    (HEADER_BYTES + entries * entry_bytes(size)).div_ceil(PAGE_BYTES) as u32
+    header_bytes(entries, size).div_ceil(PAGE_BYTES) as u32
 }
 
 fn entry_bytes(size: BlockSize) -> usize {
@@ -97,7 +102,7 @@ impl RecordHeader {
     }
 
     pub(super) fn to_pages(&self, size: BlockSize) -> PageBuf {
-        let end = HEADER_BYTES + self.entries.len() * entry_bytes(size);
+        let end = header_bytes(self.entries.len(), size);
         let mut pages = PageBuf::zeroed(end.next_multiple_of(PAGE_BYTES));
         put(&mut pages, 0, &RECORD_MAGIC);
         put(&mut pages, 8, &self.file_id.to_le_bytes());
@@ -140,7 +145,7 @@ impl RecordHeader {
     pub(super) fn from_bytes(bytes: &[u8], place: RecordPlace, size: BlockSize) -> Option<Self> {
         Self::peek_pages(bytes, place, size)?;
         let count = get_u32(bytes, 40) as usize;
-        let end = HEADER_BYTES + count * entry_bytes(size);
+        let end = header_bytes(count, size);
         if bytes.len() < end || crc_around(&bytes[..end], 48) != get_u32(bytes, 48) {
             return None;
         }

@@ -280,7 +280,7 @@ pub(super) struct Believed {
 }
 
 impl Believed {
-    fn new(
+    pub(super) fn new(
         superblock: &Superblock,
         counters: &Counters,
         items: Vec<CheckpointItem>,
