@@ -204,7 +204,7 @@ fn look(device: &MemoryDevice) -> Held {
     let volume =
         |wanted: &str| info.volumes.iter().find(|volume| volume.name == wanted).expect("it is known");
     let dirty = volume("dirty");
-    assert!(dirty.oldest_dirty_us.is_some_and(|written_us| written_us > 1_700_000_000_000_000), "{dirty:?}");
+    assert!(dirty.oldest_dirty_s.is_some_and(|written_s| written_s > 1_700_000_000), "{dirty:?}");
     Held {
         format: info.format,
         is_closed_in_order: info.is_closed_in_order,
@@ -225,6 +225,7 @@ fn check_content(device: &Arc<MemoryDevice>, name: &str, held: &Held) {
     }
     // The backing store is empty now: what is read as it was comes from the SSD.
     let clean = cache.attach("clean", store(), WriteMode::Back).expect("it attaches");
+    cache.settle().expect("all summaries are read");
     let mut served = 0;
     for block in 0..100 {
         let found = bytes_of(&clean, block * BLOCK as u64, BLOCK);

@@ -76,13 +76,15 @@ impl Ssd {
         if self.dirty.must_restart() {
             return None;
         }
+        // Until 2106.
+        let now_s = u32::try_from(now_us / 1_000_000).unwrap_or(u32::MAX);
         let (count, room) = self.dirty.room_for(copies)?;
         assert!(count > 0, "every block fits a segment");
         if let Room::Next = room {
             let (segment, generation) = self.log.open_dirty()?;
             self.dirty.open_segment(segment, generation);
         }
-        let (header, page) = self.dirty.plan(self.file_id, &copies[..count], now_us);
+        let (header, page) = self.dirty.plan(self.file_id, &copies[..count], now_s);
         let offset = self.geometry.segment_offset(header.segment) + u64::from(page) * PAGE_BYTES as u64;
         let ticket = LogTicket { sequence: header.sequence, round: self.dirty.round() };
         let plan = RecordPlan { ticket, header, offset, size: self.geometry.block_size };

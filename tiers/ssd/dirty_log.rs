@@ -295,7 +295,7 @@ impl DirtyLog {
     }
 
     /// Gives the next place in the open segment to `copies`, which fit it: the header, and its page.
-    pub(super) fn plan(&mut self, file_id: u64, copies: &[NewCopy], now_us: u64) -> (RecordHeader, u32) {
+    pub(super) fn plan(&mut self, file_id: u64, copies: &[NewCopy], now_s: u32) -> (RecordHeader, u32) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let segment = self.segments.back_mut().expect("an open segment");
@@ -315,7 +315,7 @@ impl DirtyLog {
             generation: segment.generation,
             sequence,
             synced_through: self.synced_through,
-            written_us: now_us,
+            written_s: now_s,
             entries,
         };
         let first_index = segment.blocks.len() as u32;

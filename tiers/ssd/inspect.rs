@@ -67,9 +67,9 @@ pub struct VolumeInfo {
     pub dirty_blocks: u64,
     /// Bytes of these that were written.
     pub dirty_bytes: u64,
-    /// When the oldest of these copies was written, by the cache's clock: microseconds since 1970, where that was
-    /// the system's.
-    pub oldest_dirty_us: Option<u64>,
+    /// When the oldest of these copies was written, by the cache's clock: seconds since 1970, where that was the
+    /// system's.
+    pub oldest_dirty_s: Option<u32>,
     /// Where the last dirty block starts in the volume.
     pub last_dirty_offset: Option<u64>,
 }
@@ -183,7 +183,7 @@ impl<'a> FileAtRest<'a> {
                 clean_blocks: 0,
                 dirty_blocks: 0,
                 dirty_bytes: 0,
-                oldest_dirty_us: None,
+                oldest_dirty_s: None,
                 last_dirty_offset: None,
             };
             volumes.insert(record.id, info);
@@ -210,8 +210,8 @@ impl<'a> FileAtRest<'a> {
             let sectors = crate::block::mask::runs(&entry.mask, size.sectors());
             volume.dirty_bytes += (sectors.map(|run| run.len()).sum::<usize>() * SECTOR_BYTES) as u64;
             volume.last_dirty_offset = volume.last_dirty_offset.max(Some(entry.block.byte_offset(size)));
-            let (oldest, written) = (volume.oldest_dirty_us, record.header.written_us);
-            volume.oldest_dirty_us = Some(oldest.map_or(written, |oldest| oldest.min(written)));
+            let (oldest, written) = (volume.oldest_dirty_s, record.header.written_s);
+            volume.oldest_dirty_s = Some(oldest.map_or(written, |oldest| oldest.min(written)));
         }
     }
 

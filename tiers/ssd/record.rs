@@ -11,8 +11,8 @@
 //! | 0  | 8     | magic `TERRREC1`                         | 40 | 4     | entries, at least 1                       |
 //! | 8  | 8     | file id                                  | 44 | 4     | pages of the whole record                 |
 //! | 16 | 4     | segment                                  | 48 | 4     | CRC32C of header and entries, this as zero|
-//! | 20 | 4     | generation                               | 52 | 4     | zero                                      |
-//! | 24 | 8     | sequence, counted on over all segments   | 56 | 8     | microseconds of the cache's clock when it was planned |
+//! | 20 | 4     | generation                               | 52 | 8     | zero                                      |
+//! | 24 | 8     | sequence, counted on over all segments   | 60 | 4     | seconds of the cache's clock when it was planned |
 //! | 32 | 8     | every record up to this sequence was synced before this one was made | | |                          |
 //!
 //! An entry is 8 bytes block id, 8 version, 4 CRC32C of its pages (seeded like that of any block), 4 count of its pages,
@@ -89,8 +89,8 @@ pub(super) struct RecordHeader {
     pub(super) generation: u32,
     pub(super) sequence: u64,
     pub(super) synced_through: u64,
-    /// When it was planned, in microseconds by the clock of whoever planned it.
-    pub(super) written_us: u64,
+    /// When it was planned, in seconds by the clock of whoever planned it.
+    pub(super) written_s: u32,
     pub(super) entries: Vec<RecordEntry>,
 }
 
@@ -112,7 +112,7 @@ impl RecordHeader {
         put(&mut pages, 32, &self.synced_through.to_le_bytes());
         put(&mut pages, 40, &(self.entries.len() as u32).to_le_bytes());
         put(&mut pages, 44, &self.pages(size).to_le_bytes());
-        put(&mut pages, 56, &self.written_us.to_le_bytes());
+        put(&mut pages, 60, &self.written_s.to_le_bytes());
         for (entry, bytes) in
             self.entries.iter().zip(pages[HEADER_BYTES..end].chunks_exact_mut(entry_bytes(size)))
         {
@@ -164,7 +164,7 @@ impl RecordHeader {
             generation: get_u32(bytes, 20),
             sequence: get_u64(bytes, 24),
             synced_through: get_u64(bytes, 32),
-            written_us: get_u64(bytes, 56),
+            written_s: get_u32(bytes, 60),
             entries,
         };
         let is_possible = header.entries.iter().all(|entry| page_count(&entry.mask, size) > 0)

@@ -151,13 +151,13 @@ pub(super) fn main(args: &InfoArgs, print: impl Fn(&str)) -> Result<()> {
     let info = FileAtRest::open(&device).and_then(|file| file.info());
     let info = info.map_err(|error| super::unreadable(&args.file, error))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let report = Report::new(args.file.display().to_string(), &info, now.as_micros() as u64);
+    let report = Report::new(args.file.display().to_string(), &info, now.as_secs());
     print(&if args.json { keys::json(&report) } else { show(&report) });
     Ok(())
 }
 
 impl Report {
-    fn new(file: String, info: &FileInfo, now_us: u64) -> Self {
+    fn new(file: String, info: &FileInfo, now_s: u64) -> Self {
         let FileInfo { geometry, segments, counters, .. } = info;
         let (safe_to_unplug, reason) = safety(&file, info);
         Self {
@@ -179,7 +179,7 @@ impl Report {
             free_bytes: u64::from(segments.free) * geometry.segment_bytes,
             closed_in_order: info.is_closed_in_order,
             journal_entries: info.journal_entries,
-            volumes: info.volumes.iter().map(|volume| VolumeReport::new(volume, now_us)).collect(),
+            volumes: info.volumes.iter().map(|volume| VolumeReport::new(volume, now_s)).collect(),
             counters: Counters {
                 openings: counters.openings,
                 checkpoints: counters.checkpoints,
@@ -198,7 +198,7 @@ impl Report {
 }
 
 impl VolumeReport {
-    fn new(volume: &VolumeInfo, now_us: u64) -> Self {
+    fn new(volume: &VolumeInfo, now_s: u64) -> Self {
         let why = match volume.warmth {
             Warmth::Warm => "it was left in order, and is warm if its backing store looks as it did",
             Warmth::ColdNotDetached => "it was in use when the file was left",
@@ -219,9 +219,8 @@ impl VolumeReport {
             dirty_blocks: volume.dirty_blocks,
             dirty_bytes: volume.dirty_bytes,
             oldest_dirty_seconds: volume
-                .oldest_dirty_us
-                .and_then(|written_us| now_us.checked_sub(written_us))
-                .map(|age_us| age_us / 1_000_000),
+                .oldest_dirty_s
+                .and_then(|written_s| now_s.checked_sub(written_s.into())),
         }
     }
 }
@@ -357,7 +356,7 @@ mod tests {
             clean_blocks: 5,
             dirty_blocks,
             dirty_bytes: dirty_blocks * 512,
-            oldest_dirty_us: Some(1_000_000),
+            oldest_dirty_s: Some(1),
             last_dirty_offset: None,
         };
         FileInfo {
@@ -384,7 +383,7 @@ mod tests {
 
     #[test]
     fn every_key_that_is_printed_is_explained_and_every_explained_key_is_printed() {
-        keys::tests::assert_explained(&Report::new("f".into(), &info(1), 2_000_000), KEYS);
+        keys::tests::assert_explained(&Report::new("f".into(), &info(1), 2), KEYS);
     }
 
     #[test]
@@ -396,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_dirty_block_from_the_future_has_no_age() {
-        let age = |now_us| Report::new("f".into(), &info(1), now_us).volumes[0].oldest_dirty_seconds;
-        assert_eq!((age(8_000_000), age(0)), (Some(7), None));
+        let age = |now_s| Report::new("f".into(), &info(1), now_s).volumes[0].oldest_dirty_seconds;
+        assert_eq!((age(8), age(0)), (Some(7), None));
     }
 }

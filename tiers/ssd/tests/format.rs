@@ -132,7 +132,7 @@ fn the_header_of_a_record_has_the_bytes_of_its_table() {
         generation: 9,
         sequence: 10,
         synced_through: 6,
-        written_us: 11,
+        written_s: 11,
         entries: vec![entry],
     };
     let pages = header.to_pages(block_size());
@@ -144,7 +144,7 @@ fn the_header_of_a_record_has_the_bytes_of_its_table() {
     );
     let crc = crc32c(&[&pages[..48], &[0; 4], &pages[52..96]]);
     assert_eq!(pages[48..52], crc.to_le_bytes());
-    assert_eq!(hex(&pages[52..64]), "000000000b00000000000000");
+    assert_eq!(hex(&pages[52..64]), "00000000000000000b000000");
     assert_eq!(
         hex(&pages[64..96]),
         "02000000000100000300000000000000040000000100000\

@@ -153,7 +153,7 @@ fn what_a_file_holds_is_counted_by_volume_and_the_oldest_dirty_block_has_its_tim
     assert_eq!((disk.name.as_str(), disk.warmth), ("disk", Warmth::ColdNotDetached));
     // Three segments are sealed; one block is void, two are in the log.
     assert_eq!((disk.clean_blocks, disk.dirty_blocks), (slots * 3 - 3, 3));
-    assert_eq!((disk.dirty_bytes, disk.oldest_dirty_us), (3 * 4096, Some(5_000_000)));
+    assert_eq!((disk.dirty_bytes, disk.oldest_dirty_s), (3 * 4096, Some(5)));
     assert_eq!(disk.last_dirty_offset, Some(100 * 4096));
     let segments = info.segments;
     assert_eq!((segments.clean, segments.dirty, segments.reinserted), (3, 1, 0));
@@ -172,7 +172,7 @@ fn a_file_closed_in_order_says_so_and_its_volume_is_warm_with_its_identity() {
     assert!(info.is_closed_in_order);
     let disk = &info.volumes[0];
     assert_eq!((disk.warmth, disk.identity), (Warmth::Warm, Some(IDENTITY)));
-    assert_eq!((disk.dirty_blocks, disk.oldest_dirty_us), (0, None));
+    assert_eq!((disk.dirty_blocks, disk.oldest_dirty_s), (0, None));
     assert_eq!((info.segments.dirty, info.segments.forgotten), (0, 0));
     assert!(verified(&device).1.is_empty());
 }
