@@ -128,10 +128,7 @@ fn load_newest(
     let mut damage = Error::Damaged { what: "both superblocks".into() };
     for (copy, superblock) in read_superblocks(device)? {
         compare(&superblock.geometry, wanted)?;
-        if device.len_bytes() < wanted.file_bytes() {
-            let what = format!("{} of its {} bytes are left", device.len_bytes(), wanted.file_bytes());
-            return Err(Error::Damaged { what });
-        }
+        check_length(device, wanted)?;
         match checkpoint::load(device, &superblock) {
             Ok((counters, items)) => {
                 let is_sane = counters.absorbed < COUNTER_MAX
@@ -210,7 +207,17 @@ pub(super) fn read_superblocks(device: &dyn Device) -> Result<Vec<SuperblockCopy
 pub(super) fn geometry_of(device: &dyn Device) -> Result<Geometry> {
     let superblocks = read_superblocks(device)?;
     let possible = superblocks.iter().map(|(_, superblock)| superblock.geometry).find(Geometry::is_possible);
-    possible.ok_or_else(|| Error::Damaged { what: "its layout is impossible".into() })
+    let geometry = possible.ok_or_else(|| Error::Damaged { what: "its layout is impossible".into() })?;
+    check_length(device, &geometry)?;
+    Ok(geometry)
+}
+
+fn check_length(device: &dyn Device, geometry: &Geometry) -> Result<()> {
+    if device.len_bytes() >= geometry.file_bytes() {
+        return Ok(());
+    }
+    let what = format!("{} of its {} bytes are left", device.len_bytes(), geometry.file_bytes());
+    Err(Error::Damaged { what })
 }
 
 fn compare(found: &Geometry, wanted: &Geometry) -> Result<()> {

@@ -138,7 +138,7 @@ impl Verifier<'_> {
     fn check_all(&mut self) -> Result<()> {
         let Some(geometry) = self.check_superblocks()? else { return Ok(()) };
         self.watcher.at(2 * PAGE_BYTES as u64);
-        self.check_checkpoints()?;
+        self.check_checkpoints(&geometry)?;
         let loaded = match recover::load(self.device, &geometry) {
             Ok(loaded) => loaded,
             Err(Error::Damaged { what }) => {
@@ -193,10 +193,11 @@ impl Verifier<'_> {
         Ok(Some(geometry))
     }
 
-    fn check_checkpoints(&mut self) -> Result<()> {
+    fn check_checkpoints(&mut self, geometry: &Geometry) -> Result<()> {
         let superblocks = recover::read_superblocks(self.device)?;
         let mut checked: Vec<(u64, u32, bool)> = Vec::new();
-        for (copy, superblock) in superblocks {
+        // One of another layout is refused by `load`, and says nothing that could be read.
+        for (copy, superblock) in superblocks.into_iter().filter(|(_, found)| found.geometry == *geometry) {
             let (number, area) = (superblock.checkpoint_number, superblock.checkpoint_area);
             if checked.iter().any(|&(known, known_area, _)| (known, known_area) == (number, area)) {
                 continue;
