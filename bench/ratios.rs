@@ -15,7 +15,7 @@ use terrace_bench::measure::{Turns, median};
 use terrace_bench::scenes::append::{Demotions, source};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
-use terrace_bench::scenes::recover::CacheFile;
+use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT};
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
 
 /// What a run costs: rounds of each pair, and how much one side does in a round.
@@ -137,12 +137,6 @@ fn print_ratio(what: &str, floor: &str, turns: &Turns, unit: &str) {
 
 fn ssd_recover(effort: &Effort) {
     let folder = temporary_folder();
-    let file = CacheFile::new(folder.path(), recover_blocks());
-    let openings = (0..effort.rounds).map(|_| time(|| drop(file.open())).as_secs_f64());
-    let seconds = median(openings);
-    println!(
-        "ssd/recover: {:.1} million entries a second, {:.1} s for 1 TB of 16 KiB blocks",
-        file.entries as f64 / seconds / 1e6,
-        seconds * file.times_to_terabyte()
-    );
+    let file = CacheFile::new(folder.path(), recover_blocks(), DIRTY_PERCENT);
+    println!("{}", file.describe(&file.best_of(effort.rounds)));
 }

@@ -46,13 +46,25 @@ pub struct SsdConfig {
     pub direct: bool,
     /// Write the file through once, in the background: appending to written space is six times as fast as to holes.
     pub prepare: bool,
+    pub recovery: Recovery,
+}
+
+/// When a cache serves whose file held something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recovery {
+    /// As soon as it is known which blocks are newer than the backing store. Clean copies are found again beside the
+    /// requests, or with [`Background::OnSettle`] in [`crate::Cache::settle`]; until then they are misses.
+    BesideServing,
+    /// When all that it held is known: for runs that are to be compared.
+    BeforeServing,
 }
 
 impl SsdConfig {
     /// A file of this size, and the default of everything else.
     pub fn new(path: impl Into<PathBuf>, size: SsdSize) -> Self {
         let policy = SsdPolicy::default();
-        Self { path: path.into(), device: None, size, policy, direct: true, prepare: true }
+        let recovery = Recovery::BesideServing;
+        Self { path: path.into(), device: None, size, policy, direct: true, prepare: true, recovery }
     }
 
     /// The tier on a device of the caller's, at least as long as [`terrace_tiers::ssd::Geometry::file_bytes`] says; one

@@ -24,7 +24,7 @@ mod sync;
 pub use cache::{
     Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture,
 };
-pub use config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize, WriteMode};
+pub use config::{Background, Clock, Config, RamSize, Recovery, SsdConfig, SsdSize, WriteMode};
 pub use error::{Error, Result, TierError};
 pub use simulate::Simulation;
 pub use stats::{SsdFailure, Stats};

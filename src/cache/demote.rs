@@ -145,6 +145,7 @@ impl Inner {
 
     /// Starts whatever the SSD has to do, and waits for the end of it.
     pub(super) fn settle_ssd(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
+        ssd.finish_scan();
         ssd.want_append(&mut ssd.state.lock());
         self.start_appends(ssd);
         ssd.wait_idle();

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use terrace_tiers::ssd::{JournalPlan, JournalSeq};
 
-use super::ssd::SsdTier;
+use super::ssd::{SsdState, SsdTier};
 use super::{Inner, Result};
 use crate::error::TierError;
 use crate::pool::Priority;
 use crate::stats::SsdFailure;
+use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 
 /// The checkpoint's own, and one for each copy of the superblock.
@@ -53,6 +54,8 @@ impl SsdTier {
                     state.journal_is_writing = false;
                     self.changed.notify_all();
                     drop(state);
+                    // No checkpoint absorbs anything before.
+                    self.finish_scan();
                     self.run_checkpoint(false)?;
                     state = self.state.lock();
                     continue;
@@ -82,14 +85,23 @@ impl SsdTier {
         }
     }
 
-    /// Writes a checkpoint, or waits for the one that is under way.
+    /// Writes a checkpoint, or waits for the one that is under way; one of a closed file is always written.
     pub(super) fn run_checkpoint(&self, is_clean: bool) -> Result<(), TierError> {
         let mut state = self.state.lock();
-        if state.checkpoint_is_running {
-            drop(state);
-            self.wait_for_checkpoint();
-            return Ok(());
+        while state.checkpoint_is_running {
+            self.changed.wait(&mut state);
+            if !is_clean && !state.checkpoint_is_running {
+                return Ok(());
+            }
         }
+        self.write_checkpoint(state, is_clean)
+    }
+
+    pub(super) fn write_checkpoint(
+        &self,
+        mut state: MutexGuard<'_, SsdState>,
+        is_clean: bool,
+    ) -> Result<(), TierError> {
         state.checkpoint_is_running = true;
         // What it writes is part of the checkpoint, or comes after it.
         while state.journal_is_writing {
@@ -120,7 +132,7 @@ impl Inner {
         if ssd.make_durable(None).is_ok() && ssd.wants_checkpoint() {
             let lane = ssd.lane.clone();
             // A failure has switched the SSD off.
-            let job = move || drop(ssd.run_checkpoint(false));
+            let job = move || drop(ssd.run_wanted_checkpoint());
             lane.task(Priority::Background, Box::new(job));
         }
     }

@@ -136,6 +136,7 @@ impl Inner {
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
+        let was_recovering = ssd.with(|tier| tier.is_recovering());
         let result = ssd.log(&copies, &blocks, self.clock.now_us());
         drop(blocks);
         self.start_reclaim_early(&ssd);
@@ -149,6 +150,9 @@ impl Inner {
                 self.put_off(volume, left);
                 self.after_group(volume, logged.len() as u64, Ok(()));
                 self.start_destage(volume);
+                if was_recovering && !left.is_empty() {
+                    self.retry_after_scan(volume, &ssd);
+                }
             }
             // They go below when all that the log has is there.
             Err(_) if ssd.is_off() => {

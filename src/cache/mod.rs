@@ -25,6 +25,7 @@
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `recover`   | opens and closes caches and volumes                                           |
+//! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
 //! | `quiet`     | what must hold when nothing is under way                                      |
 //!
@@ -53,6 +54,7 @@ mod quiet;
 mod read;
 mod reclaim;
 mod recover;
+mod scan;
 mod ssd;
 mod steady;
 mod ticker;
@@ -158,6 +160,7 @@ struct Volumes {
 struct Limits {
     run_bytes_max: usize,
     disk_threads: u32,
+    ssd_threads: u32,
     queue_max: usize,
     frame_wait: std::time::Duration,
     writeback_delay: std::time::Duration,

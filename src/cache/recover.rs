@@ -23,7 +23,7 @@ use super::steady::Steady;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
-use crate::config::{Background, Config, RamLayout, SsdConfig, SsdSize, WriteMode};
+use crate::config::{Background, Config, RamLayout, Recovery, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -116,6 +116,7 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
         disk_threads: config.disk_threads,
+        ssd_threads: config.ssd_threads,
         queue_max: config.queue_max,
         frame_wait: Duration::from_millis(config.frame_wait_ms),
         writeback_delay: Duration::from_millis(config.writeback_delay_ms),
@@ -151,7 +152,7 @@ fn open_ssd(
 }
 
 fn open_on_device(device: &dyn Device, ssd: &SsdConfig, geometry: Geometry) -> Result<Ssd> {
-    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open };
+    let open = if Ssd::is_unmade(device)? { Ssd::create } else { Ssd::open_early };
     Ok(open(device, geometry, ssd.policy.clone())?)
 }
 
@@ -170,7 +171,7 @@ fn open_on_file(ssd: &SsdConfig, geometry: Geometry) -> Result<(Arc<dyn Device>,
             .allocate(geometry.file_bytes())
             .and_then(|()| Ssd::create(&device, geometry, ssd.policy.clone()))
     } else {
-        Ssd::open(&device, geometry, ssd.policy.clone())
+        Ssd::open_early(&device, geometry, ssd.policy.clone())
     };
     match opened {
         Ok(tier) => {
@@ -199,8 +200,15 @@ fn start(inner: &Arc<Inner>, config: &Config) {
     let thread = thread::Builder::new().name("terrace-ticker".into());
     let thread = thread.spawn(move || ticker.run(&weak, delay)).expect("a thread can be started");
     *inner.ticker_thread.lock() = Some(thread);
-    if config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare) {
-        inner.ssd().iter().for_each(|ssd| inner.start_preparing(ssd));
+    let Some(ssd) = inner.ssd() else { return };
+    let prepares =
+        config.background == Background::Continuous && config.ssd.as_ref().is_some_and(|ssd| ssd.prepare);
+    inner.start_scan(&ssd, prepares);
+    if config.ssd.as_ref().is_some_and(|ssd| ssd.recovery == Recovery::BeforeServing) {
+        ssd.finish_scan();
+    }
+    if prepares {
+        inner.start_preparing(&ssd);
     }
 }
 
@@ -304,6 +312,8 @@ impl Inner {
             return Ok(());
         }
         self.wait_for_stores();
+        // What is written while it closes may need the room that is not given back before.
+        self.ssd().iter().for_each(|ssd| ssd.finish_scan());
         let result = self.close_volumes().and_then(|()| self.close_ssd());
         if let Err(error) = result {
             self.closed.store(false, Ordering::SeqCst);

@@ -18,7 +18,7 @@ use crate::error::TierError;
 use crate::pool::Lane;
 use crate::stats::{SsdFailure, Stats};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, Wake};
 
 /// So many calls of a kind may fail one after the other before the SSD is switched off.
 fn failures_max(kind: SsdFailure) -> u32 {
@@ -41,6 +41,8 @@ pub(super) struct SsdTier {
     pub(super) state: Mutex<SsdState>,
     /// The journal's writer is done, a record or a sync of the log, or nothing is under way any more.
     pub(super) changed: Condvar,
+    /// Runs when the last summary of an opened file is read.
+    pub(super) when_scanned: Mutex<Option<Wake>>,
     pub(super) is_off: AtomicBool,
     pub(super) size: BlockSize,
     /// Frames that may be on their way at once: fewer than the slack, so that a read finds one whatever the SSD does.
@@ -118,6 +120,7 @@ impl SsdTier {
             is_direct,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            when_scanned: Mutex::new(None),
             is_off: AtomicBool::new(false),
             size,
             frames_max,
@@ -252,7 +255,11 @@ impl SsdTier {
     pub(super) fn what_is_left(&self) -> Option<String> {
         let state = self.state.lock();
         let counts = [state.on_the_way.len(), state.queue.len(), state.held_frames, state.appends as usize];
-        let is_busy = state.is_sealing || state.is_reclaiming || state.journal_is_writing;
+        let is_busy = state.is_sealing
+            || state.is_reclaiming
+            || state.journal_is_writing
+            || state.checkpoint_is_running
+            || state.tier.is_scanning() && !self.is_off();
         let is_left = is_busy || counts.iter().any(|&count| count > 0);
         is_left.then(|| format!("blocks on their way to the SSD, queued, frames held, appends: {counts:?}"))
     }

@@ -31,6 +31,8 @@ pub struct CheckpointPlan {
     pub(super) superblock: Superblock,
     /// The end of a log that gave records up is in it.
     pub(super) restarts_log: bool,
+    /// All summaries are read.
+    pub(super) ends_scan: bool,
     /// The copy of it that is written first.
     pub(super) superblock_first: usize,
     pub(super) bytes_written: AtomicU64,

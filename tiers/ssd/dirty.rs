@@ -156,6 +156,10 @@ impl Ssd {
         }
         self.stats.corrupt_blocks += 1;
         self.dirty.spoil(read.block, read.version);
+        if !self.dirty.may_be_found(read.block) {
+            // What is below has taken its place, and that of any older copy.
+            self.void_clean(read.block, read.version);
+        }
         ReadVerdict::Corrupt
     }
 
@@ -198,6 +202,10 @@ impl Ssd {
 
     /// Gives segments back that nothing keeps; they are free when the journal is durable.
     pub fn retire_unneeded(&mut self) {
+        // What is in the log tells which copies are old that summaries name, now or to the next opening.
+        if self.scan.is_some() {
+            return;
+        }
         if self.dirty.dirty_count() == 0 && self.dirty.is_settled() {
             self.dirty.close_open();
         }
@@ -212,7 +220,10 @@ impl Ssd {
         if self.index.get(block).is_some() {
             self.stats.voids += 1;
         }
-        if self.drop_copy(block) {
+        // An entry of the journal would be for an older copy in the log as well, which hides what summaries name.
+        let is_hidden = self.dirty.may_be_found(block);
+        let is_unread = self.void_unread(block);
+        if self.drop_copy(block) || is_unread && !is_hidden {
             self.queue(encoding::void(block, version));
         }
     }
@@ -240,6 +251,7 @@ impl Ssd {
 
     /// The volume comes back with nothing but its dirty copies: what is clean may be older than its backing store.
     pub(super) fn cool(&mut self, volume: VolumeId) {
+        self.void_unread_of(volume);
         let Self { index, log, .. } = self;
         index.remove_where(|block, found| {
             let is_out = block.volume() == volume;

@@ -568,8 +568,4 @@ impl DirtyLog {
     pub(super) fn next_index(&mut self, generation: u32) -> u32 {
         self.segment_mut(generation).blocks.len() as u32
     }
-
-    pub(super) fn restored_blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
-        self.copies.keys().copied()
-    }
 }

@@ -53,7 +53,7 @@ pub(super) enum JournalEntry {
     /// The segment holds nothing any more.
     Retire { segment: u32, generation: u32 },
     /// The volume looks like this from now on.
-    Volume(VolumeEntry),
+    Volume(Box<VolumeEntry>),
     /// The volume is gone, and every copy of its blocks.
     VolumeDropped { volume: u32 },
     /// The number was given to a volume that is not recorded.
@@ -94,6 +94,9 @@ pub(super) struct Counters {
     /// Frames of the journal with a lower generation are left over.
     pub(super) journal_generation: u64,
     pub(super) next_generation: u32,
+    /// A summary of this generation or later is believed in a segment that the checkpoint does not list. The same as
+    /// `next_generation`, but in a checkpoint that was made before all summaries were read.
+    pub(super) believed_from: u32,
     pub(super) next_sequence: u64,
     pub(super) next_volume: u32,
     pub(super) next_record: u64,
@@ -206,7 +209,7 @@ mod tests {
             (JournalEntry::RegionMark { volume: 1, region: 2 }, "03000000010000000200000000000000"),
             (JournalEntry::Retire { segment: 1, generation: 2 }, "040000000100000002000000"),
             (
-                JournalEntry::Volume(volume()),
+                JournalEntry::Volume(Box::new(volume())),
                 "050000000700000001000000000000006101010000000000000\
                  0feffffffffffffffffffffffffffffff030000000000000004000000000000000500000000000000",
             ),
@@ -226,6 +229,7 @@ mod tests {
             absorbed: 1,
             journal_generation: 2,
             next_generation: 3,
+            believed_from: 8,
             next_sequence: 4,
             next_volume: 5,
             next_record: 6,
@@ -243,7 +247,7 @@ mod tests {
         let golden = [
             (
                 CheckpointItem::Counters(counters),
-                "00000000010000000000000002000000000000000300000004000000000000000500000006000000000000000700000000000000",
+                "0000000001000000000000000200000000000000030000000800000004000000000000000500000006000000000000000700000000000000",
             ),
             (
                 CheckpointItem::Segment(segment),

@@ -17,11 +17,10 @@ use super::encoding::{CheckpointItem, Counters, Item, JournalEntry, VolumeEntry}
 use super::format::{
     CHECKPOINT_MAGIC, FRAME_HEADER_BYTES, FrameHeader, JOURNAL_MAGIC, Pages, Summary, Superblock, repair_crc,
 };
-use super::journal::Replayed;
 use super::record::{RECORD_MAGIC, RecordHeader, RecordPlace};
 use super::recover::Believed;
 use super::recover_log::recover_log;
-use super::{FileAtRest, Finding, Geometry, JournalSeq, Ssd, SsdPolicy, VoidMark, Watcher, verify};
+use super::{FileAtRest, Finding, Geometry, Ssd, SsdPolicy, VoidMark, Watcher, verify};
 
 mod user;
 
@@ -145,8 +144,9 @@ pub fn journal(bytes: &[u8]) -> bool {
         let area = &bytes[..bytes.len().min(geometry.journal_bytes as usize)];
         device.write(geometry.journal_offset, &[IoSlice::new(area)]).expect(NO_FAULTS);
         let absorbed = first.saturating_sub(1);
-        let replayed = super::journal::replay(&device, &geometry, file_id, absorbed, generation);
-        replayed.is_ok_and(|replayed| !replayed.entries.is_empty())
+        let apply = |_| Ok(());
+        let replayed = super::journal::replay(&device, &geometry, file_id, absorbed, generation, apply);
+        replayed.is_ok_and(|replayed| replayed.count > 0)
     })
 }
 
@@ -170,11 +170,11 @@ pub fn log(bytes: &[u8]) -> bool {
         let Some(first) = pages.find(|page| page.starts_with(&RECORD_MAGIC)) else { return false };
         let (superblock, counters) = before_any_record(word(first, 8));
         let volume = VolumeEntry::new(VolumeId::new(0), "disk".into(), None, Version::ZERO);
-        let replayed = Replayed { entries: Vec::new(), last: JournalSeq(0), generation: 1 };
         let items = vec![CheckpointItem::Volume(volume)];
-        let believed = Believed::new(&superblock, &counters, items, replayed).expect("a possible file");
+        let mut believed = Believed::new(&superblock, &counters, items).expect("a possible file");
+        believed.settle(&counters, 0).expect("a possible file");
         let device = device_of(file);
-        recover_log(&device, &believed, &counters).is_ok_and(|log| log.restored_blocks().next().is_some())
+        recover_log(&device, &believed, &counters).is_ok_and(|log| log.dirty_count() > 0)
     })
 }
 
@@ -191,7 +191,7 @@ fn before_any_record(file_id: u64) -> (Superblock, Counters) {
         checkpoint_number: 1,
         checkpoint_bytes: 0,
     };
-    (superblock, Counters { next_generation: 1, next_record: 1, ..Counters::default() })
+    (superblock, Counters { next_generation: 1, believed_from: 1, next_record: 1, ..Counters::default() })
 }
 
 /// A device that holds `file`.

@@ -64,11 +64,30 @@ impl Index {
 
     /// Adds a block that is not in yet.
     pub(super) fn insert(&mut self, block: BlockId, place: Place, crc: u32) {
-        debug_assert!(self.find(block).is_none(), "{block} is in the index already");
+        let known = self.insert_new(block, place, crc);
+        debug_assert!(known.is_none(), "{block} is in the index already");
+    }
+
+    /// Adds `block`, unless it is in: what is known of it stays then, and is the answer.
+    pub(super) fn insert_new(&mut self, block: BlockId, place: Place, crc: u32) -> Option<Found> {
         assert!(self.len + 1 < self.cells.len(), "more blocks than slots in the index");
         let mut carried = cell(block, place, crc);
         let mut at = self.home(carried);
         let mut distance = 0;
+        while self.cells[at] != EMPTY {
+            if self.cells[at][0] == carried[0] {
+                return Some(found(self.cells[at]));
+            }
+            let other = self.distance(at);
+            if other < distance {
+                // It can be no further on.
+                std::mem::swap(&mut carried, &mut self.cells[at]);
+                distance = other;
+                break;
+            }
+            at = self.after(at);
+            distance += 1;
+        }
         while self.cells[at] != EMPTY {
             let other = self.distance(at);
             if other < distance {
@@ -80,6 +99,14 @@ impl Index {
         }
         self.cells[at] = carried;
         self.len += 1;
+        None
+    }
+
+    /// Has the memory fetch where `blocks` are or would be, all at once: it is far away, and one insertion after the other
+    /// would wait for each.
+    pub(super) fn fetch(&self, blocks: impl Iterator<Item = BlockId>) {
+        let homes = blocks.map(|block| self.cells[self.home([block.as_u64(), 0])][1]);
+        std::hint::black_box(homes.fold(0, |all, word| all ^ word));
     }
 
     /// Notes the checksum of `block`, if that is in `place` still.

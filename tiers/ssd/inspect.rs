@@ -9,7 +9,7 @@
 //! Invariants:
 //! 1. Nothing here writes: a [`Device`] is read and never written, synced or discarded.
 //! 2. What is believed is what recovery believes: [`FileAtRest::open`] is opening up to where that would write, and
-//!    reasons come from [`recover::Believed::doubt`] and [`recover::Believed::doubt_in_log`], which recovery itself asks.
+//!    reasons come from [`Believed::doubt`] and [`Believed::doubt_in_log`], which recovery itself asks.
 
 mod explain;
 mod verify;
@@ -21,11 +21,14 @@ use crate::device::{Device, Identity};
 use crate::error::Result;
 
 use super::dirty_log::CopyState;
+use super::format::Pages;
 use super::geometry::Geometry;
 use super::record::SectorMask;
-use super::recover::{self, Loaded, Recovered};
+use super::recover::{self, Believed};
 use super::recover_log::{self, Located};
+use super::scan::{self, Scan};
 use super::segment::{State, Stream};
+use super::{Ssd, SsdPolicy};
 
 pub use explain::{CopyPlace, Explanation, FoundCopy, Verdict};
 pub use verify::{Finding, Row, Severity, Structure, Watcher, verify};
@@ -33,8 +36,8 @@ pub use verify::{Finding, Row, Severity, Structure, Watcher, verify};
 /// A cache file that nobody has open, as the next opening will find it.
 pub struct FileAtRest<'a> {
     device: &'a dyn Device,
-    loaded: Loaded,
-    found: Recovered,
+    /// Opened up to where it would write: nothing of it is ever run or planned.
+    ssd: Ssd,
 }
 
 /// What a cache file holds.
@@ -121,20 +124,29 @@ impl<'a> FileAtRest<'a> {
     /// Reads what an opening reads. Takes as much memory as that: 20 bytes for every block there is room for.
     ///
     /// # Errors
-    /// Those of [`super::Ssd::open`]; whatever refuses to open is refused here for the same reason.
+    /// Those of [`Ssd::open`]; whatever refuses to open is refused here for the same reason.
     pub fn open(device: &'a dyn Device) -> Result<Self> {
         let geometry = recover::geometry_of(device)?;
-        let loaded = recover::load(device, &geometry)?;
-        Ok(Self { device, loaded, found: recover::recover(device, &geometry)? })
+        let mut ssd = Ssd::recover(device, geometry, SsdPolicy::default())?;
+        ssd.scan_all(device);
+        Ok(Self { device, ssd })
     }
 
     pub fn geometry(&self) -> Geometry {
-        self.loaded.superblock.geometry
+        self.ssd.geometry
     }
 
     /// The number of the volume of this name.
     pub fn volume(&self, name: &str) -> Option<VolumeId> {
-        self.found.volumes.find(name).map(|(id, _)| id)
+        self.ssd.volumes.find(name).map(|(id, _)| id)
+    }
+
+    fn scan(&self) -> &Scan {
+        self.ssd.scan.as_ref().expect("a scan is there until a checkpoint is durable, and none is made")
+    }
+
+    fn believed(&self) -> &Believed {
+        self.scan().believed()
     }
 
     /// What the file holds.
@@ -142,34 +154,35 @@ impl<'a> FileAtRest<'a> {
     /// # Errors
     /// Those of the device.
     pub fn info(&self) -> Result<FileInfo> {
-        let Loaded { superblock, counters, ref believed, journal_last, .. } = self.loaded;
-        let counters = FileCounters {
-            openings: superblock.opening,
-            checkpoints: superblock.checkpoint_number,
-            superblock_sequence: superblock.sequence,
-            journal_last: journal_last.0,
-            next_generation: self.found.log.next_generation,
-            next_sequence: self.found.log.next_sequence,
-            next_volume: self.found.volumes.next(),
-            next_record: self.found.dirty.next_sequence,
+        let (ssd, counters) = (&self.ssd, &self.scan().counters);
+        let journal_last = ssd.journal.durable().0;
+        let file_counters = FileCounters {
+            openings: ssd.opening - 1,
+            checkpoints: ssd.checkpoint_number,
+            superblock_sequence: ssd.superblock_sequence,
+            journal_last,
+            next_generation: ssd.log.next_generation,
+            next_sequence: ssd.log.next_sequence,
+            next_volume: ssd.volumes.next(),
+            next_record: ssd.dirty.next_sequence,
             records_synced: counters.records_synced,
         };
         Ok(FileInfo {
             format: super::format::FORMAT,
-            file_id: superblock.file_id,
-            geometry: superblock.geometry,
-            is_closed_in_order: believed.is_clean,
-            journal_entries: journal_last.0 - self.loaded.counters.absorbed,
+            file_id: ssd.file_id,
+            geometry: ssd.geometry,
+            is_closed_in_order: self.believed().is_clean,
+            journal_entries: journal_last - counters.absorbed,
             volumes: self.volumes()?,
             segments: self.count_segments(),
-            counters,
+            counters: file_counters,
         })
     }
 
     fn volumes(&self) -> Result<Vec<VolumeInfo>> {
-        let believed = &self.loaded.believed;
+        let believed = self.believed();
         let mut volumes: BTreeMap<VolumeId, VolumeInfo> = BTreeMap::new();
-        for record in self.found.volumes.records() {
+        for record in self.ssd.volumes.records() {
             let warmth = match record.identity {
                 Some(_) => Warmth::Warm,
                 None if believed.is_clean => Warmth::ColdNoIdentity,
@@ -188,7 +201,7 @@ impl<'a> FileAtRest<'a> {
             };
             volumes.insert(record.id, info);
         }
-        for block in self.found.index.blocks() {
+        for block in self.ssd.index.blocks() {
             if let Some(volume) = volumes.get_mut(&block.volume()) {
                 volume.clean_blocks += 1;
             }
@@ -217,29 +230,35 @@ impl<'a> FileAtRest<'a> {
 
     /// Whether recovery takes the copy in this place of the log for the newest of `block`.
     fn winner_in_log(&self, block: BlockId, generation: u32, page: u32) -> bool {
-        let copy = self.found.dirty.get(block);
+        let copy = self.ssd.dirty.get(block);
         copy.is_some_and(|copy| {
             (copy.generation, copy.page) == (generation, page) && copy.state == CopyState::Dirty
         })
     }
 
     fn count_segments(&self) -> SegmentCounts {
-        let Loaded { ref believed, .. } = self.loaded;
+        let believed = self.believed();
         let mut counts = SegmentCounts::default();
-        for (number, segment) in (0..).zip(&self.found.log.segments) {
+        for (number, segment) in (0..).zip(&self.ssd.log.segments) {
             match segment.state {
                 State::Dirty => counts.dirty += 1,
-                State::Free => {
+                State::Sealed => match self.stream_of(number) {
+                    Some(Stream::Reinserted) => counts.reinserted += 1,
+                    _ => counts.clean += 1,
+                },
+                _ => {
                     counts.free += 1;
                     counts.unwritten += u32::from(!segment.is_prepared);
                     counts.forgotten += u32::from(believed.is_checkpointed(number));
                 }
-                _ => match recover::read_summary(self.device, believed, number).map(|found| found.stream) {
-                    Some(Stream::Reinserted) => counts.reinserted += 1,
-                    _ => counts.clean += 1,
-                },
             }
         }
         counts
+    }
+
+    fn stream_of(&self, segment: u32) -> Option<Stream> {
+        let mut pages = Pages::new(self.geometry().summary_bytes() as usize);
+        let summary = scan::read_summary(self.device, self.believed(), segment, &mut pages);
+        summary.map(|summary| summary.stream)
     }
 }

@@ -17,7 +17,9 @@
 //! is still believed. Only the last frame can be torn, and it was not acknowledged: one that is whole and of the same
 //! generation behind a torn one is a gap too, since a frame is written when the one before it is durable.
 //!
-//! A failed write is written again in the same place: frames that were never acknowledged may be lost.
+//! A failed write is written again in the same place: frames that were never acknowledged may be lost. An opening goes
+//! on behind the last whole frame, when a sync has made that durable: what a torn one left there is overwritten, and a
+//! mixture of both has no checksum that holds. So nothing has to be absorbed before the cache serves.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -86,28 +88,30 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A journal whose entries up to `last` are gone for good, and whose frames below `generation` are left over.
-    pub(super) fn new(
-        geometry: Geometry,
-        file_id: u64,
-        last: Seq,
-        generation: u64,
-        is_simulated: bool,
-    ) -> Self {
+    /// An empty journal, of a new file.
+    pub(super) fn new(geometry: Geometry, file_id: u64, is_simulated: bool) -> Self {
+        let nothing = Replayed { last: JournalSeq(0), count: 0, end: JournalEnd::before(1) };
+        Self { is_simulated, ..Self::resume(geometry, file_id, JournalSeq(0), &nothing) }
+    }
+
+    /// Goes on behind what was replayed, of which a checkpoint has the entries up to `absorbed`. All of it must be
+    /// durable before the first write.
+    pub(super) fn resume(geometry: Geometry, file_id: u64, absorbed: Seq, replayed: &Replayed) -> Self {
+        let JournalEnd { half, generation, used_bytes, last_in_half } = replayed.end;
         Self {
             geometry,
             file_id,
-            is_simulated,
+            is_simulated: false,
             pending: VecDeque::new(),
-            last,
-            durable: last,
-            absorbed: last,
-            half: 0,
+            last: replayed.last,
+            durable: replayed.last,
+            absorbed,
+            half,
             generation,
-            used_bytes: 0,
-            last_in_half: [last; 2],
+            used_bytes,
+            last_in_half,
             is_writing: false,
-            bytes_since_checkpoint: 0,
+            bytes_since_checkpoint: used_bytes,
         }
     }
 
@@ -129,6 +133,11 @@ impl Journal {
 
     pub(super) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The entries up to this one are part of the last durable checkpoint.
+    pub(super) fn absorbed(&self) -> Seq {
+        self.absorbed
     }
 
     /// The last entry, if it is not durable yet.
@@ -229,11 +238,25 @@ impl Journal {
 
 /// What [`replay`] found.
 pub(super) struct Replayed {
-    /// Those after the checkpoint, in order.
-    pub(super) entries: Vec<JournalEntry>,
     pub(super) last: Seq,
-    /// The highest in use.
-    pub(super) generation: u64,
+    /// Entries after the checkpoint.
+    pub(super) count: u64,
+    pub(super) end: JournalEnd,
+}
+
+/// Where a journal goes on.
+pub(super) struct JournalEnd {
+    half: usize,
+    generation: u64,
+    used_bytes: u64,
+    last_in_half: [Seq; 2],
+}
+
+impl JournalEnd {
+    /// That of a journal without frames of `generation` or later, which is the first to be used.
+    fn before(generation: u64) -> Self {
+        Self { half: 0, generation, used_bytes: 0, last_in_half: [JournalSeq(0); 2] }
+    }
 }
 
 /// Where the frames of a half end.
@@ -249,35 +272,39 @@ pub(super) struct HalfEnd {
 }
 
 pub(super) struct Record {
+    half: usize,
     generation: u64,
     first: u64,
     entries: Vec<JournalEntry>,
 }
 
-/// Reads the journal after the entry `absorbed`, of frames from `generation` on.
+/// Gives the entries after the entry `absorbed` to `apply`, in order, of frames from `generation` on.
 ///
 /// # Errors
-/// Those of the device; [`Error::Damaged`] when entries are missing in the middle.
+/// Those of the device and of `apply`; [`Error::Damaged`] when entries are missing in the middle.
 pub(super) fn replay(
     device: &dyn Device,
     geometry: &Geometry,
     file_id: u64,
     absorbed: u64,
     generation: u64,
+    mut apply: impl FnMut(JournalEntry) -> Result<()>,
 ) -> Result<Replayed> {
     let mut records = Vec::new();
-    for half in 0..2 {
+    let mut used_bytes = [0; 2];
+    for (half, used_bytes) in used_bytes.iter_mut().enumerate() {
         let end = read_half(device, geometry, file_id, half, generation, &mut records)?;
         if let Some(last) = end.lost_before.filter(|last| last.0 > absorbed) {
             let what =
                 format!("a frame of the journal before entry {} is torn, and not the last one", last.0);
             return Err(Error::Damaged { what });
         }
+        *used_bytes = end.bytes;
     }
     records.sort_by_key(|record| (record.generation, record.first));
-    let mut replayed = Replayed { entries: Vec::new(), last: JournalSeq(absorbed), generation };
+    let end = JournalEnd::before(generation);
+    let mut replayed = Replayed { last: JournalSeq(absorbed), count: 0, end };
     for record in records {
-        replayed.generation = replayed.generation.max(record.generation);
         let next = replayed.last.0 + 1;
         let end = record.first + record.entries.len() as u64;
         if record.first > next {
@@ -285,9 +312,14 @@ pub(super) fn replay(
             return Err(Error::Damaged { what });
         }
         if end > next {
-            replayed.entries.extend(record.entries.into_iter().skip((next - record.first) as usize));
+            let news = record.entries.into_iter().skip((next - record.first) as usize);
+            news.into_iter().try_for_each(&mut apply)?;
+            replayed.count += end - next;
             replayed.last = JournalSeq(end - 1);
         }
+        (replayed.end.half, replayed.end.generation) = (record.half, record.generation);
+        replayed.end.used_bytes = used_bytes[record.half];
+        replayed.end.last_in_half[record.half] = JournalSeq(end - 1);
     }
     Ok(replayed)
 }
@@ -335,7 +367,7 @@ pub(super) fn read_half(
         frames += 1;
         chain = Some((header.number, header.first + entries.len() as u64));
         at += header.frame_bytes() as u64;
-        records.push(Record { generation: header.number, first: header.first, entries });
+        records.push(Record { half, generation: header.number, first: header.first, entries });
     }
     let is_later = |header: &FrameHeader| match chain {
         None => header.number >= generation,

@@ -5,6 +5,8 @@
 //!   Free ----------> Open --closed--> Sealing ----> Sealed ------> Reclaiming ----> retirement durable --> Free
 //!    ^  prepare
 //!    +------------ Preparing
+//!
+//!   Unread ----> Sealed, or Free     (see `scan`)
 //! ```
 //!
 //! A slot is handed out once in a generation of its segment, in ascending order, to one of two streams: `Clean` for
@@ -24,6 +26,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::block::{BlockId, Version};
 
+use super::encoding::SegmentEntry;
 use super::format::Summary;
 use super::geometry::Geometry;
 use super::index::Place;
@@ -220,7 +223,7 @@ impl Log {
             // Once it is retired the journal says so of all its copies.
             State::Reclaiming => !self.is_retired(segment),
             State::Free | State::Preparing | State::Open => false,
-            State::Dirty => unreachable!("the index names no copy in the dirty stream"),
+            State::Unread | State::Dirty => unreachable!("the index names no copy there"),
         }
     }
 
@@ -329,7 +332,12 @@ impl Log {
         match state {
             State::Free | State::Preparing => 0,
             State::Reclaiming if self.is_retired(segment) => 0,
-            State::Open | State::Sealing | State::Sealed | State::Reclaiming | State::Dirty => generation,
+            State::Unread
+            | State::Open
+            | State::Sealing
+            | State::Sealed
+            | State::Reclaiming
+            | State::Dirty => generation,
         }
     }
 
@@ -401,15 +409,52 @@ impl Log {
         }
     }
 
-    /// Puts the recovered segments in line: segment, generation, slots used, the first to go first.
-    pub(super) fn restore(&mut self, sealed: &[(u32, u32, u32)]) {
-        for &(segment, generation, slots_used) in sealed {
-            self.segments[segment as usize] =
-                Segment { state: State::Sealed, is_prepared: true, generation, slots_used };
-            self.fifo.push_back(segment);
-            self.used_slots += u64::from(slots_used);
+    /// What `segment` holds is not known yet, unless it is of the dirty stream; `known` is what the checkpoint says of it.
+    pub(super) fn restore_unread(&mut self, segment: u32, known: Option<&SegmentEntry>) {
+        let here = &mut self.segments[segment as usize];
+        if here.state == State::Dirty {
+            return;
         }
+        (here.state, here.generation) = (State::Unread, known.map_or(0, |known| known.generation));
+        if let Some(known) = known {
+            self.bits.load(segment, &known.live, &known.hits);
+        }
+    }
+
+    /// Takes what is not free out of the free ones, after the last [`Self::restore_unread`].
+    pub(super) fn take_out_of_free(&mut self) {
         self.free.retain(|&segment| self.segments[segment as usize].state == State::Free);
+    }
+
+    pub(super) fn unread(&self) -> impl Iterator<Item = u32> + '_ {
+        let all = (0..).zip(&self.segments);
+        all.filter(|(_, segment)| segment.state == State::Unread).map(|(index, _)| index)
+    }
+
+    /// An unread segment is sealed; all of its slots are dead so far. It has its place in line by [`Self::restore_order`].
+    pub(super) fn restore_sealed(&mut self, segment: u32, generation: u32, slots_used: u32) {
+        self.segments[segment as usize] =
+            Segment { state: State::Sealed, is_prepared: true, generation, slots_used };
+        self.used_slots += u64::from(slots_used);
+        self.bits.clear(segment);
+    }
+
+    /// An unread segment holds nothing, and no checkpoint says otherwise.
+    pub(super) fn restore_free(&mut self, segment: u32) {
+        self.segments[segment as usize].state = State::Free;
+        self.free.push_back(segment);
+    }
+
+    /// An unread segment holds nothing, though a checkpoint lists it: it is free when the journal is durable up to `seq`.
+    pub(super) fn restore_retired(&mut self, segment: u32, seq: Seq) {
+        self.segments[segment as usize].state = State::Reclaiming;
+        self.bits.clear(segment);
+        self.retiring.push(Retiring { segment, seq, moves: 0, is_finished: true });
+    }
+
+    /// Puts the recovered segments in line, the first to go first, before those of this opening.
+    pub(super) fn restore_order(&mut self, sealed: impl DoubleEndedIterator<Item = u32>) {
+        sealed.rev().for_each(|segment| self.fifo.push_front(segment));
     }
 
     /// Whether the cache has not been full yet, as far as can be told.

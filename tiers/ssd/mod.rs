@@ -16,6 +16,8 @@
 //! | checkpoint | writing and reading one                                                            |
 //! | recover    | which copies of a file at rest are believed                                        |
 //! | inspect    | what a file at rest holds, explained and verified; never writes                    |
+//! | overwritten | what of them the journal calls void                                               |
+//! | scan       | finds clean copies again while the tier serves                                     |
 //! | stats      | the counters                                                                       |
 //! | fuzz       | any bytes in place of a file's, for tests                                          |
 //! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
@@ -24,6 +26,7 @@
 //! demote: plan_demote -> append -> finish_append -> SealPlan::run -> finish_seal
 //! read:   plan_read -> Device::read, ReadPlan::verify -> finish_read
 //! space:  plan_reclaim -> ReclaimPlan::run -> plan_moves -> read, append -> finish_moves -> finish_reclaim
+//! open:   open_early -> plan_scan -> ScanPlan::run -> finish_scan, beside all of these
 //! write:  void -> plan_journal -> JournalWrite::run -> finish_journal -> the write below
 //! ```
 //!
@@ -49,10 +52,12 @@ mod index;
 mod inspect;
 mod journal;
 mod log;
+mod overwritten;
 mod plan;
 mod record;
 mod recover;
 mod recover_log;
+mod scan;
 mod segment;
 mod slot_bits;
 mod stats;
@@ -85,6 +90,7 @@ pub use plan::{
 };
 pub use record::{RecordPlan, SectorMask};
 pub use recover::Doubt;
+pub use scan::{ScanPlan, Scanned};
 pub use stats::SsdStats;
 pub use void::VoidMark;
 pub use volumes::VolumeRecord;
@@ -96,6 +102,7 @@ use format::{Pages, crc32c};
 use index::{Found, Index, Place};
 use journal::Journal;
 use log::Log;
+use scan::Scan;
 use segment::Stream;
 use void::region_of;
 use volumes::Volumes;
@@ -112,7 +119,9 @@ pub struct Ssd {
     admission: Admission,
     journal: Journal,
     volumes: Volumes,
-    /// Regions whose clean copies recovery drops, by a mark since the last checkpoint.
+    /// Until a checkpoint after the last summary of an opened file is durable.
+    scan: Option<Scan>,
+    /// Regions whose clean copies recovery drops, by a mark since the last checkpoint that absorbed the journal.
     marked: BTreeSet<(u32, u64)>,
     /// The cache has not been full yet.
     fills: bool,
@@ -141,8 +150,9 @@ impl Ssd {
             index: Index::new(geometry.slot_count()),
             dirty: DirtyLog::new(&geometry),
             admission: Admission::new(policy, geometry.capacity_blocks()),
-            journal: Journal::new(geometry, file_id, JournalSeq(0), 1, is_simulated),
+            journal: Journal::new(geometry, file_id, is_simulated),
             volumes: Volumes::new(&geometry, 0),
+            scan: None,
             marked: BTreeSet::new(),
             fills: true,
             superblock_sequence: 0,
@@ -182,24 +192,43 @@ impl Ssd {
         recover::is_unmade(device)
     }
 
-    /// Opens an existing one: superblock, checkpoint, journal, summaries.
+    /// Opens an existing one: superblock, checkpoint, journal, log, summaries.
     ///
     /// # Errors
     /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the field, [`Error::Damaged`].
     pub fn open(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
+        let mut ssd = Self::recover(device, wanted, policy)?;
+        ssd.scan_all(device);
+        ssd.checkpoint(device)?;
+        Ok(ssd)
+    }
+
+    /// The same, but for the summaries, which are read while the tier serves: [`Self::plan_scan`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_early(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
+        let mut ssd = Self::recover(device, wanted, policy)?;
+        ssd.checkpoint(device)?;
+        Ok(ssd)
+    }
+
+    fn recover(device: &dyn Device, wanted: Geometry, policy: SsdPolicy) -> Result<Self> {
         let found = recover::recover(device, &wanted)?;
+        let unread = found.log.unread().collect();
         let mut ssd = Self {
             geometry: wanted,
             file_id: found.superblock.file_id,
             opening: found.superblock.opening + 1,
             is_simulated: false,
-            fills: found.log.has_room(),
+            fills: false,
             log: found.log,
-            index: found.index,
+            index: Index::new(wanted.slot_count()),
             dirty: found.dirty,
             admission: Admission::new(policy, wanted.capacity_blocks()),
             journal: found.journal,
             volumes: found.volumes,
+            scan: Some(Scan::new(found.believed, found.counters, unread)),
             marked: BTreeSet::new(),
             superblock_sequence: found.superblock.sequence,
             superblock_first: 1 - found.copy,
@@ -211,7 +240,9 @@ impl Ssd {
         for entry in &found.ghosts {
             ssd.admission.restore_ghosts(entry);
         }
-        ssd.checkpoint(device)?;
+        if !ssd.is_scanning() {
+            ssd.end_scan();
+        }
         Ok(ssd)
     }
 
@@ -243,6 +274,7 @@ impl Ssd {
             segments,
             segments_free,
             segments_in_use: segments - segments_free,
+            segments_unread: self.segments_unread(),
             dirty_blocks: self.dirty.dirty_count() as u64,
             index_bytes: self.dirty.bytes() + self.index.bytes() + self.log.bytes() + self.admission.bytes(),
             ..self.stats
@@ -274,6 +306,9 @@ impl Ssd {
             self.cool(id);
         }
         for entry in entries {
+            if let JournalEntry::VolumeDropped { volume } = entry {
+                self.void_unread_of(VolumeId::new(volume));
+            }
             self.queue(entry);
         }
         Ok(id)

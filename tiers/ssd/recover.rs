@@ -3,23 +3,29 @@
 //! 1. The superblock: the newer of the two whose checkpoint is whole. Its geometry must be the one asked for.
 //! 2. The checkpoint: segments with their live bits, volumes, counters.
 //! 3. The journal after it, which says what became void since.
-//! 4. The summaries of all segments that may hold something: sealed in the checkpoint, or since. Each is judged by
-//!    itself, by the pure function [`Believed::survivors`].
+//! 4. The log of dirty blocks (see `recover_log`).
+//!
+//! Then the tier serves. The summaries of all segments that may hold something, sealed in the checkpoint or since, are
+//! read beside that (see `scan`); each is judged by itself, by the pure function [`Believed::survivors`].
 //!
 //! A segment is believed when its summary is whole and not retired, and its generation is the one in the checkpoint
 //! or later than any there. A copy in it is believed when the checkpoint does not call its slot dead, nothing voids
-//! its version, no mark covers it, and its volume is known. Of several copies the one with the highest version is.
+//! its version, no mark covers it, and its volume is known.
 //!
 //! Nothing else is: not the open segments of before, and not what an unreadable summary names. All that costs hits.
 //! A hole in the journal costs the file, because it could hide a void.
 //!
 //! Opening ends in a new checkpoint and a superblock with the next `opening`, durable before the first call can
-//! write: so no version, generation or position in the journal is ever given out twice.
+//! write: so no version, generation or position in the journal is ever given out twice. As long as summaries are unread
+//! a checkpoint absorbs nothing of the journal: what that voids may be in them. So applying an entry of the journal must
+//! make no difference to a state that has it, and those after it, already.
 
 use std::io::IoSliceMut;
 use std::path::PathBuf;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::{HashMap, HashSet};
 
 use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId};
 use crate::device::Device;
@@ -29,17 +35,15 @@ use super::dirty_log::DirtyLog;
 use super::encoding::{CheckpointItem, Counters, DirtySegmentEntry, GhostEntry, JournalEntry, SegmentEntry};
 use super::format::{Pages, Summary, Superblock, SuperblockFault};
 use super::geometry::Geometry;
-use super::index::Index;
-use super::journal::{Journal, Replayed, Seq, replay};
+use super::journal::{Journal, JournalSeq, Replayed, replay};
 use super::log::Log;
+use super::overwritten::Overwritten;
 use super::plan::Entry;
 use super::recover_log::recover_log;
 use super::slot_bits::{hits_in, is_live_in};
 use super::volumes::Volumes;
 use super::{checkpoint, region_of};
 
-/// A jump over entries that a torn frame may still show to a later opening.
-const JOURNAL_SKIP: u64 = 1 << 20;
 /// Counters beyond these are no file of ours: nothing writes as often.
 const COUNTER_MAX: u64 = 1 << 62;
 const GENERATION_MAX: u32 = u32::MAX - (1 << 28);
@@ -47,17 +51,21 @@ const GENERATION_MAX: u32 = u32::MAX - (1 << 28);
 const VOLUME_MAX: u32 = VolumeId::LIMIT - (1 << 16);
 const OPENING_MAX: u32 = (1 << 24) - 2;
 
-/// What a cache file held.
+type Hasher = foldhash::fast::FixedState;
+
+/// What a cache file held, but for what the summaries say.
 pub(super) struct Recovered {
     pub(super) superblock: Superblock,
     /// Which copy of it was believed, 0 or 1; the other may be torn or older.
     pub(super) copy: usize,
+    pub(super) counters: Counters,
+    /// Segments that may hold something are unread in it.
     pub(super) log: Log,
-    pub(super) index: Index,
     pub(super) dirty: DirtyLog,
     pub(super) journal: Journal,
     pub(super) volumes: Volumes,
     pub(super) ghosts: Vec<GhostEntry>,
+    pub(super) believed: Believed,
 }
 
 /// What a cache file says of its copies, before any of them is looked at.
@@ -66,9 +74,7 @@ pub(super) struct Loaded {
     /// Which copy of it is believed, 0 or 1.
     pub(super) copy: usize,
     pub(super) counters: Counters,
-    /// The last entry of the journal, and the generation of the half that it is in.
-    pub(super) journal_last: Seq,
-    pub(super) journal_generation: u64,
+    pub(super) replayed: Replayed,
     pub(super) believed: Believed,
 }
 
@@ -76,45 +82,35 @@ pub(super) struct Loaded {
 pub(super) fn load(device: &dyn Device, wanted: &Geometry) -> Result<Loaded> {
     let ((copy, superblock), (counters, items)) = load_newest(device, wanted)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
-    let replayed = replay(device, &geometry, file_id, counters.absorbed, counters.journal_generation)?;
-    let (journal_generation, journal_last) = (replayed.generation, replayed.last);
-    let believed = Believed::new(&superblock, &counters, items, replayed)?;
-    Ok(Loaded { superblock, copy, counters, journal_last, journal_generation, believed })
+    let mut believed = Believed::new(&superblock, &counters, items)?;
+    let (absorbed, generation) = (counters.absorbed, counters.journal_generation);
+    let apply = |entry| believed.apply(entry);
+    let replayed = replay(device, &geometry, file_id, absorbed, generation, apply)?;
+    believed.settle(&counters, replayed.count)?;
+    Ok(Loaded { superblock, copy, counters, replayed, believed })
 }
 
 pub(super) fn recover(device: &dyn Device, wanted: &Geometry) -> Result<Recovered> {
-    let loaded = load(device, wanted)?;
-    let Loaded { superblock, copy, counters, believed, .. } = loaded;
-    let (generation, last) = (loaded.journal_generation, loaded.journal_last);
+    let Loaded { superblock, copy, counters, replayed, mut believed } = load(device, wanted)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
 
-    let mut log = Log::new(geometry, file_id, false);
-    for entry in believed.checkpointed.values() {
-        log.segments[entry.segment as usize].is_prepared = entry.is_prepared;
-    }
-    let mut index = Index::new(geometry.slot_count());
     let dirty = recover_log(device, &believed, &counters)?;
-    let sealed = read_segments(device, &believed, &mut log, &mut index)?;
-    log.next_generation = believed.next_generation_after(&sealed);
-    log.next_sequence = sealed.last().map_or(0, |summary| summary.0).max(counters.next_sequence) + 1;
+    let mut log = Log::new(geometry, file_id, false);
+    for segment in &dirty.segments {
+        log.restore_dirty(segment.segment, segment.generation);
+    }
+    log.next_generation = believed.next_generation;
+    // A segment is sealed once in a generation, and some may have been open when the checkpoint was made.
+    let skipped = believed.next_generation - counters.next_generation + geometry.segment_count;
+    log.next_sequence = counters.next_sequence + if believed.is_clean { 0 } else { skipped.into() };
+    believed.restore_segments(&mut log);
     let next_volume = believed.volumes.next();
     if log.next_generation > GENERATION_MAX || log.next_sequence > COUNTER_MAX || next_volume > VOLUME_MAX {
         return Err(Error::Damaged { what: "its counters are used up".into() });
     }
-    let order: Vec<_> =
-        sealed.iter().map(|&(_, segment, generation, used)| (segment, generation, used)).collect();
-    for segment in &dirty.segments {
-        log.restore_dirty(segment.segment, segment.generation);
-        log.next_generation = log.next_generation.max(segment.generation + 1);
-    }
-    log.restore(&order);
-    // A copy in the log is newer than a clean one, or the same.
-    for block in dirty.restored_blocks() {
-        remove(&mut log, &mut index, block);
-    }
-    let journal = Journal::new(geometry, file_id, Seq(last.0 + JOURNAL_SKIP), generation + 1, false);
-    let Believed { volumes, ghosts, .. } = believed;
-    Ok(Recovered { superblock, copy, log, index, dirty, journal, volumes, ghosts })
+    let journal = Journal::resume(geometry, file_id, JournalSeq(counters.absorbed), &replayed);
+    let (volumes, ghosts) = (believed.volumes.clone(), std::mem::take(&mut believed.ghosts));
+    Ok(Recovered { superblock, copy, counters, log, dirty, journal, volumes, ghosts, believed })
 }
 
 /// One of the two copies of the superblock, and which.
@@ -273,15 +269,16 @@ pub(super) struct Believed {
     pub(super) is_clean: bool,
     checkpointed: BTreeMap<u32, SegmentEntry>,
     pub(super) dirty_segments: BTreeMap<u32, DirtySegmentEntry>,
-    /// Segments of this generation or later were opened after the checkpoint.
-    next_generation: u32,
+    /// Segments of this generation or later may be sealed without the checkpoint knowing them.
+    believed_from: u32,
+    /// Higher than any generation that was given out.
+    pub(super) next_generation: u32,
     pub(super) retired: BTreeSet<(u32, u32)>,
     /// Volumes whose clean copies in lower generations than this are void.
-    cold: BTreeMap<u32, u32>,
-    voids: BTreeMap<u64, u64>,
-    void_ranges: Vec<(u64, u64, u64)>,
-    void_slots: BTreeSet<(u32, u32, u32)>,
-    marks: BTreeSet<(u32, u64)>,
+    cold: HashMap<u32, u32, Hasher>,
+    overwritten: Overwritten,
+    void_slots: HashSet<(u32, u32, u32), Hasher>,
+    marks: HashSet<(u32, u64), Hasher>,
     pub(super) volumes: Volumes,
     ghosts: Vec<GhostEntry>,
 }
@@ -291,22 +288,21 @@ impl Believed {
         superblock: &Superblock,
         counters: &Counters,
         items: Vec<CheckpointItem>,
-        replayed: Replayed,
     ) -> Result<Self> {
         let geometry = superblock.geometry;
         let mut believed = Self {
             geometry,
             file_id: superblock.file_id,
-            is_clean: superblock.is_clean && replayed.entries.is_empty(),
+            is_clean: superblock.is_clean,
             checkpointed: BTreeMap::new(),
             dirty_segments: BTreeMap::new(),
-            cold: BTreeMap::new(),
+            cold: HashMap::default(),
+            believed_from: counters.believed_from,
             next_generation: counters.next_generation,
             retired: BTreeSet::new(),
-            voids: BTreeMap::new(),
-            void_ranges: Vec::new(),
-            void_slots: BTreeSet::new(),
-            marks: BTreeSet::new(),
+            overwritten: Overwritten::default(),
+            void_slots: HashSet::default(),
+            marks: HashSet::default(),
             volumes: Volumes::new(&geometry, counters.next_volume),
             ghosts: Vec::new(),
         };
@@ -320,7 +316,7 @@ impl Believed {
                 CheckpointItem::Volume(entry) => believed.volumes.restore(&entry),
                 CheckpointItem::DirtySegment(entry) => {
                     let fits = entry.segment < geometry.segment_count
-                        && entry.generation != 0
+                        && (1..counters.next_generation).contains(&entry.generation)
                         && (1..COUNTER_MAX).contains(&entry.first_sequence)
                         && entry.dead.len() <= geometry.copy_words();
                     believed.dirty_segments.insert(entry.segment, entry);
@@ -330,7 +326,9 @@ impl Believed {
                     let has_bits = entry.generation == 0
                         || entry.live.len() == geometry.live_words()
                             && entry.hits.len() == geometry.hit_words();
-                    let fits = entry.segment < geometry.segment_count && has_bits;
+                    let fits = entry.segment < geometry.segment_count
+                        && entry.generation < counters.next_generation
+                        && has_bits;
                     believed.checkpointed.insert(entry.segment, entry);
                     fits
                 }
@@ -339,23 +337,50 @@ impl Believed {
                 return Err(Error::Damaged { what: "an item of the checkpoint is impossible".into() });
             }
         }
-        for entry in replayed.entries {
-            believed.apply(entry)?;
-        }
-        if believed.dirty_segments.keys().any(|&segment| believed.is_checkpointed(segment)) {
+        Ok(believed)
+    }
+
+    /// What follows when so many entries of the journal were applied, and no more come.
+    pub(super) fn settle(&mut self, counters: &Counters, applied: u64) -> Result<()> {
+        if self.dirty_segments.keys().any(|&segment| self.is_checkpointed(segment)) {
             return Err(Error::Damaged { what: "a segment is in the checkpoint twice".into() });
         }
-        Ok(believed)
+        if !self.volumes.fits() {
+            return Err(Error::Damaged { what: "more volumes than there is room for".into() });
+        }
+        if counters.believed_from > counters.next_generation || counters.next_sequence > COUNTER_MAX {
+            return Err(Error::Damaged { what: "its counters are impossible".into() });
+        }
+        self.is_clean &= applied == 0;
+        if !self.is_clean {
+            // A generation given out since is retired durably, or the one of a segment as it is now.
+            let later = |&&(_, generation): &&(u32, u32)| generation >= counters.next_generation;
+            let given = self.retired.iter().filter(later).count() as u64;
+            let next = u64::from(self.next_generation) + given + u64::from(self.geometry.segment_count);
+            let damage = Error::Damaged { what: "its generations are used up".into() };
+            self.next_generation = u32::try_from(next).map_err(|_| damage)?;
+        }
+        self.overwritten.merge();
+        Ok(())
+    }
+
+    /// Says in `log` which segments are still to be read, and the bits that the checkpoint has of them.
+    fn restore_segments(&self, log: &mut Log) {
+        for entry in self.checkpointed.values() {
+            log.segments[entry.segment as usize].is_prepared = entry.is_prepared;
+        }
+        for segment in (0..self.geometry.segment_count).filter(|&segment| self.may_hold(segment)) {
+            let known = self.checkpointed.get(&segment).filter(|_| self.is_checkpointed(segment));
+            log.restore_unread(segment, known);
+        }
+        log.take_out_of_free();
     }
 
     fn apply(&mut self, entry: JournalEntry) -> Result<()> {
         match entry {
-            JournalEntry::Void { block, version } => {
-                let known = self.voids.entry(block).or_default();
-                *known = version.max(*known);
-            }
+            JournalEntry::Void { block, version } => self.overwritten.add(block, version),
             JournalEntry::VoidRange { first, count, version } => {
-                self.void_ranges.push((first, count, version));
+                self.overwritten.add_range(first, count, version);
             }
             JournalEntry::VoidSlot { segment, generation, slot } => {
                 self.void_slots.insert((segment, generation, slot));
@@ -388,13 +413,19 @@ impl Believed {
     pub(super) fn believes(&self, segment: u32, generation: u32) -> bool {
         let known = self.checkpointed.get(&segment).map_or(0, |entry| entry.generation);
         let is_expected = generation != 0 && generation == known;
-        (is_expected || generation >= self.next_generation) && !self.retired.contains(&(segment, generation))
+        let is_later = (self.believed_from..self.next_generation).contains(&generation);
+        (is_expected || is_later) && !self.retired.contains(&(segment, generation))
     }
 
     /// Whether the checkpoint knows a segment here that is not retired, so that nothing else can be.
     pub(super) fn is_checkpointed(&self, segment: u32) -> bool {
+        self.checkpointed_generation(segment) != 0
+    }
+
+    /// The generation that the checkpoint knows here and that is not retired; 0 when there is none.
+    pub(super) fn checkpointed_generation(&self, segment: u32) -> u32 {
         let known = self.checkpointed.get(&segment).map_or(0, |entry| entry.generation);
-        known != 0 && !self.retired.contains(&(segment, known))
+        if self.retired.contains(&(segment, known)) { 0 } else { known }
     }
 
     /// Whether `segment` can hold anything at all, so that its summary is worth reading.
@@ -441,100 +472,6 @@ impl Believed {
 
     /// Whether the journal says that there is something newer than this version of `block`.
     pub(super) fn is_overwritten(&self, block: BlockId, version: Version) -> bool {
-        let (block, version) = (block.as_u64(), version.as_u64());
-        let is_in = |&(first, count, void): &(u64, u64, u64)| {
-            version < void && block >= first && block - first < count
-        };
-        self.voids.get(&block).is_some_and(|&void| version < void) || self.void_ranges.iter().any(is_in)
-    }
-
-    fn next_generation_after(&self, sealed: &[Sealed]) -> u32 {
-        let seen = sealed.iter().map(|&(_, _, generation, _)| generation);
-        let retired = self.retired.iter().map(|&(_, generation)| generation);
-        let last = seen.chain(retired).max().unwrap_or(0).max(self.next_generation);
-        // Segments that were open, or cannot be read now, may have had later ones; at most all of them.
-        let skipped = if self.is_clean { 0 } else { self.geometry.segment_count };
-        last.saturating_add(1).saturating_add(skipped)
-    }
-}
-
-/// Sequence, segment, generation, slots used.
-type Sealed = (u64, u32, u32, u32);
-
-/// Reads the believed summaries into index and log, and lists their segments, the first to go first.
-fn read_segments(
-    device: &dyn Device,
-    believed: &Believed,
-    log: &mut Log,
-    index: &mut Index,
-) -> Result<Vec<Sealed>> {
-    let mut sealed = Vec::new();
-    let mut rivals = Vec::new();
-    for segment in (0..believed.geometry.segment_count).filter(|&segment| believed.may_hold(segment)) {
-        let Some(summary) = read_summary(device, believed, segment) else { continue };
-        for entry in believed.survivors(&summary) {
-            if index.get(entry.block).is_some() {
-                rivals.push((summary.segment, summary.generation, entry));
-            } else {
-                install(log, index, segment, &entry);
-            }
-        }
-        sealed.push((summary.sequence, segment, summary.generation, summary.slots_used));
-    }
-    for (segment, generation, entry) in rivals {
-        settle_rivals(device, believed, log, index, segment, generation, &entry);
-    }
-    sealed.sort_unstable();
-    Ok(sealed)
-}
-
-/// The believed summary of `segment`; none when there is none, or it cannot be read: its copies are gone then.
-pub(super) fn read_summary(device: &dyn Device, believed: &Believed, segment: u32) -> Option<Summary> {
-    let geometry = &believed.geometry;
-    let mut pages = Pages::new(geometry.summary_bytes() as usize);
-    let (offset, file_id) = (geometry.summary_offset(segment), believed.file_id);
-    device.read(offset, &mut [IoSliceMut::new(&mut pages[..PAGE_BYTES])]).ok()?;
-    let generation = Summary::peek_generation(&pages, file_id, segment)?;
-    if !believed.believes(segment, generation) {
-        return None;
-    }
-    let rest = offset + PAGE_BYTES as u64;
-    if pages.len() > PAGE_BYTES {
-        device.read(rest, &mut [IoSliceMut::new(&mut pages[PAGE_BYTES..])]).ok()?;
-    }
-    Summary::from_bytes(&pages, file_id, segment, geometry.slots_per_segment)
-        .filter(|summary| summary.sequence < COUNTER_MAX && summary.generation <= GENERATION_MAX)
-}
-
-fn install(log: &mut Log, index: &mut Index, segment: u32, entry: &Entry) {
-    index.insert(entry.block, log.place(segment, entry.slot), entry.crc);
-    log.bits.restore(segment, entry.slot, entry.flags);
-}
-
-/// Two copies of a block are believed: keeps the later one. Rare, so the other's version is read once more.
-fn settle_rivals(
-    device: &dyn Device,
-    believed: &Believed,
-    log: &mut Log,
-    index: &mut Index,
-    segment: u32,
-    generation: u32,
-    entry: &Entry,
-) {
-    let Some(other) = index.get(entry.block) else { return };
-    let (other_segment, other_slot) = log.segment_and_slot(other.place);
-    let version = read_summary(device, believed, other_segment).and_then(|summary| {
-        let entry = summary.entries.iter().find(|entry| entry.slot == other_slot)?;
-        Some((entry.version, summary.generation))
-    });
-    if version < Some((entry.version, generation)) {
-        remove(log, index, entry.block);
-        install(log, index, segment, entry);
-    }
-}
-
-fn remove(log: &mut Log, index: &mut Index, block: BlockId) {
-    if let Some(found) = index.remove(block) {
-        log.drop_copy(found.place);
+        self.overwritten.contains(block, version)
     }
 }

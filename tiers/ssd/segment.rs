@@ -18,6 +18,8 @@ impl Stream {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     Free,
+    /// Of an earlier opening; what it holds is not known yet.
+    Unread,
     Preparing,
     Open,
     Sealing,

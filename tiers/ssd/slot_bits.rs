@@ -37,6 +37,20 @@ impl SlotBits {
         self.hits[segment as usize * hit_words..][..hit_words].fill(0);
     }
 
+    /// The bits of `segment` are these.
+    pub(super) fn load(&mut self, segment: u32, live: &[u64], hits: &[u64]) {
+        let (live_words, hit_words) = (self.live_words, self.hit_words);
+        self.live[segment as usize * live_words..][..live_words].copy_from_slice(live);
+        self.hits[segment as usize * hit_words..][..hit_words].copy_from_slice(hits);
+    }
+
+    /// No slot of `segment` is live, and none was hit.
+    pub(super) fn clear(&mut self, segment: u32) {
+        let (live_words, hit_words) = (self.live_words, self.hit_words);
+        self.live[segment as usize * live_words..][..live_words].fill(0);
+        self.hits[segment as usize * hit_words..][..hit_words].fill(0);
+    }
+
     pub(super) fn set_dead(&mut self, segment: u32, slot: u32) {
         self.live[segment as usize * self.live_words + slot as usize / 64] &= !(1 << (slot % 64));
     }

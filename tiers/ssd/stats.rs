@@ -43,6 +43,9 @@ pub struct SsdStats {
     pub segments_free: u64,
     /// Open, sealing, sealed, being emptied or written through.
     pub segments_in_use: u64,
+    /// Segments of an opened file of which it is not known yet what they hold; 0 from when all is warm. Part of those in
+    /// use.
+    pub segments_unread: u64,
     /// RAM of the index, of the slots' bits and of the ghost list.
     pub index_bytes: u64,
 }

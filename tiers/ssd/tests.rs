@@ -8,3 +8,4 @@ mod format;
 mod inspect;
 mod opening;
 mod races;
+mod scan;

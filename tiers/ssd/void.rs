@@ -30,6 +30,9 @@ impl Ssd {
     /// The segment to be emptied next, when there is less room than there should be. Emptying it ends with
     /// [`Self::finish_reclaim`], whatever happens in between.
     pub fn plan_reclaim(&mut self) -> Option<ReclaimPlan> {
+        if self.is_scanning() {
+            return None;
+        }
         let segment = self.log.take_victim()?;
         self.fills = false;
         Some(ReclaimPlan {
@@ -144,8 +147,8 @@ impl Ssd {
         }
         if self.void_logged(block, version) {
             // The entry is for the clean copy as well.
-            self.drop_copy(block);
-        } else if self.drop_copy(block) {
+            self.void_copy(block);
+        } else if self.void_copy(block) {
             let (volume, region) = (block.volume().number(), region_of(block));
             match mark {
                 VoidMark::Exact => {
@@ -187,6 +190,7 @@ impl Ssd {
             });
         }
         self.stats.voids += dropped;
+        may_be_found |= self.void_unread_range(first.as_u64(), count);
         if may_be_found {
             let (first, version) = (first.as_u64(), version.as_u64());
             self.queue(JournalEntry::VoidRange { first, count, version });
@@ -224,18 +228,24 @@ impl Ssd {
     }
 
     /// Everything known up to now, to be written; `is_clean` when nothing will change any more before the file is
-    /// closed. One at a time. What the journal waits for is durable with it.
+    /// closed, and all summaries are read. One at a time. What the journal waits for is durable with it, unless summaries
+    /// are unread.
     pub fn plan_checkpoint(&mut self, is_clean: bool) -> CheckpointPlan {
         assert!(!self.checkpoint_is_running, "one checkpoint at a time");
         self.checkpoint_is_running = true;
         self.superblock_sequence += 1;
         self.checkpoint_number += 1;
-        // Copies voided under these marks are dead in the live bits; what is voided from now on needs new marks.
-        self.marked.clear();
-        let absorbed = self.journal.last();
+        let before = self.scan.as_ref().filter(|scan| !scan.is_over()).map(|scan| scan.counters);
+        assert!(!is_clean || before.is_none(), "a file is not closed before it is known what it holds");
+        if before.is_none() {
+            // Copies voided under these marks are dead in the live bits; what is voided from now on needs new marks.
+            self.marked.clear();
+        }
+        let absorbed = if before.is_some() { self.journal.absorbed() } else { self.journal.last() };
         let counters = Counters {
             absorbed: absorbed.0,
-            journal_generation: self.journal.generation(),
+            journal_generation: before.map_or(self.journal.generation(), |before| before.journal_generation),
+            believed_from: before.map_or(self.log.next_generation, |before| before.believed_from),
             next_generation: self.log.next_generation,
             next_sequence: self.log.next_sequence,
             next_volume: self.volumes.next(),
@@ -255,7 +265,8 @@ impl Ssd {
         CheckpointPlan {
             items,
             absorbed,
-            superfluous_bytes: self.journal.start_checkpoint(),
+            superfluous_bytes: if before.is_none() { self.journal.start_checkpoint() } else { 0 },
+            ends_scan: before.is_none(),
             superblock_first: self.superblock_first,
             superblock: Superblock {
                 file_id: self.file_id,
@@ -290,8 +301,8 @@ impl Ssd {
 
     /// Not durable: the file is as it was, and the journal before it is still needed.
     pub fn finish_checkpoint(&mut self, plan: CheckpointPlan, is_durable: bool) {
-        let CheckpointPlan { absorbed, superfluous_bytes, superblock, bytes_written, restarts_log, .. } =
-            plan;
+        let CheckpointPlan { absorbed, superfluous_bytes, superblock, bytes_written, .. } = plan;
+        let CheckpointPlan { restarts_log, ends_scan, .. } = plan;
         self.checkpoint_is_running = false;
         self.stats.bytes_written += bytes_written.into_inner();
         self.journal.finish_checkpoint(absorbed, superfluous_bytes, is_durable);
@@ -300,12 +311,16 @@ impl Ssd {
             if restarts_log {
                 self.dirty.restart();
             }
+            if ends_scan && self.scan.take().is_some() {
+                self.retire_unneeded();
+            }
             self.log.free_retired(self.journal.durable());
         }
     }
 
-    /// Whether the journal is filling up.
+    /// Whether the journal is filling up, or all summaries are read and no checkpoint says so. None helps before they are.
     pub fn wants_checkpoint(&self) -> bool {
-        !self.checkpoint_is_running && self.journal.wants_checkpoint()
+        let is_scanned = self.scan.as_ref().is_some_and(|scan| scan.is_over());
+        !self.checkpoint_is_running && !self.is_scanning() && (is_scanned || self.journal.wants_checkpoint())
     }
 }

@@ -30,6 +30,7 @@ pub struct VolumeRecord {
     pub identity: Option<Identity>,
 }
 
+#[derive(Clone)]
 struct Volume {
     record: VolumeRecord,
     synced_through: Version,
@@ -43,6 +44,7 @@ impl Volume {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Volumes {
     volumes: BTreeMap<u32, Volume>,
     next: u32,
@@ -91,7 +93,7 @@ impl Volumes {
             let is_same = identity.is_some() && volume.record.identity == identity;
             if (is_same || keeps_number) && !volume.is_attached {
                 (volume.record.identity, volume.is_attached) = (None, true);
-                return (volume.record.id, vec![JournalEntry::Volume(volume.entry())]);
+                return (volume.record.id, vec![JournalEntry::Volume(Box::new(volume.entry()))]);
             }
             let number = volume.record.id.number();
             let mut entries = vec![self.drop_volume(number)];
@@ -119,7 +121,7 @@ impl Volumes {
         }
         let record = VolumeRecord { id, name: name.to_owned(), identity: None };
         let volume = Volume { record, synced_through: Version::ZERO, is_attached: true };
-        entries.push(JournalEntry::Volume(volume.entry()));
+        entries.push(JournalEntry::Volume(Box::new(volume.entry())));
         self.bytes += needed;
         self.volumes.insert(id.number(), volume);
         (id, entries)
@@ -129,7 +131,7 @@ impl Volumes {
     pub(super) fn detach(&mut self, volume: VolumeId, identity: Option<Identity>) -> Option<JournalEntry> {
         let volume = self.volumes.get_mut(&volume.number())?;
         (volume.record.identity, volume.is_attached) = (identity, false);
-        Some(JournalEntry::Volume(volume.entry()))
+        Some(JournalEntry::Volume(Box::new(volume.entry())))
     }
 
     fn drop_volume(&mut self, number: u32) -> JournalEntry {
@@ -139,7 +141,8 @@ impl Volumes {
         JournalEntry::VolumeDropped { volume: number }
     }
 
-    /// What a checkpoint or the journal said. False when it says something impossible.
+    /// What a checkpoint or the journal said. False when it says something impossible; whether they all fit the table is
+    /// known at the end ([`Self::fits`]), since an entry of the journal may be part of the checkpoint already.
     pub(super) fn restore(&mut self, entry: &VolumeEntry) -> bool {
         let Some(id) = entry.id() else { return false };
         if entry.name.len() > NAME_BYTES_MAX {
@@ -151,6 +154,11 @@ impl Volumes {
         self.volumes.insert(id.number(), Volume { record, synced_through, is_attached: false });
         self.bytes += VolumeEntry::bytes_max(entry.name.len());
         self.used(id.number());
+        true
+    }
+
+    /// Whether the table has room for what was restored.
+    pub(super) fn fits(&self) -> bool {
         self.bytes <= self.bytes_max
     }
 

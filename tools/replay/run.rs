@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use terrace::{Background, Clock, Config, Device, RamSize, Simulation, SsdConfig, SsdSize};
+use terrace::{Background, Clock, Config, Device, RamSize, Recovery, Simulation, SsdConfig, SsdSize};
 
 use super::args::ReplayArgs;
 use super::backing::{disk_model, open_backing};
@@ -171,6 +171,8 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
 fn ssd_config(args: &ReplayArgs, path: std::path::PathBuf, size: SsdSize) -> SsdConfig {
     let mut config = SsdConfig::new(path, size);
     config.policy.write_budget_bytes_per_day = args.ssd_write_budget;
+    // Two runs over one file find the same from the first request on.
+    config.recovery = if args.settle { Recovery::BeforeServing } else { Recovery::BesideServing };
     config
 }
 

@@ -55,6 +55,8 @@ pub enum Verdict {
     Wins,
     /// There is a newer one.
     Older,
+    /// Another clean copy is as good, which cannot be: neither is taken.
+    Rivals,
     /// Left out, for this reason, by this entry of the journal if it is one of those.
     LeftOut(Doubt, Option<u64>),
     /// Nobody was promised this record, and the log ends before it: with this record at the latest.
@@ -85,6 +87,7 @@ impl fmt::Display for Verdict {
         match self {
             Self::Wins => f.write_str("wins: the newest that is valid"),
             Self::Older => f.write_str("loses: there is a newer one"),
+            Self::Rivals => f.write_str("loses: another clean copy is as good, so neither is taken"),
             Self::LeftOut(doubt, entry) => {
                 let why = match doubt {
                     Doubt::DeadAtCheckpoint => "out of use at the last checkpoint",
@@ -124,11 +127,16 @@ impl FileAtRest<'_> {
 
     /// The entries after the checkpoint, each with its number.
     fn journal(&self) -> Result<Vec<(u64, JournalEntry)>> {
-        let counters = &self.loaded.counters;
-        let (geometry, file_id) = (self.geometry(), self.loaded.superblock.file_id);
-        let replayed =
-            replay(self.device, &geometry, file_id, counters.absorbed, counters.journal_generation)?;
-        Ok((counters.absorbed + 1..).zip(replayed.entries).collect())
+        let counters = &self.scan().counters;
+        let (geometry, file_id) = (self.geometry(), self.ssd.file_id);
+        let (absorbed, generation) = (counters.absorbed, counters.journal_generation);
+        let mut entries = Vec::new();
+        let apply = |entry| {
+            entries.push(entry);
+            Ok(())
+        };
+        replay(self.device, &geometry, file_id, absorbed, generation, apply)?;
+        Ok((absorbed + 1..).zip(entries).collect())
     }
 
     fn slot_copies(
@@ -137,7 +145,7 @@ impl FileAtRest<'_> {
         segment: u32,
         journal: &[(u64, JournalEntry)],
     ) -> Result<Vec<FoundCopy>> {
-        let (geometry, file_id) = (self.geometry(), self.loaded.superblock.file_id);
+        let (geometry, file_id) = (self.geometry(), self.ssd.file_id);
         let mut pages = Pages::new(geometry.summary_bytes() as usize);
         self.device.read(geometry.summary_offset(segment), &mut [IoSliceMut::new(&mut pages)])?;
         let Some(summary) = Summary::from_bytes(&pages, file_id, segment, geometry.slots_per_segment) else {
@@ -167,7 +175,7 @@ impl FileAtRest<'_> {
     }
 
     fn judge_slot(&self, summary: &Summary, entry: &Entry, journal: &[(u64, JournalEntry)]) -> Verdict {
-        let believed = &self.loaded.believed;
+        let believed = self.believed();
         let Summary { segment, generation, .. } = *summary;
         if !believed.may_hold(segment) || !believed.believes(segment, generation) {
             return unbelieved(segment, generation, journal);
@@ -176,12 +184,18 @@ impl FileAtRest<'_> {
             let place = (segment, generation, entry.slot);
             return Verdict::LeftOut(doubt, number_of(journal, doubt, entry.block, entry.version, place));
         }
-        let place = self.found.log.place(segment, entry.slot);
-        if self.found.index.is_at(entry.block, place) { Verdict::Wins } else { Verdict::Older }
+        let place = self.ssd.log.place(segment, entry.slot);
+        if self.ssd.index.is_at(entry.block, place) {
+            Verdict::Wins
+        } else if self.ssd.contains(entry.block) {
+            Verdict::Older
+        } else {
+            Verdict::Rivals
+        }
     }
 
     fn log_copies(&self, block: BlockId, journal: &[(u64, JournalEntry)]) -> Result<Vec<FoundCopy>> {
-        let believed = &self.loaded.believed;
+        let believed = self.believed();
         let (segments, mut records) = recover_log::read_records(self.device, believed)?;
         let known: Vec<u32> = segments.iter().map(|segment| segment.segment).collect();
         for segment in (0..self.geometry().segment_count).filter(|segment| !known.contains(segment)) {
@@ -230,12 +244,12 @@ impl FileAtRest<'_> {
         journal: &[(u64, JournalEntry)],
     ) -> Verdict {
         let RecordHeader { segment, generation, sequence, .. } = record.header;
-        let end = self.found.dirty.next_sequence;
+        let end = self.ssd.dirty.next_sequence;
         if sequence >= end {
             return Verdict::PastTheEnd(end);
         }
         let place = (segment, generation, index);
-        let believed = &self.loaded.believed;
+        let believed = self.believed();
         if let Some(doubt) = believed.doubt_in_log(place, entry.block, entry.version) {
             return Verdict::LeftOut(doubt, number_of(journal, doubt, entry.block, entry.version, place));
         }

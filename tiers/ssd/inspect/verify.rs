@@ -21,6 +21,7 @@ use super::super::plan::{Entry, ReadPlan};
 use super::super::record::{RecordEntry, RecordHeader};
 use super::super::recover::{self, Loaded};
 use super::super::recover_log::{self, Located};
+use super::super::scan;
 
 /// Blocks are read in pieces of so many bytes, or one at a time when they are larger.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -256,7 +257,7 @@ impl Verifier<'_> {
         }
         let generation = Summary::peek_generation(&pages, believed.file_id, segment);
         let is_expected = generation.is_some_and(|generation| believed.believes(segment, generation));
-        let summary = recover::read_summary(self.device, believed, segment);
+        let summary = scan::read_summary(self.device, believed, segment, &mut pages);
         if let Some(summary) = &summary {
             self.checked(Structure::Summary, geometry.summary_bytes());
             return self.check_blocks(loaded, log, summary);

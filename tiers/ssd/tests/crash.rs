@@ -8,22 +8,22 @@ use super::super::*;
 use super::device::MemoryDevice;
 use super::driver::{Driver, checkpoint, data_of, geometry, read_block};
 
-const BLOCKS: u64 = 64;
-const NUMBERS: u64 = 100;
+pub(super) const BLOCKS: u64 = 64;
+pub(super) const NUMBERS: u64 = 100;
 
 /// What the backing store holds, and since which step of the device.
-struct Below {
-    next: Version,
+pub(super) struct Below {
+    pub(super) next: Version,
     /// For each block, the versions written below: the step at which the write was submitted, and the version.
     writes: BTreeMap<u64, Vec<(usize, Version)>>,
 }
 
 impl Below {
-    fn new(first: Version) -> Self {
+    pub(super) fn new(first: Version) -> Self {
         Self { next: first.next(), writes: (0..NUMBERS).map(|number| (number, vec![(0, first)])).collect() }
     }
 
-    fn now(&self, number: u64) -> Version {
+    pub(super) fn now(&self, number: u64) -> Version {
         self.at(number, usize::MAX)
     }
 
@@ -31,19 +31,19 @@ impl Below {
         self.writes[&number].iter().rev().find(|write| write.0 <= step).expect("the first is at step 0").1
     }
 
-    fn write(&mut self, number: u64, step: usize) {
+    pub(super) fn write(&mut self, number: u64, step: usize) {
         self.writes.get_mut(&number).expect("below NUMBERS").push((step, self.next));
         self.next = self.next.next();
     }
 
     /// The same store after the power failed at `step`, with versions from `first` on.
-    fn cut(&self, step: usize, first: Version) -> Self {
+    pub(super) fn cut(&self, step: usize, first: Version) -> Self {
         let writes = (0..NUMBERS).map(|number| (number, vec![(0, self.at(number, step))])).collect();
         Self { next: first.next(), writes }
     }
 }
 
-fn run_script(driver: &mut Driver, below: &mut Below, random: &mut fastrand::Rng, calls: usize) {
+pub(super) fn run_script(driver: &mut Driver, below: &mut Below, random: &mut fastrand::Rng, calls: usize) {
     for _ in 0..calls {
         let number = random.u64(..NUMBERS);
         match random.u32(..100) {
@@ -80,7 +80,7 @@ fn run_script(driver: &mut Driver, below: &mut Below, random: &mut fastrand::Rng
 }
 
 /// Everything readable is what the backing store holds; returns how much that is.
-fn check(
+pub(super) fn check(
     ssd: &mut Ssd,
     device: &MemoryDevice,
     volume: VolumeId,
@@ -120,7 +120,7 @@ fn nothing_overwritten_below_is_ever_read_again_wherever_the_power_fails() {
         }
         // Once more: what one recovery forgot, the next one must not find.
         let mut again = below.cut(kept, ssd.first_version());
-        let mut second = Driver { ssd, device: Some(device), volume: driver.volume };
+        let mut second = Driver { ssd, device: Some(device), volume: driver.volume, scanned: Vec::new() };
         second.device().keep_steps();
         run_script(&mut second, &mut again, &mut random, 60);
         let kept = random.usize(..=second.device().step_count());
@@ -144,7 +144,7 @@ fn what_was_sealed_and_synced_is_there_after_a_crash() {
     let volume = driver.volume;
     let device = driver.device.expect("not simulated");
     let ssd = Ssd::open(&device, geometry(1000), SsdPolicy::default()).expect("opens");
-    let mut driver = Driver { ssd, device: Some(device), volume };
+    let mut driver = Driver { ssd, device: Some(device), volume, scanned: Vec::new() };
     for number in 0..slots * 20 + 3 {
         let is_kept = number != 7 && number < slots * 20;
         assert!(driver.read(number, version) == is_kept, "block {number}");

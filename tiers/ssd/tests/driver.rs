@@ -27,6 +27,8 @@ pub(super) struct Driver {
     pub(super) ssd: Ssd,
     pub(super) device: Option<MemoryDevice>,
     pub(super) volume: VolumeId,
+    /// Summaries that are read, and not finished.
+    pub(super) scanned: Vec<Scanned>,
 }
 
 impl Driver {
@@ -42,7 +44,27 @@ impl Driver {
 
     pub(super) fn over(mut ssd: Ssd, device: Option<MemoryDevice>) -> Self {
         let volume = ssd.attach_volume("disk", Some(IDENTITY)).expect("attaches");
-        Self { ssd, device, volume }
+        Self { ssd, device, volume, scanned: Vec::new() }
+    }
+
+    /// Opened early, with all summaries unread, for a volume of before.
+    pub(super) fn early(device: MemoryDevice, geometry: Geometry, volume: VolumeId) -> Self {
+        let ssd = Ssd::open_early(&device, geometry, SsdPolicy::default()).expect("opens");
+        Self { ssd, device: Some(device), volume, scanned: Vec::new() }
+    }
+
+    /// Reads the next summaries, if some are left, and keeps what they say for later.
+    pub(super) fn read_summaries(&mut self) {
+        if let Some(plan) = self.ssd.plan_scan() {
+            self.scanned.push(plan.run(self.device()));
+        }
+    }
+
+    pub(super) fn finish_scan(&mut self) {
+        self.scanned.drain(..).for_each(|scanned| self.ssd.finish_scan(scanned));
+        if let Some(device) = &self.device {
+            self.ssd.scan_all(device);
+        }
     }
 
     pub(super) fn open(device: MemoryDevice, blocks: u64) -> Self {
@@ -105,11 +127,12 @@ impl Driver {
 
     /// Makes the journal durable; false when the device fails.
     pub(super) fn settle_journal(&mut self) -> bool {
-        let Some(device) = &self.device else {
+        if self.device.is_none() {
             self.ssd.settle_simulated_journal();
             return true;
-        };
+        }
         loop {
+            let device = self.device.as_ref().expect("it was there");
             match self.ssd.plan_journal() {
                 JournalPlan::Nothing => break,
                 JournalPlan::Write(write) => {
@@ -119,6 +142,7 @@ impl Driver {
                         return false;
                     }
                 }
+                JournalPlan::Full if self.ssd.is_scanning() => self.finish_scan(),
                 JournalPlan::Full => {
                     if !checkpoint(&mut self.ssd, device, false) {
                         return false;
@@ -127,7 +151,7 @@ impl Driver {
             }
         }
         if self.ssd.wants_checkpoint() {
-            checkpoint(&mut self.ssd, device, false);
+            checkpoint(&mut self.ssd, self.device.as_ref().expect("it was there"), false);
         }
         assert_eq!(self.ssd.journal_pending(), None);
         true
@@ -166,6 +190,7 @@ impl Driver {
         for plan in self.ssd.plan_seal_open() {
             self.seal(Some(plan));
         }
+        self.finish_scan();
         let device = self.device.expect("this one is not simulated");
         checkpoint(&mut self.ssd, &device, true);
         device
