@@ -1,4 +1,4 @@
-//! The floor: one `preadv` or `pwritev` with direct I/O a call, and nothing around it.
+//! The floor: one `preadv` or `pwritev` with direct I/O a call, or one `fdatasync`, and nothing around it.
 //!
 //! It stands beside [`terrace_tiers::file_device`] and not on it, so that what that file might cost shows.
 
@@ -34,6 +34,11 @@ impl PlainFile {
             )
         };
         assert_eq!(read, wanted as isize, "preadv at {offset}: {}", Error::last_os_error());
+    }
+
+    /// One `fdatasync`.
+    pub fn sync(&self) {
+        self.file.sync_data().expect("the file can be synced");
     }
 
     /// One `pwritev`.

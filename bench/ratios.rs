@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use terrace_bench::is_trial;
 use terrace_bench::measure::{Turns, median};
 use terrace_bench::scenes::append::{Demotions, source};
+use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT};
@@ -26,14 +27,22 @@ struct Effort {
     /// Short rounds and many: one round of many callers is 15 % off to either side.
     read_rounds: usize,
     reads: usize,
+    flushes: usize,
 }
 
 impl Effort {
     fn of_this_run() -> Self {
         if is_trial() {
-            Self { rounds: 1, hits: 1 << 13, append_bytes: 16 << 20, read_rounds: 1, reads: 256 }
+            Self { rounds: 1, hits: 1 << 13, append_bytes: 16 << 20, read_rounds: 1, reads: 256, flushes: 64 }
         } else {
-            Self { rounds: 21, hits: 1 << 23, append_bytes: 512 << 20, read_rounds: 63, reads: 4096 }
+            Self {
+                rounds: 21,
+                hits: 1 << 23,
+                append_bytes: 512 << 20,
+                read_rounds: 63,
+                reads: 4096,
+                flushes: 256,
+            }
         }
     }
 }
@@ -48,10 +57,11 @@ type Part = fn(&Effort);
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 5] = [
         ("ram/hit", ram_hit),
         ("ssd/append", ssd_append),
         ("ssd/read", ssd_read),
+        ("flush/back_ssd", flush_back_ssd),
         ("ssd/recover", ssd_recover),
     ];
     for (name, part) in parts {
@@ -130,6 +140,43 @@ fn ssd_read(effort: &Effort) {
     }
 }
 
+fn flush_back_ssd(effort: &Effort) {
+    let scenes = [
+        (Places::Apart, 4, Destage::Later),
+        (Places::Apart, 16, Destage::Later),
+        (Places::Apart, 64, Destage::Later),
+        (Places::Apart, 1024, Destage::Later),
+        (Places::Apart, 16, Destage::Beside),
+        (Places::InARow, 16, Destage::Later),
+        (Places::InARow, 1024, Destage::Later),
+    ];
+    for (places, kib, destage) in scenes {
+        let folder = temporary_folder();
+        let scene = Flushes::new(folder.path(), kib << 10, places, destage);
+        // Short turns, where threads that start together do not count: what slows both sides shows in both.
+        for (callers, rounds, flushes) in
+            [(1, effort.rounds * 8, effort.flushes / 8), (8, effort.rounds, effort.flushes)]
+        {
+            let rate = |took: Duration| flushes as f64 / took.as_secs_f64();
+            let mut syncs = Vec::new();
+            let ours = || {
+                let before = scene.syncs();
+                let took = scene.time_flushes(callers, flushes);
+                syncs.push((scene.syncs() - before) as f64 / flushes as f64);
+                rate(took)
+            };
+            let turns = Turns::run(rounds, ours, || rate(scene.time_plain(callers, flushes)));
+            let what = format!("flush/back_ssd {kib} KiB {places:?} destage {destage:?} {callers} callers");
+            print_ratio(&what, "plain pwritev and fdatasync", &turns, "flushes/s");
+            println!(
+                "{what}: {:.2} times as long as plain, {:.2} syncs a flush",
+                1.0 / turns.ratio(),
+                median(syncs.into_iter())
+            );
+        }
+    }
+}
+
 fn print_ratio(what: &str, floor: &str, turns: &Turns, unit: &str) {
     let (ratio, best, ours, other) = (turns.ratio(), turns.best_ratio(), turns.ours(), turns.floor());
     println!("{what}: {ratio:.2} of {floor} ({ours:.0} of {other:.0} {unit}; best rounds {best:.2})");
@@ -138,5 +185,5 @@ fn print_ratio(what: &str, floor: &str, turns: &Turns, unit: &str) {
 fn ssd_recover(effort: &Effort) {
     let folder = temporary_folder();
     let file = CacheFile::new(folder.path(), recover_blocks(), DIRTY_PERCENT);
-    println!("{}", file.describe(&file.best_of(effort.rounds)));
+    println!("{}", file.describe(&file.best_of(effort.rounds.min(7))));
 }

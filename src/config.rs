@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use terrace_tiers::block::BlockSize;
 use terrace_tiers::device::Device;
+use terrace_tiers::mark::MarkPlace;
 use terrace_tiers::ram::arc_policy::ArcPolicy;
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::SsdPolicy;
@@ -94,6 +95,29 @@ impl WriteMode {
     pub(crate) fn waits_for_backing(self) -> bool {
         matches!(self, Self::Through | Self::Around)
     }
+}
+
+/// What is done with an SSD that is away, or was, while its volume has blocks on it that the backing store lacks.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum StaleSsd {
+    /// The volume is not attached.
+    #[default]
+    Refuse,
+    /// The blocks that only the SSD has are given up, for good.
+    Forget,
+    /// What the SSD has is taken for newer than the backing store, though that was written since. For one that was away by
+    /// mistake, when what was written meanwhile is worth less.
+    Believe,
+}
+
+/// What can be chosen when a volume is attached, beside its mode.
+#[derive(Clone, Default)]
+pub struct AttachOptions {
+    /// Where the volume's mark is kept (see `terrace::tiers::mark`); none: beside a backing file, under its name and
+    /// `.terrace`, and nowhere for devices that know no such place. Without a mark nobody can tell that an SSD which has
+    /// newer blocks of the volume is missing, or too old.
+    pub mark: Option<Arc<dyn MarkPlace>>,
+    pub stale_ssd: StaleSsd,
 }
 
 /// The time that the SSD's write budget runs on.

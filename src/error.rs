@@ -28,6 +28,10 @@ pub enum Error {
     /// Written below by `around` writes, which keep nothing, and then the sync failed: nobody can write these blocks
     /// again. Every flush says so until [`crate::Volume::forget`] is told of them.
     Lost { volume: String, blocks: u64, cause: TierError },
+    /// An SSD that is not this cache's may have blocks newer than the backing store.
+    SsdMissing { volume: String, cache_file: u64 },
+    /// The volume was written past this SSD, which has blocks of before, or it is an old copy of the one that has them.
+    SsdOlder { volume: String, dirty_blocks: u64 },
     /// They were newer than the backing store and only on the SSD, which cannot give them. Reads of them and every flush
     /// say so until each is written whole, discarded or forgotten; [`crate::Volume::lost_blocks`] names them.
     LostWithSsd { volume: String, blocks: u64 },
@@ -75,6 +79,17 @@ impl fmt::Display for Error {
                      again, then forget them"
                 )
             }
+            Self::SsdMissing { volume, cache_file } => write!(
+                f,
+                "cache file {cache_file:016x} has blocks of volume {volume} that its backing store lacks; open the cache \
+                 with that file, or attach the volume with StaleSsd::Forget and lose them"
+            ),
+            Self::SsdOlder { volume, dirty_blocks } => write!(
+                f,
+                "the cache file has {dirty_blocks} blocks of volume {volume} and is older than what was written there \
+                 without it; attach the volume with StaleSsd::Forget to drop them, or with StaleSsd::Believe to put them \
+                 over it"
+            ),
             Self::LostWithSsd { volume, blocks } => write!(
                 f,
                 "{blocks} blocks of volume {volume} were only on the SSD, which cannot give them; write them whole, or \

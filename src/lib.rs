@@ -24,7 +24,9 @@ mod sync;
 pub use cache::{
     Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture,
 };
-pub use config::{Background, Clock, Config, RamSize, Recovery, SsdConfig, SsdSize, WriteMode};
+pub use config::{
+    AttachOptions, Background, Clock, Config, RamSize, Recovery, SsdConfig, SsdSize, StaleSsd, WriteMode,
+};
 pub use error::{Error, Result, TierError};
 pub use simulate::Simulation;
 pub use stats::{SsdFailure, Stats};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-const FOLDERS: [&str; 5] = ["src", "tiers", "tools", "bench", "tests"];
+const FOLDERS: [&str; 6] = ["src", "tiers", "recording", "tools", "bench", "tests"];
 
 /// What the page is held against.
 #[derive(Default)]

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{BLOCK, bytes_of, content, eventually, small, ssd_bytes, stored, without_hanging};
+use common::{BLOCK, bytes_of, content, eventually, held, small, ssd_bytes, stored, without_hanging};
 use terrace::tiers::testing::{Fault, Journal, Loss, MemoryDevice, Operation};
 use terrace::{Cache, Config, Device, Error, SsdConfig, SsdSize, Volume, WriteMode};
 
@@ -42,8 +42,11 @@ impl Devices {
     }
 
     fn config(&self) -> Config {
-        let mut config = small(64);
-        config.writeback_delay_ms = 5;
+        self.config_of(&Config { writeback_delay_ms: 5, ..small(64) })
+    }
+
+    fn config_of(&self, config: &Config) -> Config {
+        let mut config = config.clone();
         config.ssd = Some(SsdConfig::on_device(self.ssd.clone(), SsdSize::Blocks(SSD_BLOCKS)));
         config
     }
@@ -53,7 +56,11 @@ impl Devices {
     }
 
     fn open_as(&self, mode: WriteMode) -> (Cache, Volume) {
-        let cache = Cache::open(&self.config()).expect("the cache opens");
+        self.open_with(&self.config(), mode)
+    }
+
+    fn open_with(&self, config: &Config, mode: WriteMode) -> (Cache, Volume) {
+        let cache = Cache::open(&self.config_of(config)).expect("the cache opens");
         let volume = cache.attach("disk", self.disk.clone(), mode).expect("the volume attaches");
         (cache, volume)
     }
@@ -134,6 +141,72 @@ fn a_part_of_a_block_goes_to_the_log_without_a_fill() {
     assert_eq!(bytes_of(&volume, 0, BLOCK), wanted);
     cache.settle().expect("all goes below");
     assert_eq!(stored(&*devices.disk, 0, BLOCK), wanted);
+}
+
+#[test]
+fn flushes_that_come_while_the_log_is_being_synced_share_the_next_sync() {
+    without_hanging(|| {
+        let devices = Devices::new();
+        let (_cache, volume) = devices.open_with(&held(64), WriteMode::BackSsd);
+        let before = devices.ssd.counters();
+        devices.ssd.stall(Operation::Sync);
+        std::thread::scope(|scope| {
+            for block in 0..8 {
+                let volume = &volume;
+                scope.spawn(move || {
+                    write(volume, block, 1);
+                    volume.flush().expect("the log is there");
+                });
+                let writes = before.writes + block + 1;
+                eventually("its record is written", || devices.ssd.counters().writes == writes);
+                devices.ssd.wait_until_held(1);
+            }
+            devices.ssd.resume();
+        });
+        let syncs = devices.ssd.counters().syncs - before.syncs;
+        assert_eq!(syncs, 2, "the one that had started covers the first record alone, the next all others");
+    });
+}
+
+#[test]
+fn what_goes_to_the_log_in_the_background_waits_for_the_sync_of_a_flush() {
+    let journal = Arc::new(Journal::default());
+    let devices = Devices::recorded(&journal);
+    let config = Config { dirty_low: 0.05, ..held(64) };
+    let (cache, volume) = devices.open_with(&config, WriteMode::BackSsd);
+    let before = (devices.ssd.counters().syncs, cache.stats().ssd);
+    (0..20).for_each(|block| write(&volume, block, 1));
+    eventually("all of them are in records", || {
+        let now = cache.stats().ssd;
+        let headers = now.records_written - before.1.records_written;
+        now.bytes_written - before.1.bytes_written == (headers + 20) * BLOCK as u64
+    });
+    assert_eq!(devices.ssd.counters().syncs, before.0, "nobody waits for any of it");
+    assert_eq!(cache.stats().dirty_blocks, 20);
+    volume.flush().expect("the log is there");
+    assert_eq!(devices.ssd.counters().syncs, before.0 + 1);
+    let left = Devices::after_power_loss(&journal);
+    let (_cache, volume) = left.open();
+    (0..20).for_each(|block| check(&volume, block, 1));
+}
+
+#[test]
+fn what_goes_to_the_log_in_the_background_is_synced_when_writers_need_its_frames() {
+    without_hanging(|| {
+        let devices = Devices::new();
+        let config = Config { dirty_low: 0.05, ..held(64) };
+        let (_cache, volume) = devices.open_with(&config, WriteMode::BackSsd);
+        (0..512).for_each(|block| write(&volume, block, 1));
+        (0..512).for_each(|block| check(&volume, block, 1));
+    });
+}
+
+#[test]
+fn what_goes_to_the_log_and_nobody_flushes_is_durable_some_ticks_later() {
+    let devices = Devices::new();
+    let (cache, volume) = devices.open();
+    write(&volume, 0, 1);
+    eventually("a tick syncs it", || cache.stats().dirty_blocks == 0);
 }
 
 #[test]

@@ -58,6 +58,7 @@ fn imports_point_down_to_device_and_block() {
             "tiers/block.rs",
             &["crate::device", "crate::ram", "crate::ssd", "crate::backing", "crate::file_device"][..],
         ),
+        ("tiers/mark.rs", &["crate::ram", "crate::ssd", "crate::backing", "crate::file_device"]),
         ("tiers/error.rs", &["crate::"]),
         ("tiers/device.rs", &["crate::ram", "crate::ssd", "crate::backing", "crate::file_device"]),
     ] {
@@ -69,6 +70,7 @@ fn imports_point_down_to_device_and_block() {
     }
     forbid("tiers", &[], &["terrace::"], "nothing imports upwards");
     forbid("src", &[], &["terrace_tools", "terrace_bench"], "nothing imports upwards");
+    forbid("recording", &[], &["terrace::", "terrace_tiers"], "a recording knows no cache");
     let why = "the pool runs jobs and knows no cache";
     forbid("src/pool", &[], &["crate::cache", "crate::simulate", "crate::config"], why);
     forbid("src/cache", &[], &["crate::simulate"], "the cache does not know that it is simulated");
@@ -85,6 +87,7 @@ fn a_tier_has_no_thread_no_lock_and_no_clock() {
 #[test]
 fn odd_dependencies_stay_behind_one_file() {
     forbid("tiers", &["tiers/ssd/encoding.rs"], &["bincode"], "bincode is behind tiers/ssd/encoding.rs");
+    forbid("recording", &["recording/encoding.rs"], &["bincode"], "bincode is behind recording/encoding.rs");
     let unchecked = ["parking_lot", "shuttle", "std::sync::Mutex", "std::sync::atomic", "std::thread"];
     let why = "locks, atomics, threads and moments come from src/sync.rs, or no checker sees them";
     // What a caller sets is the caller's.
@@ -95,7 +98,7 @@ fn odd_dependencies_stay_behind_one_file() {
 #[test]
 fn unsafe_code_stays_where_it_is_proved() {
     let proved = ["tiers/ram/frames", "tiers/file_device", "bench/plain.rs"];
-    for folder in ["tiers", "src", "tools", "bench"] {
+    for folder in ["tiers", "src", "recording", "tools", "bench"] {
         forbid(
             folder,
             &proved,

@@ -82,6 +82,35 @@ fn a_call_that_waits_for_a_frame_goes_on_when_a_reader_lets_one_go() {
     cache.assert_quiet();
 }
 
+/// A write to part of a sector saw a free frame, and another took it before the fill that the write needs: it was told
+/// `WouldBlock`, though calls with a callback wait.
+#[test]
+fn writes_to_parts_of_sectors_that_share_few_frames_are_all_done() {
+    let device = Arc::new(MemoryDevice::patterned(1024 * BLOCK_U64, 1));
+    let config = Config { frame_wait_ms: 100_000, slack_blocks: Some(8), ..small(16) };
+    let (cache, volume) = open(&config, &device, WriteMode::Through);
+    let references: Vec<_> =
+        (0..7).map(|block| volume.read_ref(block * BLOCK_U64, BLOCK).expect("a frame is free")).collect();
+    let cache = without_hanging(move || {
+        std::thread::scope(|scope| {
+            for thread in 0..12 {
+                let volume = &volume;
+                scope.spawn(move || {
+                    for block in (0..70).cycle().take(700) {
+                        let offset = (100 + 12 * block + thread) * BLOCK_U64;
+                        bytes_of(volume, offset - BLOCK_U64, BLOCK);
+                        volume.discard(offset + 100, 300).expect("a discard succeeds");
+                    }
+                });
+            }
+        });
+        drop(references);
+        volume.flush().expect("a flush succeeds");
+        cache
+    });
+    cache.assert_quiet();
+}
+
 #[test]
 fn references_keep_their_bytes_while_the_block_is_overwritten_and_evicted() {
     let device = Arc::new(MemoryDevice::new(256 * BLOCK_U64));

@@ -74,6 +74,10 @@ const SSD_BLOCKS: u64 = 16;
 /// The last ones are for [`World::drive_out`].
 const DISK_BLOCKS: u64 = 48;
 
+fn block_size() -> BlockSize {
+    BlockSize::new(BLOCK as u64).expect("a block size")
+}
+
 /// Block `block` as of its value `value`; all start with 1.
 fn content(block: u64, value: u64) -> Vec<u8> {
     (block << 32 | value).to_le_bytes().repeat(BLOCK / 8)
@@ -110,11 +114,28 @@ impl World {
                 .expect("no fault was asked for");
         }
         let disk = Arc::new(disk.recorded_in(&journal));
-        let block_size = BlockSize::new(BLOCK as u64).expect("a block size");
-        let geometry = Geometry::for_blocks(block_size, SSD_BLOCKS).expect("a layout");
-        let ssd = Arc::new(MemoryDevice::new(geometry.file_bytes()));
+        let geometry = Geometry::for_blocks(block_size(), SSD_BLOCKS).expect("a layout");
+        let ssd = Arc::new(MemoryDevice::new(geometry.file_bytes()).recorded_in(&journal));
+        Self::open(mode, disk, ssd, journal, tune)
+    }
+
+    /// The same devices with another cache, which finds on the SSD what this one leaves there.
+    fn reopened(self, mode: WriteMode) -> Self {
+        self.cache.close().expect("the cache closes");
+        let Self { disk, ssd, journal, .. } = self;
+        Self::open(mode, disk, ssd, journal, |_| ())
+    }
+
+    /// A cache on devices as they are.
+    fn open(
+        mode: WriteMode,
+        disk: Arc<MemoryDevice>,
+        ssd: Arc<MemoryDevice>,
+        journal: Arc<Journal>,
+        tune: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::new(RamSize::Blocks(RAM_BLOCKS));
-        config.block_size = block_size;
+        config.block_size = block_size();
         config.slack_blocks = Some(SLACK_BLOCKS as u32);
         config.shards = Some(1);
         config.ssd = Some(SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(SSD_BLOCKS)));
@@ -269,6 +290,60 @@ fn a_read_from_the_ssd_meets_a_write_through() {
     explore("a_read_from_the_ssd_meets_a_write_through", || copy_and_overwriting(WriteMode::Through));
 }
 
+/// What is on the SSD is found again while one block of it is overwritten.
+fn scan_and_overwriting(mode: WriteMode) {
+    let world = World::new(mode);
+    world.churn(0..2);
+    world.drive_out();
+    world.cache.settle().expect("the cache settles");
+    let world = world.reopened(mode);
+    join([
+        world.spawn(|world| world.watch(0, 2)),
+        world.spawn(|world| {
+            world.write(0, 2);
+            assert_eq!(world.read(0), 2);
+        }),
+        world.spawn(|world| {
+            world.churn(2..6);
+            world.watch(0, 1);
+        }),
+    ]);
+    // A flush of the log is not one of the disk.
+    world.cache.settle().expect("the cache settles");
+    world.rests_with(&[(0, 2), (1, 1)]);
+}
+
+#[test]
+fn a_scan_of_summaries_meets_a_read_and_a_write() {
+    explore("a_scan_of_summaries_meets_a_read_and_a_write", || scan_and_overwriting(WriteMode::Back));
+}
+
+#[test]
+fn a_scan_of_summaries_meets_a_read_and_a_write_to_the_log() {
+    let scenario = || scan_and_overwriting(WriteMode::BackSsd);
+    explore("a_scan_of_summaries_meets_a_read_and_a_write_to_the_log", scenario);
+}
+
+#[test]
+fn a_close_waits_for_a_scan_of_summaries_and_nothing_is_forgotten() {
+    explore("a_close_waits_for_a_scan_of_summaries_and_nothing_is_forgotten", || {
+        let world = World::new(WriteMode::Back);
+        world.churn(0..2);
+        world.drive_out();
+        world.cache.settle().expect("the cache settles");
+        let copies = world.cache.stats().ssd.cached_blocks;
+        let world = world.reopened(WriteMode::Back);
+        join([
+            world.spawn(|world| world.cache.close().expect("the cache closes")),
+            world.spawn(|world| world.cache.close().expect("the cache closes")),
+        ]);
+        let world = world.reopened(WriteMode::Back);
+        world.cache.settle().expect("the cache settles");
+        assert_eq!(world.cache.stats().ssd.cached_blocks, copies);
+        world.rests_with(&[(0, 1), (1, 1)]);
+    });
+}
+
 #[test]
 fn reads_from_segments_that_are_emptied_meanwhile() {
     explore("reads_from_segments_that_are_emptied_meanwhile", || {
@@ -406,6 +481,44 @@ fn a_flush_covers_what_was_written_before_it_beside_other_writes() {
         }
         let last = world.read(0);
         world.rests_with(&[(0, last), (2, 2), (3, 2)]);
+    });
+}
+
+/// What a cut of the power right after `mark` leaves of the log, when all that was not synced is lost.
+fn check_logged_at(world: &World, mark: u64, is_right: impl Fn(&World) -> bool) {
+    let mut cut = world.journal.first_cut();
+    while !cut.marks().contains(&mark) {
+        assert!(cut.advance(), "flush {mark} ended");
+    }
+    let mut images = cut.images(Loss::All, 0).into_iter().map(Arc::new);
+    let (disk, ssd) = (images.next().expect("the disk"), images.next().expect("the SSD"));
+    let left = World::open(WriteMode::BackSsd, disk, ssd, Arc::default(), |config| {
+        config.background = terrace::Background::OnSettle;
+    });
+    assert!(is_right(&left), "flush {mark} was told too early");
+    left.cache.close().expect("the cache closes");
+}
+
+#[test]
+fn flushes_to_the_log_meet_each_other_and_groups_that_nobody_waits_for() {
+    explore("flushes_to_the_log_meet_each_other_and_groups_that_nobody_waits_for", || {
+        // From the first dirty block on, groups go to the log in the background.
+        let world = World::tuned(WriteMode::BackSsd, |config| config.dirty_low = 0.01);
+        let writer = |value: u64| {
+            move |world: &World| {
+                world.write(0, value);
+                world.write(value, 2);
+                world.volume.flush().expect("a flush succeeds");
+                world.journal.mark(value);
+            }
+        };
+        join([world.spawn(writer(2)), world.spawn(writer(3)), world.spawn(|world| world.write(9, 2))]);
+        let last = world.read(0);
+        world.cache.settle().expect("the cache settles");
+        for value in 2..4 {
+            check_logged_at(&world, value, |left| left.read(0) > 1 && left.read(value) == 2);
+        }
+        world.rests_with(&[(0, last), (2, 2), (3, 2), (9, 2)]);
     });
 }
 

@@ -13,6 +13,7 @@
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::block::PAGE_BYTES;
@@ -40,6 +41,11 @@ pub trait Device: Send + Sync {
 
     /// What tells this content from a changed one; none when the device cannot say.
     fn identity(&self) -> Option<Identity> {
+        None
+    }
+
+    /// Where a small file about this content may be kept beside it (see [`crate::mark`]); none when there is no such place.
+    fn mark_path(&self) -> Option<PathBuf> {
         None
     }
 
@@ -77,6 +83,10 @@ impl<T: Device + ?Sized> Device for Arc<T> {
 
     fn identity(&self) -> Option<Identity> {
         (**self).identity()
+    }
+
+    fn mark_path(&self) -> Option<PathBuf> {
+        (**self).mark_path()
     }
 
     fn alignment(&self) -> usize {

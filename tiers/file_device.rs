@@ -128,6 +128,10 @@ impl FileDevice {
         })
     }
 
+    pub fn is_block_device(&self) -> bool {
+        self.is_block_device
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

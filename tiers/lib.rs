@@ -4,7 +4,7 @@
 //! source of its own: the cache above calls it with real blocks, the simulator calls the very same types with none.
 //!
 //! Imports point down: `ram`, `ssd` and `backing` never name each other; `backing` stands on `file_device`, that and
-//! `ssd` on `device`, and all on `error` and `block`. Implementations of `Device` are the exception to the rule above:
+//! `ssd` and `mark` on `device`, and all on `error` and `block`. Implementations of `Device` are the exception to the rule above:
 //! a call on one blocks, and may wait for a lock.
 
 pub mod backing;
@@ -12,6 +12,7 @@ pub mod block;
 pub mod device;
 pub mod error;
 pub mod file_device;
+pub mod mark;
 pub mod ram;
 pub mod ssd;
 pub mod testing;

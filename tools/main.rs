@@ -1,12 +1,13 @@
 //! The command `terrace`: puts the library's cache to work.
 //!
-//! Subcommands have a folder each; `trace` reads recorded traces for all of them, `failure` is where causes become
+//! Subcommands have a folder each; `trace` also reads recorded traces for all of them, `failure` is where causes become
 //! exit codes. Results go to standard output, everything else to standard error.
 
 #![forbid(unsafe_code)]
 
 mod failure;
 mod inspect;
+mod memory;
 mod progress;
 mod replay;
 mod table;
@@ -32,6 +33,7 @@ struct Arguments {
 enum Command {
     Inspect(inspect::InspectArgs),
     Replay(replay::ReplayArgs),
+    Trace(trace::command::TraceArgs),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn run() -> Result<()> {
     match arguments.command {
         Command::Inspect(args) => inspect::main(&args, print),
         Command::Replay(args) => replay::main(&args, print),
+        Command::Trace(args) => trace::command::main(&args, print),
     }
 }
 

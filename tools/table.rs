@@ -24,3 +24,8 @@ pub(crate) fn table_with_text(head: &[&str], rows: Vec<Vec<String>>) -> Table {
     }
     table
 }
+
+/// `part` of `whole` as a percentage; a dash when there is no whole.
+pub(crate) fn share(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".into() } else { format!("{:.2} %", part as f64 * 100.0 / whole as f64) }
+}

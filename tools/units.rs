@@ -26,6 +26,22 @@ pub(crate) fn parse_duration_us(text: &str) -> Result<u64, String> {
     scaled(number, scale).ok_or_else(|| "expected a time such as 8ms or 90us".into())
 }
 
+/// `90s`, `2h`, `1.5m`, `20ms`: nanoseconds.
+pub(crate) fn parse_duration_ns(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "ns" => 1.0,
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        "m" | "min" => 60e9,
+        "h" => 3600e9,
+        "d" => 86_400e9,
+        _ => return Err("expected a time with its unit, such as 90s, 20ms or 2h".into()),
+    };
+    scaled(number, scale).ok_or_else(|| "expected a time such as 90s, 20ms or 2h".into())
+}
+
 /// `150MB/s`, `150M`: bytes a second.
 pub(crate) fn parse_bandwidth(text: &str) -> Result<u64, String> {
     let bytes = parse_size(text.strip_suffix("/s").unwrap_or(text))?;
@@ -88,6 +104,17 @@ pub(crate) fn show_us(us: f64) -> String {
     }
 }
 
+/// Seconds for people: `90.0 s`, `1 h 30 min`, `3 d 4 h`.
+pub(crate) fn show_seconds(seconds: f64) -> String {
+    let whole = |unit: f64| (seconds / unit).floor();
+    match seconds {
+        seconds if seconds < 120.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 7200.0 => format!("{:.1} min", seconds / 60.0),
+        seconds if seconds < 172_800.0 => format!("{} h {:.0} min", whole(3600.0), whole(60.0) % 60.0),
+        _ => format!("{} d {:.0} h", whole(86_400.0), whole(3600.0) % 24.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +142,8 @@ mod tests {
     fn times_need_their_unit_and_rates_may_say_per_second() {
         assert_eq!(parse_duration_us("8ms"), Ok(8000));
         assert_eq!(parse_duration_us("0.5s"), Ok(500_000));
+        assert_eq!(parse_duration_ns("1.5m"), Ok(90_000_000_000));
+        assert!(parse_duration_ns("5").is_err());
         assert!(parse_duration_us("8").is_err());
         assert_eq!(parse_bandwidth("150MB/s"), Ok(150 << 20));
         assert!(parse_bandwidth("0").is_err());
@@ -127,5 +156,7 @@ mod tests {
         assert_eq!(show_bytes(1536), "1.5 KiB");
         assert_eq!(show_bytes(64 << 20), "64 MiB");
         assert_eq!((show_us(0.84), show_us(8200.0)), ("0.8 us".to_string(), "8.2 ms".to_string()));
+        let shown = [1.25, 150.0, 7260.0, 270_000.0].map(show_seconds);
+        assert_eq!(shown, ["1.2 s", "2.5 min", "2 h 1 min", "3 d 3 h"]);
     }
 }

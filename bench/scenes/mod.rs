@@ -5,10 +5,12 @@
 //! | `ram`    | all blocks resident; the policy alone; blocks that are always new                   |
 //! | `append` | blocks that leave RAM for a full SSD; the tier alone; a plain file                  |
 //! | `read`   | all blocks on the SSD and none in RAM, and the same file read plainly               |
+//! | `flush`  | small writes, each flushed to the log; the same bytes written and synced plainly    |
 //! | `recover`| a cache file whose summaries are there and whose blocks are holes                   |
 //! | `whole`  | three tiers on real files                                                           |
 
 pub mod append;
+pub mod flush;
 pub mod ram;
 pub mod read;
 pub mod recover;

@@ -77,7 +77,7 @@ impl Inner {
         if destage.is_running || !is_wanted {
             return;
         }
-        destage.is_running = ssd.with(|tier| tier.dirty_blocks_of(volume.id)) > 0;
+        destage.is_running = ssd.with(|tier| !tier.dirty_run(volume.id, 0, 1).is_empty());
         if !destage.is_running {
             let drains = std::mem::take(&mut destage.drains);
             drop(destage);

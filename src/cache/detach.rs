@@ -44,6 +44,7 @@ impl Inner {
             let identity = volume.device.identity();
             ssd.with(|tier| tier.detach_volume(volume.id, identity));
             self.make_voids_durable();
+            self.release_mark(volume);
         }
         let mut volumes = self.volumes.write();
         volumes.by_id.remove(&volume.id);

@@ -17,6 +17,8 @@ use super::Result;
 use super::destage::Destage;
 use super::fence::Fences;
 use super::flush::FlushDone;
+use super::log::LoggedGroup;
+use super::mark::VolumeMark;
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
 use crate::pool::Lane;
@@ -50,6 +52,7 @@ pub(super) struct VolumeState {
     pub(super) has_unreadable: AtomicBool,
     /// With `dirty`: what a forget waits for may have ended.
     pub(super) fence_changed: Condvar,
+    pub(super) mark: Option<VolumeMark>,
 }
 
 /// What a volume is made of when it is attached.
@@ -60,11 +63,12 @@ pub(super) struct VolumeParts {
     pub(super) lane: Lane,
     pub(super) mode: WriteMode,
     pub(super) version: Version,
+    pub(super) mark: Option<VolumeMark>,
 }
 
 impl VolumeState {
     pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
-        let VolumeParts { id, name, device, lane, mode, version } = parts;
+        let VolumeParts { id, name, device, lane, mode, version, mark } = parts;
         let len_bytes = device.len_bytes();
         Self {
             id,
@@ -82,6 +86,7 @@ impl VolumeState {
             is_detached: AtomicBool::new(false),
             has_unreadable: AtomicBool::new(false),
             fence_changed: Condvar::new(),
+            mark,
         }
     }
 
@@ -156,6 +161,10 @@ pub(super) struct Dirty {
     pub(super) held_back: BTreeSet<u64>,
     /// Dirty blocks that found no room in the log: they wait for destage.
     pub(super) put_off: BTreeSet<u64>,
+    /// In the log and not durable, the oldest first: they wait for someone who needs a sync.
+    pub(super) logged: Vec<LoggedGroup>,
+    /// `logged` has waited for `writeback_delay`.
+    pub(super) log_is_due: bool,
     /// Blocks that only an SSD had which cannot be read.
     pub(super) unreadable: BTreeSet<u64>,
     pub(super) failure: Option<Failure>,
@@ -237,6 +246,7 @@ impl Dirty {
             self.waiting.len() as u64,
             self.held_back.len() as u64,
             self.put_off.len() as u64,
+            self.logged.len() as u64,
             self.fences.count(),
             self.flushes.len() as u64,
             self.writing_runs.into(),
@@ -245,7 +255,7 @@ impl Dirty {
         ];
         counts.iter().any(|&count| count > 0).then(|| {
             format!(
-                "dirty, unsynced, waiting, held back, put off, fences, flushes, runs, who waits for a sync, syncs: \
+                "dirty, unsynced, waiting, held back, put off, logged, fences, flushes, runs, who waits for a sync, syncs: \
                  {counts:?}"
             )
         })
@@ -351,6 +361,25 @@ impl Dirty {
         let run: Vec<u64> = (first..).take(count).take_while(|number| self.waiting.remove(number)).collect();
         self.cursor = first + run.len() as u64;
         run
+    }
+
+    /// Takes up to `count` waiting blocks for the log, from the cursor on and round: there neighbours gain nothing.
+    pub(super) fn take_any(&mut self, count: usize) -> Vec<u64> {
+        let mut taken: Vec<u64> = self.waiting.range(self.cursor..).take(count).copied().collect();
+        if taken.is_empty() {
+            taken.extend(self.waiting.iter().take(count));
+        }
+        for number in &taken {
+            self.waiting.remove(number);
+        }
+        self.cursor = taken.last().map_or(self.cursor, |last| last + 1);
+        taken
+    }
+
+    /// What is in the log and not durable, for the caller to make it so.
+    pub(super) fn take_logged(&mut self) -> Vec<LoggedGroup> {
+        self.log_is_due = false;
+        std::mem::take(&mut self.logged)
     }
 
     /// The flushes whose blocks are all in the log, when no sync of the backing store is left for any of them.

@@ -165,7 +165,7 @@ impl Inner {
     }
 
     fn run_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, failures_before: u64) {
-        self.make_voids_durable();
+        let prepared = self.before_write_below(volume);
         let (blocks, epoch) = {
             let mut dirty = volume.dirty.lock();
             let discard = dirty.fences.discard(id);
@@ -173,7 +173,8 @@ impl Inner {
         };
         let start = blocks.start << volume.block_shift;
         let end = volume.len_bytes.min(blocks.end << volume.block_shift);
-        let result = discard_below(&*volume.device, start, end - start).map_err(Arc::new);
+        let discard = || discard_below(&*volume.device, start, end - start).map_err(Arc::new);
+        let result = prepared.and_then(|()| discard());
         let mut dirty = volume.dirty.lock();
         let covered_by = dirty.syncs.started + 1;
         // A sync that failed meanwhile may have dropped what this gave to the device.

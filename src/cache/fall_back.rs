@@ -23,9 +23,11 @@ use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
 use super::flush::FlushDone;
+use super::read::Runner;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::Error;
+use crate::pool::Priority;
 use crate::sync::atomic::Ordering;
 
 impl Inner {
@@ -72,7 +74,7 @@ impl Inner {
         self.ticker.watch(volume);
         for done in flushes {
             match drained {
-                Ok(()) => self.flush_open(volume, done),
+                Ok(()) => self.flush_open(volume, Runner::Pool(Priority::Awaited), done),
                 Err(error) => done(Err(error.clone())),
             }
         }

@@ -14,6 +14,7 @@ use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
 use super::index::Shard;
+use super::read::Runner;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::Error;
@@ -38,7 +39,7 @@ impl Inner {
             Ok(()) => inner.flush_watched(done),
             Err(error) => done(Err(error)),
         });
-        self.flush_open(&volume, next);
+        self.flush_open(&volume, Runner::Pool(Priority::Awaited), next);
     }
 
     /// Starts a sync when blocks wait for one to leave RAM, and someone waits for them or many are.
@@ -185,10 +186,10 @@ impl Inner {
         if let Err(error) = self.check_volume(volume) {
             return done(Err(error));
         }
-        self.flush_open(volume, done);
+        self.flush_open(volume, Runner::Pool(Priority::Awaited), done);
     }
 
-    pub(super) fn flush_open(self: &Arc<Self>, volume: &Arc<VolumeState>, done: FlushDone) {
+    pub(super) fn flush_open(self: &Arc<Self>, volume: &Arc<VolumeState>, runner: Runner, done: FlushDone) {
         let Some(done) = self.leave_log_if_off(volume, Some(done)) else { return };
         let bad = self.bad_in_log(volume).len() as u64;
         let bad = (bad > 0).then(|| volume.unreadable_error(bad));
@@ -218,6 +219,9 @@ impl Inner {
         }
         dirty.flushes.push((epoch, done));
         drop(dirty);
+        if volume.mode() == WriteMode::BackSsd && matches!(runner, Runner::Caller) {
+            self.log_here(volume, epoch);
+        }
         self.pump(volume);
     }
 
@@ -230,7 +234,7 @@ impl Inner {
     pub(super) fn flush_while_closing(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
         let blocker = Arc::new(Blocker::default());
         let set = blocker.clone();
-        self.flush_open(volume, Box::new(move |result| set.set(result)));
+        self.flush_open(volume, Runner::Caller, Box::new(move |result| set.set(result)));
         blocker.wait()
     }
 }

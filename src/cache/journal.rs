@@ -124,7 +124,7 @@ impl SsdTier {
 }
 
 impl Inner {
-    /// Before a write below: every void that was asked for so far is durable on the SSD (rule 1).
+    /// Every void that was asked for so far is durable on the SSD, unless that fails and is switched off.
     pub(super) fn make_voids_durable(self: &Arc<Self>) {
         let Some(ssd) = self.ssd_in_use() else { return };
         // An SSD that fails here is switched off, and its file is not one that was closed in order: the backing store
@@ -135,10 +135,5 @@ impl Inner {
             let job = move || drop(ssd.run_wanted_checkpoint());
             lane.task(Priority::Background, Box::new(job));
         }
-    }
-
-    /// Whether a write below would have to wait for the SSD's journal.
-    pub(super) fn has_pending_voids(&self) -> bool {
-        self.ssd_in_use().is_some_and(|ssd| ssd.with(|tier| tier.journal_pending().is_some()))
     }
 }

@@ -1,9 +1,13 @@
 //! Volumes in mode `back-ssd`: write-back goes to the log on the SSD, and a flush is done when the log is synced.
 //!
 //! The books of what is dirty are those of every mode (see `dirty`); only the way of a group differs. Its blocks become
-//! one record or a few, and are clean as far as RAM goes when a sync of the SSD has covered those. That sync is shared:
-//! it starts when the records before it are written, and covers all that are. `destage` brings them below later.
+//! one record or a few, and are clean as far as RAM goes when a sync of the SSD has covered those. `destage` brings them
+//! below later.
 //!
+//! - A blocking flush does all of it on its own thread: plan, write, sync, finish. What others took it waits for.
+//! - A sync is shared: it starts when the records that it covers are written, and nobody joins one that has started.
+//! - A group that nobody waits for does not sync. It stays as it is, its frames lent, until the sync of a flush covers it
+//!   too, until writers or reads want frames, or for one tick; whoever needs it takes all such groups of the volume.
 //! - A block has one record under way at a time, since one write-back has it at a time and waits for the sync.
 //! - A copy is never narrower than the one that it supersedes (`dirty_mask`): a partial write to a block that is not in
 //!   RAM waits for a fill when the log has sectors of it that the write does not cover.
@@ -21,7 +25,7 @@ use terrace_tiers::device::PageBuf;
 use terrace_tiers::ssd::{LogFate, LogTicket, NewCopy, ReadVerdict, SectorMask};
 
 use super::Inner;
-use super::dirty::VolumeState;
+use super::dirty::{Dirty, VolumeState};
 use super::read::{PlannedFill, Runner, Source};
 use super::ssd::SsdTier;
 use super::writeback::{Group, TakenBlock};
@@ -29,6 +33,10 @@ use crate::config::WriteMode;
 use crate::error::TierError;
 use crate::stats::SsdFailure;
 use crate::sync::wake_all;
+
+/// From this share of the log on, destage does not wait for the ticker: till then what is dirty gathers, so that more of
+/// it are neighbours.
+const DESTAGE_LOAD: f64 = 0.25;
 
 impl SsdTier {
     /// The clean copy of `block` is older than what is written now; the one in the log stays until that is durable.
@@ -43,11 +51,15 @@ impl SsdTier {
         self.with(|tier| tier.dirty_mask(block).cloned())
     }
 
-    /// Writes `copies` to the log, whose whole blocks are `blocks`, and returns when they are durable: how many of them,
-    /// from the first on, found room.
-    fn log(&self, copies: &[NewCopy], blocks: &[&[u8]], now_us: u64) -> Result<usize, TierError> {
-        let mut logged = 0;
-        let mut tickets: SmallVec<[LogTicket; 2]> = SmallVec::new();
+    /// Writes `copies` to the log, whose whole blocks are `blocks`: the records of those, from the first on, that found
+    /// room, and how many these are. They are not durable yet.
+    fn write_records(
+        &self,
+        copies: &[NewCopy],
+        blocks: &[&[u8]],
+        now_us: u64,
+    ) -> Result<(Tickets, usize), TierError> {
+        let (mut tickets, mut logged) = (Tickets::new(), 0);
         while logged < copies.len() {
             if self.with(|tier| tier.log_must_restart()) && !self.is_off() {
                 self.run_checkpoint(false)?;
@@ -73,9 +85,7 @@ impl SsdTier {
             logged += count;
             tickets.push(ticket);
         }
-        // Each of them: the first may have been given up by another's failure before the last was planned.
-        tickets.into_iter().rev().try_for_each(|ticket| self.make_log_durable(ticket))?;
-        Ok(logged)
+        Ok((tickets, logged))
     }
 
     pub(super) fn give_records_up(&self) {
@@ -122,9 +132,22 @@ fn given_up() -> TierError {
     Arc::new(terrace_tiers::Error::Damaged { what: "a write or a sync of its log failed".into() })
 }
 
+/// Records that one group became.
+type Tickets = SmallVec<[LogTicket; 2]>;
+
+/// A group whose records are written and not durable: its frames stay lent to it.
+pub(super) struct LoggedGroup {
+    /// Whose log it is in.
+    ssd: Arc<SsdTier>,
+    blocks: Vec<TakenBlock>,
+    tickets: Tickets,
+    /// Syncs below that had failed when it was taken.
+    failures_before: u64,
+}
+
 impl Inner {
-    /// Brings a group to the log, on this thread, and finishes it.
-    pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: &Group) {
+    /// Writes a group to the log, on this thread; syncs it if someone waits for that, and else leaves that to others.
+    pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group) {
         let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let failures_before = volume.dirty.lock().syncs.failures;
         let copy_of = |taken: &TakenBlock| {
@@ -135,34 +158,90 @@ impl Inner {
             NewCopy { block: taken.block, version: taken.version, mask }
         };
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
-        let blocks: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
+        let data: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
         let was_recovering = ssd.with(|tier| tier.is_recovering());
-        let result = ssd.log(&copies, &blocks, self.clock.now_us());
-        drop(blocks);
+        let result = ssd.write_records(&copies, &data, self.clock.now_us());
+        drop(data);
         self.start_reclaim_early(&ssd);
-        match result {
-            Ok(count) => {
-                if count < copies.len() {
-                    self.start_reclaim(&ssd);
+        let mut blocks = group.blocks;
+        let (tickets, count) = match result {
+            Ok(written) => written,
+            Err(error) => return self.refuse_group(volume, &ssd, &blocks, failures_before, error),
+        };
+        if count < blocks.len() {
+            self.start_reclaim(&ssd);
+            self.put_off(volume, &blocks.split_off(count));
+            self.start_destage(volume);
+            if was_recovering {
+                self.retry_after_scan(volume, &ssd);
+            }
+        }
+        let mut dirty = volume.dirty.lock();
+        if !blocks.is_empty() {
+            dirty.logged.push(LoggedGroup { ssd, blocks, tickets, failures_before });
+        }
+        // One hold of the lock: a flush that comes later finds the group, one that came before is seen here.
+        let logged = if self.must_sync_log(&dirty) { dirty.take_logged() } else { Vec::new() };
+        drop(dirty);
+        self.settle_logged(volume, logged);
+    }
+
+    /// Whether a sync of the log is wanted: by a flush, by callers that need frames, or by writers soon.
+    pub(super) fn must_sync_log(&self, dirty: &Dirty) -> bool {
+        let is_awaited = dirty.log_is_due || !dirty.flushes.is_empty() || self.throttle.is_urgent();
+        is_awaited || self.throttle.is_half_of_room(dirty.logged.iter().map(|group| group.blocks.len()).sum())
+    }
+
+    /// Makes these groups durable, and finishes them.
+    pub(super) fn settle_logged(self: &Arc<Self>, volume: &Arc<VolumeState>, groups: Vec<LoggedGroup>) {
+        if groups.is_empty() {
+            return;
+        }
+        // The newest record first: its sync covers the others. But each is asked for: the first may have been given up
+        // by another's failure before the last was planned.
+        let make_durable = |group: &LoggedGroup| {
+            group.tickets.iter().rev().try_for_each(|&ticket| group.ssd.make_log_durable(ticket))
+        };
+        let mut results: Vec<Result<(), TierError>> = groups.iter().rev().map(make_durable).collect();
+        let mut finished = 0;
+        for group in groups {
+            match results.pop().expect("one a group") {
+                Ok(()) => {
+                    self.finish_logged(volume, &group.blocks);
+                    finished += group.blocks.len() as u64;
                 }
-                let (logged, left) = group.blocks.split_at(count);
-                self.finish_logged(volume, logged);
-                self.put_off(volume, left);
-                self.after_group(volume, logged.len() as u64, Ok(()));
-                self.start_destage(volume);
-                if was_recovering && !left.is_empty() {
-                    self.retry_after_scan(volume, &ssd);
+                Err(error) => {
+                    self.refuse_group(volume, &group.ssd, &group.blocks, group.failures_before, error);
                 }
             }
-            // They go below when all that the log has is there.
-            Err(_) if ssd.is_off() => {
-                self.put_off(volume, &group.blocks);
-                self.leave_log_if_off(volume, None);
-                if volume.mode() != WriteMode::BackSsd {
-                    self.take_put_off(volume);
-                }
-            }
-            Err(error) => self.finish_group(volume, &group.blocks, failures_before, Err(error)),
+        }
+        if finished > 0 {
+            self.announce_release();
+            self.after_group(volume, finished, Ok(()));
+        }
+        let load = |ssd: Arc<SsdTier>| ssd.with(|tier| tier.dirty_load());
+        if self.ssd().map(load).is_some_and(|load| load >= DESTAGE_LOAD) {
+            self.start_destage(volume);
+        }
+    }
+
+    /// The log did not take this group.
+    fn refuse_group(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        ssd: &SsdTier,
+        blocks: &[TakenBlock],
+        failures_before: u64,
+        error: TierError,
+    ) {
+        if !ssd.is_off() {
+            return self.finish_group(volume, blocks, failures_before, Err(error));
+        }
+        // They go below when all that the log has is there.
+        self.put_off(volume, blocks);
+        self.leave_log_if_off(volume, None);
+        if volume.mode() != WriteMode::BackSsd {
+            self.take_put_off(volume);
         }
     }
 
@@ -181,7 +260,6 @@ impl Inner {
             }
         }
         wake_all(writers);
-        self.announce_release();
     }
 
     /// The log had no room for these blocks: they are dirty as before, and wait until something is destaged.
@@ -245,9 +323,19 @@ impl Inner {
             let target = scratch.as_deref_mut().unwrap_or(frame);
             let result = read.run(&*ssd.device, target);
             ssd.note(SsdFailure::Read, result.is_ok());
-            let verdict =
-                ssd.with(|tier| tier.finish_log_read(&read, matches!(result, Ok(is_good) if is_good)));
-            match verdict {
+            let is_verified = match result {
+                Ok(is_verified) => is_verified,
+                // Unread is not bad: the copy stays what it is, and goes below when it can be read.
+                Err(error) if read.is_dirty => {
+                    next = ssd.with(|tier| tier.plan_log_read(block));
+                    if next.as_ref() == Some(&read) {
+                        return Err(Arc::new(error));
+                    }
+                    continue;
+                }
+                Err(_) => false,
+            };
+            match ssd.with(|tier| tier.finish_log_read(&read, is_verified)) {
                 ReadVerdict::Valid => {
                     if let Some(scratch) = scratch {
                         for run in mask::runs(&read.mask, self.size.sectors()) {
@@ -259,7 +347,7 @@ impl Inner {
                 }
                 ReadVerdict::Corrupt if read.is_dirty => {
                     ssd.has_bad.store(true, Ordering::Relaxed);
-                    return Err(result.err().map_or_else(|| bad(block), Arc::new));
+                    return Err(bad(block));
                 }
                 ReadVerdict::Corrupt | ReadVerdict::Moved => {
                     next = ssd.with(|tier| tier.plan_log_read(block));

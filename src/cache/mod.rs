@@ -24,6 +24,7 @@
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
+//! | `mark`      | what is known of the SSD beside the backing store                             |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `scan`      | finds again what a cache file holds, while the cache serves                   |
 //! | `volume`    | the three entries over one engine: blocking, callback, future                 |
@@ -31,11 +32,11 @@
 //!
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all; `attach` takes `volumes`, then
-//! `lanes` or the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
+//! `lanes` or the SSD's state; a mark comes before the SSD's state. Under any lock else none is taken but the pool's. `ssd` is held for as long as it takes to
 //! copy what is in it, under any of them.
 //!
 //! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, and
-//! while the record of a detached volume is written.
+//! while the record of a detached volume is written, and a volume's mark, which is held while it is stored.
 
 mod answer;
 mod demote;
@@ -50,6 +51,7 @@ mod forget;
 mod index;
 mod journal;
 mod log;
+mod mark;
 mod quiet;
 mod read;
 mod reclaim;

@@ -18,12 +18,13 @@ use terrace_tiers::ssd::{Geometry, Ssd};
 
 use super::dirty::{VolumeParts, VolumeState};
 use super::index::Shard;
+use super::mark::Judged;
 use super::ssd::SsdTier;
 use super::steady::Steady;
 use super::ticker::Ticker;
 use super::write::Throttle;
 use super::{Counters, Inner, Limits, Result, Volumes};
-use crate::config::{Background, Config, RamLayout, Recovery, SsdConfig, SsdSize, WriteMode};
+use crate::config::{AttachOptions, Background, Config, RamLayout, Recovery, SsdConfig, SsdSize, WriteMode};
 use crate::error::Error;
 use crate::pool::{Lane, LaneConfig, Pool};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -218,8 +219,10 @@ impl Inner {
         name: &str,
         device: Arc<dyn Device>,
         mode: WriteMode,
+        options: &AttachOptions,
     ) -> Result<Arc<VolumeState>> {
         self.check_open()?;
+        let mut judged = Judged::load(&*device, options)?;
         // Before any lock is taken: this may ask the file system, for each file of a set.
         let identity = device.identity();
         let mut volumes = self.volumes.write();
@@ -233,17 +236,21 @@ impl Inner {
             )));
         }
         let lane = self.lane_for(identity);
+        let ssd = self.ssd_in_use();
+        judged.settle(name, ssd.as_deref(), options.stale_ssd)?;
+        let mark = judged.into_mark(ssd.as_deref(), options.mark.is_some())?;
         let id = match self.ssd() {
             Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)).map_err(Arc::new)?,
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
         let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
-        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version };
+        let parts = VolumeParts { id, name: name.to_owned(), device: padded, lane, mode, version, mark };
         let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
         volumes.by_id.insert(id, volume.clone());
         drop(volumes);
+        self.show_mark(&volume);
         let result = self.prepare_mode(&volume);
         if result.is_err() {
             self.leave(&volume);
@@ -255,7 +262,9 @@ impl Inner {
     /// a cache file that finds the volume again.
     fn prepare_mode(self: &Arc<Self>, volume: &Arc<VolumeState>) -> Result<()> {
         if volume.mode() != WriteMode::BackSsd {
-            return self.drain_log(volume);
+            self.drain_log(volume)?;
+            self.release_mark(volume);
+            return Ok(());
         }
         let ssd = self.ssd_in_use().filter(|ssd| ssd.with(|tier| tier.is_recorded(volume.id)));
         let Some(ssd) = ssd else {
@@ -265,7 +274,7 @@ impl Inner {
             )));
         };
         // Its records are believed only once its name is on the device.
-        ssd.make_durable(None)?;
+        self.mark_holder(volume, &ssd)?;
         self.start_destage(volume);
         Ok(())
     }
@@ -319,6 +328,7 @@ impl Inner {
             self.closed.store(false, Ordering::SeqCst);
             return Err(error);
         }
+        self.volumes().iter().for_each(|volume| self.release_mark(volume));
         self.stop();
         Ok(())
     }

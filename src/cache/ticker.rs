@@ -124,6 +124,7 @@ impl Inner {
             let mut dirty = volume.dirty.lock();
             dirty.take_held_back();
             dirty.is_due = !dirty.waiting.is_empty();
+            dirty.log_is_due = !dirty.logged.is_empty();
             // What is held back must not keep the others from being durable, and in RAM.
             let is_written = dirty.waiting.is_empty() && dirty.writing_runs == 0;
             let wants_sync = is_written && dirty.needs_sync() && !dirty.syncs.is_running;

@@ -21,7 +21,7 @@ use super::answer::{Answer, Blocks};
 use super::dirty::VolumeState;
 use super::read::{ReadDone, Runner};
 use super::{Cache, Handle, Inner, Result};
-use crate::config::WriteMode;
+use crate::config::{AttachOptions, WriteMode};
 use crate::error::Error;
 use crate::pool::Priority;
 use crate::sync::{Blocker, Instant, Mutex};
@@ -35,7 +35,22 @@ impl Cache {
     /// # Errors
     /// [`Error::AlreadyAttached`], and [`Error::Config`] when the device has more blocks than ids.
     pub fn attach(&self, name: &str, device: Arc<dyn Device>, mode: WriteMode) -> Result<Volume> {
-        let state = self.handle.inner.attach(name, device, mode)?;
+        self.attach_with(name, device, mode, &AttachOptions::default())
+    }
+
+    /// As [`Self::attach`], with what else can be chosen.
+    ///
+    /// # Errors
+    /// [`Error::SsdMissing`] and [`Error::SsdOlder`] when the SSD that has the volume's newer blocks is not this one, or is
+    /// not to be believed, and the options do not say what to do then.
+    pub fn attach_with(
+        &self,
+        name: &str,
+        device: Arc<dyn Device>,
+        mode: WriteMode,
+        options: &AttachOptions,
+    ) -> Result<Volume> {
+        let state = self.handle.inner.attach(name, device, mode, options)?;
         Ok(Volume { handle: self.handle.clone(), state })
     }
 }

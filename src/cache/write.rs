@@ -71,6 +71,11 @@ impl Throttle {
         self.pinned_blocks() >= self.low
     }
 
+    /// Whether so many blocks are half of what may be pinned: writers would soon wait for them.
+    pub(super) fn is_half_of_room(&self, blocks: usize) -> bool {
+        blocks as u64 * 2 >= self.high
+    }
+
     /// Whether someone waits until blocks may leave.
     pub(super) fn is_urgent(&self) -> bool {
         self.is_shut.load(Ordering::Relaxed) || self.pressed.load(Ordering::Relaxed) > 0
@@ -449,7 +454,13 @@ impl Inner {
             Wait::Fill(block) => {
                 let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));
                 let runner = Runner::Pool(Priority::Foreground);
-                self.read_with(volume, offset, bytes, runner, Box::new(move |read| resume(read.map(drop))));
+                let (inner, volume_again, observed) = (self.clone(), volume.clone(), self.released.observe());
+                let filled = move |read: Result<_>| match read {
+                    // The frame that was free before has gone to another call.
+                    Err(Error::WouldBlock) => inner.park(&volume_again, Wait::Frame(observed), resume),
+                    read => resume(read.map(drop)),
+                };
+                self.read_with(volume, offset, bytes, runner, Box::new(filled));
             }
         }
         if self.is_out(volume) {

@@ -20,6 +20,7 @@ use terrace_tiers::ram::frames::FrameRef;
 
 use super::dirty::{Dirty, VolumeState};
 use super::fence::Swept;
+use super::log::LoggedGroup;
 use super::read::Runner;
 use super::{Inner, Result};
 use crate::config::WriteMode;
@@ -85,7 +86,7 @@ impl Inner {
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
         if volume.mode() == WriteMode::BackSsd {
-            return self.log_group(volume, &group);
+            return self.log_group(volume, group);
         }
         self.submit_group(volume, group, priority, Lane::run_write);
     }
@@ -98,7 +99,10 @@ impl Inner {
         priority: Priority,
         submit: fn(&Lane, WriteRequest),
     ) {
-        self.make_voids_durable();
+        if let Err(error) = self.before_write_below(volume) {
+            let failures_before = volume.dirty.lock().syncs.failures;
+            return self.finish_group(volume, &group.blocks, failures_before, Err(error));
+        }
         let under_way = Arc::new(GroupUnderWay {
             blocks: group.blocks,
             failures_before: volume.dirty.lock().syncs.failures,
@@ -269,7 +273,9 @@ impl Inner {
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
             // Neighbours that other calls write meanwhile go along.
-            Runner::Pool(priority) if !self.has_pending_voids() && volume.mode() != WriteMode::BackSsd => {
+            Runner::Pool(priority)
+                if !self.must_prepare_write(volume) && volume.mode() != WriteMode::BackSsd =>
+            {
                 self.submit_group(volume, group, priority, Lane::write);
             }
             Runner::Pool(priority) => {
@@ -283,36 +289,68 @@ impl Inner {
     pub(super) fn pump(self: &Arc<Self>, volume: &Arc<VolumeState>) {
         self.start_discards(volume);
         loop {
-            let (numbers, priority) = {
+            let (work, priority) = {
                 let mut dirty = volume.dirty.lock();
                 dirty.take_held_back();
                 let Some(priority) = self.pace(&dirty) else { return };
-                let count = if dirty.careful_runs > 0 {
-                    1
-                } else {
-                    (self.limits.run_bytes_max / self.size.bytes()).max(1)
-                };
-                dirty.careful_runs = dirty.careful_runs.saturating_sub(1);
-                let numbers = dirty.take_run(count);
-                if numbers.is_empty() {
+                let Some(work) = self.take_work(volume, &mut dirty) else {
                     dirty.is_due = false;
                     return;
-                }
-                dirty.writing_runs += 1;
-                (numbers, priority)
+                };
+                (work, priority)
             };
+            // A slow disk must not hold up what goes to the SSD.
+            let ssd = self.ssd().filter(|_| volume.mode() == WriteMode::BackSsd);
+            let lane = ssd.as_ref().map_or(&volume.lane, |ssd| &ssd.lane);
             let (inner, volume_again) = (self.clone(), volume.clone());
-            let job = move || {
-                let group = inner.take_group(&volume_again, &numbers);
-                if !group.blocks.is_empty() {
-                    inner.run_group(&volume_again, group, priority);
-                }
-                volume_again.dirty.lock().writing_runs -= 1;
-                inner.pump(&volume_again);
-                inner.sync_if_due(&volume_again);
-            };
-            volume.lane.task(priority, Box::new(job));
+            lane.task(priority, Box::new(move || inner.run_work(&volume_again, work, priority)));
         }
+    }
+
+    /// Runs on this thread what of `epoch` waits for the log: the caller would only wait, and the log takes blocks in any
+    /// order, so that no queue could sort or merge them.
+    pub(super) fn log_here(self: &Arc<Self>, volume: &Arc<VolumeState>, epoch: u64) {
+        loop {
+            let mut dirty = volume.dirty.lock();
+            let is_over = dirty.is_written(epoch);
+            let Some(work) = (!is_over).then(|| self.take_work(volume, &mut dirty)).flatten() else { return };
+            drop(dirty);
+            self.run_work(volume, work, Priority::Awaited);
+        }
+    }
+
+    /// What is to be done next; whoever takes it runs it.
+    fn take_work(&self, volume: &VolumeState, dirty: &mut Dirty) -> Option<Work> {
+        let is_logged = volume.mode() == WriteMode::BackSsd;
+        let count =
+            if dirty.careful_runs > 0 { 1 } else { (self.limits.run_bytes_max / self.size.bytes()).max(1) };
+        let numbers = if is_logged { dirty.take_any(count) } else { dirty.take_run(count) };
+        let work = if !numbers.is_empty() {
+            dirty.careful_runs = dirty.careful_runs.saturating_sub(1);
+            Work::Run(numbers)
+        } else if !dirty.logged.is_empty() && dirty.writing_runs == 0 && self.must_sync_log(dirty) {
+            // A run under way would take them along.
+            Work::Settle(dirty.take_logged())
+        } else {
+            return None;
+        };
+        dirty.writing_runs += 1;
+        Some(work)
+    }
+
+    fn run_work(self: &Arc<Self>, volume: &Arc<VolumeState>, work: Work, priority: Priority) {
+        match work {
+            Work::Run(numbers) => {
+                let group = self.take_group(volume, &numbers);
+                if !group.blocks.is_empty() {
+                    self.run_group(volume, group, priority);
+                }
+            }
+            Work::Settle(groups) => self.settle_logged(volume, groups),
+        }
+        volume.dirty.lock().writing_runs -= 1;
+        self.pump(volume);
+        self.sync_if_due(volume);
     }
 
     /// Whether another run may start, and how urgent it is.
@@ -325,7 +363,7 @@ impl Inner {
         } else if self.throttle.is_over_low() {
             2
         } else {
-            u32::from(dirty.is_due)
+            u32::from(dirty.is_due || dirty.log_is_due)
         };
         (dirty.writing_runs < depth).then_some(if is_awaited {
             Priority::Awaited
@@ -341,6 +379,14 @@ impl Inner {
             self.sync_if_due(&volume);
         }
     }
+}
+
+/// What write-back does next.
+enum Work {
+    /// Brings these blocks below, or to the log.
+    Run(Vec<u64>),
+    /// Makes these durable, which are in the log.
+    Settle(Vec<LoggedGroup>),
 }
 
 /// A group whose runs are with the pool.

@@ -241,6 +241,27 @@ pub(crate) const SCRIPTS: &[Script] = &[
         ],
         ..DEFAULT
     },
+    // What the process left is not found again before it is written to and dies, or closes.
+    Script {
+        name: "summaries unread",
+        modes: &[Back, Through, BackSsd],
+        background: Background::OnSettle,
+        blocks: 20,
+        ssd_blocks: 32,
+        steps: 40,
+        mixture: &[
+            (6, WritePart),
+            (3, WriteBlocks),
+            (2, Discard),
+            (3, Read),
+            (4, Scan),
+            (2, Flush),
+            (1, Settle),
+            (3, Reopen),
+            (2, Die),
+        ],
+        ..DEFAULT
+    },
     // With nothing in the background a seed gives the same run each time.
     Script {
         name: "one step after the other",

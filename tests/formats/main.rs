@@ -96,7 +96,7 @@ const EXPECTED: [(&str, Held); 2] = [
         Held {
             format: 1,
             is_closed_in_order: false,
-            checked: [2, 1, 10, 8, 49, 5, 20],
+            checked: [2, 1, 10, 8, 49, 4, 20],
             clean_blocks: 49,
             dirty_blocks: 15,
             dirty_bytes: 58368,

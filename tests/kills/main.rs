@@ -118,6 +118,10 @@ fn check_volume(oracle: &mut Oracle, index: usize, volume: &Volume, blocks: usiz
 /// The first `blocks` blocks of each volume through a reopened cache; how many of them came from the SSD.
 fn check(files: &Files, oracle: &mut Oracle, blocks: usize) -> Result<[u32; VOLUMES], String> {
     let (cache, volumes) = files.open([WriteMode::Back; VOLUMES]);
+    if blocks == WARM_BLOCKS {
+        // Copies that were not found yet would be misses.
+        cache.settle().map_err(|error| error.to_string())?;
+    }
     let mut from_ssd = [0; VOLUMES];
     for (index, volume) in volumes.iter().enumerate() {
         from_ssd[index] = check_volume(oracle, index, volume, blocks)?.ssd_blocks;

@@ -83,6 +83,13 @@ impl Device for FileBacking {
         self.file.identity()
     }
 
+    /// Beside the file, under its name and `.terrace`; none for a block device.
+    fn mark_path(&self) -> Option<PathBuf> {
+        let mut path = self.file.path().to_path_buf().into_os_string();
+        path.push(".terrace");
+        (!self.file.is_block_device()).then(|| path.into())
+    }
+
     fn alignment(&self) -> usize {
         self.file.alignment()
     }

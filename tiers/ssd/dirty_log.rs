@@ -239,6 +239,12 @@ impl DirtyLog {
         self.dirty.range(all_of(volume)).count()
     }
 
+    /// Blocks of `volume` with a copy or a record under way.
+    pub(super) fn blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
+        let all = all_of(volume);
+        self.blocks_within(*all.start(), *all.end())
+    }
+
     pub(super) fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
         self.bad.range(all_of(volume)).copied().collect()
     }

@@ -62,6 +62,8 @@ pub(super) enum JournalEntry {
     SyncedThrough { volume: u32, version: u64 },
     /// No clean copy of the volume is valid in a segment of a lower generation.
     VolumeCold { volume: u32, generation: u32 },
+    /// The file knows this mark of the volume (see `crate::mark`).
+    VolumeMark { volume: u32, serial: u64 },
 }
 
 /// One item of a checkpoint.
@@ -72,6 +74,11 @@ pub(super) enum CheckpointItem {
     Segment(SegmentEntry),
     Ghosts(GhostEntry),
     DirtySegment(DirtySegmentEntry),
+    /// After the volume: the mark of it that the file knows, unless that is 0.
+    VolumeMark {
+        volume: u32,
+        serial: u64,
+    },
 }
 
 /// A stretch of the list of ids lately refused or evicted, in a checkpoint of a file that was closed in order. Without
@@ -139,9 +146,12 @@ impl VolumeEntry {
 
     /// What an entry with a name of `name_bytes` takes at most in a checkpoint.
     pub(super) fn bytes_max(name_bytes: usize) -> u64 {
-        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8
+        4 + 4 + 8 + name_bytes as u64 + 1 + 40 + 8 + VOLUME_MARK_BYTES
     }
 }
+
+/// What [`CheckpointItem::VolumeMark`] takes.
+const VOLUME_MARK_BYTES: u64 = 4 + 4 + 8;
 
 /// A segment that may hold something, or that was written through.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -217,6 +227,7 @@ mod tests {
             (JournalEntry::VolumeUsed { volume: 1 }, "0700000001000000"),
             (JournalEntry::SyncedThrough { volume: 1, version: 2 }, "08000000010000000200000000000000"),
             (JournalEntry::VolumeCold { volume: 1, generation: 2 }, "090000000100000002000000"),
+            (JournalEntry::VolumeMark { volume: 1, serial: 2 }, "0a000000010000000200000000000000"),
         ];
         for (entry, bytes) in golden {
             assert_eq!(hex(&entry), bytes, "{entry:?}");
@@ -258,6 +269,7 @@ mod tests {
                 CheckpointItem::DirtySegment(dirty),
                 "0400000001000000020000000300000000000000010400000001000000000000000500000000000000",
             ),
+            (CheckpointItem::VolumeMark { volume: 1, serial: 2 }, "05000000010000000200000000000000"),
         ];
         for (item, bytes) in golden {
             assert_eq!(hex(&item), bytes, "{item:?}");

@@ -12,6 +12,8 @@
 //! 1. `len` is at most the number of slots, below the number of cells: every probe ends.
 //! 2. An id is in at most one cell.
 
+use memmap2::MmapMut;
+
 use crate::block::BlockId;
 
 /// A segment and a slot in it: `segment * slots_per_segment + slot`.
@@ -22,10 +24,11 @@ pub(super) const PLACE_LIMIT: u32 = (1 << 31) - 1;
 
 const PLACE_MASK: u64 = (1 << 31) - 1;
 
-/// `[id, crc << 32 | place + 1]`; pairs of integers so that a fresh table is untouched zero pages.
+/// `[id, crc << 32 | place + 1]`.
 type Cell = [u64; 2];
 
 const EMPTY: Cell = [0; 2];
+const CELL_BYTES: usize = size_of::<Cell>();
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Found {
@@ -33,8 +36,40 @@ pub(super) struct Found {
     pub(super) crc: u32,
 }
 
+/// The table's memory: zero pages until they are written to, and large ones where the system has them. With small pages
+/// nearly every look at a large table would wait for the page's address first.
+struct Cells {
+    bytes: MmapMut,
+    count: usize,
+}
+
+impl Cells {
+    fn new(count: usize) -> Self {
+        let bytes = MmapMut::map_anon(count * CELL_BYTES).expect("there is memory for the index");
+        // A system without huge pages refuses; the table then works as well.
+        #[cfg(all(target_os = "linux", not(miri)))]
+        let _ = bytes.advise(memmap2::Advice::HugePage);
+        Self { bytes, count }
+    }
+
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    #[inline]
+    fn get(&self, at: usize) -> Cell {
+        let cell = u128::from_le_bytes(self.bytes.as_chunks().0[at]);
+        [cell as u64, (cell >> 64) as u64]
+    }
+
+    #[inline]
+    fn set(&mut self, at: usize, [id, word]: Cell) {
+        self.bytes.as_chunks_mut().0[at] = (u128::from(word) << 64 | u128::from(id)).to_le_bytes();
+    }
+}
+
 pub(super) struct Index {
-    cells: Vec<Cell>,
+    cells: Cells,
     len: usize,
 }
 
@@ -42,7 +77,7 @@ impl Index {
     /// An index for at most `slot_count` blocks.
     pub(super) fn new(slot_count: usize) -> Self {
         let cells = (slot_count as u64 * 100 / 92) as usize + 8;
-        Self { cells: vec![EMPTY; cells], len: 0 }
+        Self { cells: Cells::new(cells), len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -50,11 +85,11 @@ impl Index {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        (self.cells.len() * size_of::<Cell>()) as u64
+        (self.cells.len() * CELL_BYTES) as u64
     }
 
     pub(super) fn get(&self, block: BlockId) -> Option<Found> {
-        self.find(block).map(|at| found(self.cells[at]))
+        self.find(block).map(|at| found(self.cells.get(at)))
     }
 
     /// Whether `block` is in `place`.
@@ -74,30 +109,36 @@ impl Index {
         let mut carried = cell(block, place, crc);
         let mut at = self.home(carried);
         let mut distance = 0;
-        while self.cells[at] != EMPTY {
-            if self.cells[at][0] == carried[0] {
-                return Some(found(self.cells[at]));
+        loop {
+            let here = self.cells.get(at);
+            if here == EMPTY {
+                break;
             }
-            let other = self.distance(at);
-            if other < distance {
+            if here[0] == carried[0] {
+                return Some(found(here));
+            }
+            if self.distance(here, at) < distance {
                 // It can be no further on.
-                std::mem::swap(&mut carried, &mut self.cells[at]);
-                distance = other;
                 break;
             }
             at = self.after(at);
             distance += 1;
         }
-        while self.cells[at] != EMPTY {
-            let other = self.distance(at);
+        // From here on each cell that is nearer to its home gives way to the one before.
+        loop {
+            let here = self.cells.get(at);
+            if here == EMPTY {
+                break;
+            }
+            let other = self.distance(here, at);
             if other < distance {
-                std::mem::swap(&mut carried, &mut self.cells[at]);
+                self.cells.set(at, std::mem::replace(&mut carried, here));
                 distance = other;
             }
             at = self.after(at);
             distance += 1;
         }
-        self.cells[at] = carried;
+        self.cells.set(at, carried);
         self.len += 1;
         None
     }
@@ -105,38 +146,40 @@ impl Index {
     /// Has the memory fetch where `blocks` are or would be, all at once: it is far away, and one insertion after the other
     /// would wait for each.
     pub(super) fn fetch(&self, blocks: impl Iterator<Item = BlockId>) {
-        let homes = blocks.map(|block| self.cells[self.home([block.as_u64(), 0])][1]);
+        let homes = blocks.map(|block| self.cells.get(self.home([block.as_u64(), 0]))[1]);
         std::hint::black_box(homes.fold(0, |all, word| all ^ word));
     }
 
     /// Notes the checksum of `block`, if that is in `place` still.
     pub(super) fn confirm(&mut self, block: BlockId, place: Place, crc: u32) -> bool {
-        let Some(at) = self.find(block).filter(|&at| found(self.cells[at]).place == place) else {
+        let Some(at) = self.find(block).filter(|&at| found(self.cells.get(at)).place == place) else {
             return false;
         };
-        self.cells[at] = cell(block, place, crc);
+        self.cells.set(at, cell(block, place, crc));
         true
     }
 
     pub(super) fn remove(&mut self, block: BlockId) -> Option<Found> {
         let at = self.find(block)?;
-        let removed = found(self.cells[at]);
+        let removed = found(self.cells.get(at));
         self.close_gap(at);
         Some(removed)
     }
 
     /// Every block that is in, in no order.
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
-        self.cells.iter().filter(|&&cell| cell != EMPTY).map(|cell| BlockId::from_u64(cell[0]))
+        let cells = (0..self.cells.len()).map(|at| self.cells.get(at));
+        cells.filter(|&cell| cell != EMPTY).map(|cell| BlockId::from_u64(cell[0]))
     }
 
     /// Takes out every block that `is_out` names, and gives them to it once.
     pub(super) fn remove_where(&mut self, mut is_out: impl FnMut(BlockId, Found) -> bool) {
         // From a cell after an empty one, so that no run that was seen is shifted into reach again.
-        let start = self.cells.iter().position(|&cell| cell == EMPTY).expect("there is always an empty cell");
+        let is_empty = |&at: &usize| self.cells.get(at) == EMPTY;
+        let start = (0..self.cells.len()).find(is_empty).expect("there is always an empty cell");
         let mut at = self.after(start);
         while at != start {
-            let here = self.cells[at];
+            let here = self.cells.get(at);
             if here != EMPTY && is_out(BlockId::from_u64(here[0]), found(here)) {
                 self.close_gap(at);
             } else {
@@ -149,13 +192,14 @@ impl Index {
     fn close_gap(&mut self, mut hole: usize) {
         loop {
             let next = self.after(hole);
-            if self.cells[next] == EMPTY || self.distance(next) == 0 {
+            let follows = self.cells.get(next);
+            if follows == EMPTY || self.distance(follows, next) == 0 {
                 break;
             }
-            self.cells[hole] = self.cells[next];
+            self.cells.set(hole, follows);
             hole = next;
         }
-        self.cells[hole] = EMPTY;
+        self.cells.set(hole, EMPTY);
         self.len -= 1;
     }
 
@@ -164,14 +208,14 @@ impl Index {
         let mut at = self.home([id, 0]);
         let mut distance = 0;
         loop {
-            let here = self.cells[at];
+            let here = self.cells.get(at);
             if here == EMPTY {
                 return None;
             }
             if here[0] == id {
                 return Some(at);
             }
-            if self.distance(at) < distance {
+            if self.distance(here, at) < distance {
                 return None;
             }
             at = self.after(at);
@@ -183,9 +227,9 @@ impl Index {
         ((u128::from(mix(cell[0])) * self.cells.len() as u128) >> 64) as usize
     }
 
-    /// How far the cell at `at` is from its home.
-    fn distance(&self, at: usize) -> usize {
-        let home = self.home(self.cells[at]);
+    /// How far a cell at `at` is from its home.
+    fn distance(&self, cell: Cell, at: usize) -> usize {
+        let home = self.home(cell);
         if at >= home { at - home } else { at + self.cells.len() - home }
     }
 

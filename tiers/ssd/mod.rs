@@ -314,6 +314,50 @@ impl Ssd {
         Ok(id)
     }
 
+    /// What tells this file from every other.
+    pub fn file_id(&self) -> u64 {
+        self.file_id
+    }
+
+    /// The mark that the file knows of the volume of this name, attached or not; 0 when it knows none.
+    pub fn mark_of(&self, name: &str) -> u64 {
+        self.volumes.mark_of(name)
+    }
+
+    /// The file knows this mark of `volume`, once the journal is durable.
+    pub fn set_mark(&mut self, volume: VolumeId, serial: u64) {
+        if let Some(entry) = self.volumes.set_mark(volume, serial) {
+            self.queue(entry);
+        }
+    }
+
+    /// Blocks of the volume of this name, which is not attached, that its backing store does not have.
+    pub fn dirty_blocks_of_name(&self, name: &str) -> u64 {
+        self.volumes.find(name).map_or(0, |(id, _)| self.dirty_blocks_of(id))
+    }
+
+    /// Drops all that is known of the volume of this name, which is not attached, its dirty blocks too.
+    pub fn forget_volume(&mut self, name: &str) {
+        let Some((id, _)) = self.volumes.find(name) else { return };
+        for block in self.dirty.blocks_of(id) {
+            self.dirty.void(block);
+        }
+        if let Some(entry) = self.volumes.forget(name) {
+            self.queue(entry);
+        }
+        self.retire_unneeded();
+    }
+
+    /// The volume of this name is attached next with its dirty blocks, though it was changed since it was left.
+    pub fn trust_volume(&mut self, name: &str) {
+        self.volumes.trust(name);
+    }
+
+    /// Whether recovery could find blocks of `volume` that are newer than its backing store.
+    pub fn has_logged(&self, volume: VolumeId) -> bool {
+        !self.dirty.blocks_of(volume).is_empty()
+    }
+
     /// Whether the file knows `volume`, so that dirty blocks of it are found again.
     pub fn is_recorded(&self, volume: VolumeId) -> bool {
         self.volumes.contains(volume)

@@ -314,6 +314,10 @@ impl Believed {
                     true
                 }
                 CheckpointItem::Volume(entry) => believed.volumes.restore(&entry),
+                CheckpointItem::VolumeMark { volume, serial } => {
+                    believed.volumes.restore_mark(volume, serial);
+                    true
+                }
                 CheckpointItem::DirtySegment(entry) => {
                     let fits = entry.segment < geometry.segment_count
                         && (1..counters.next_generation).contains(&entry.generation)
@@ -401,6 +405,7 @@ impl Believed {
             JournalEntry::SyncedThrough { volume, version } => {
                 self.volumes.restore_synced(volume, Version::from_u64(version));
             }
+            JournalEntry::VolumeMark { volume, serial } => self.volumes.restore_mark(volume, serial),
             JournalEntry::VolumeCold { volume, generation } => {
                 let known = self.cold.entry(volume).or_default();
                 *known = generation.max(*known);

@@ -256,7 +256,7 @@ impl Ssd {
             self.dirty.drop_destaged();
         }
         let mut items = vec![CheckpointItem::Counters(counters)];
-        items.extend(self.volumes.entries().map(CheckpointItem::Volume));
+        items.extend(self.volumes.items());
         items.extend((0..self.geometry.segment_count).filter_map(|segment| self.segment_entry(segment)));
         items.extend(self.dirty_segment_entries());
         if is_clean {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use crate::block::{Version, VolumeId};
 use crate::device::Identity;
 
-use super::encoding::{JournalEntry, VolumeEntry};
+use super::encoding::{CheckpointItem, JournalEntry, VolumeEntry};
 use super::geometry::Geometry;
 
 /// A longer name is not recorded.
@@ -35,6 +35,8 @@ struct Volume {
     record: VolumeRecord,
     synced_through: Version,
     is_attached: bool,
+    /// The serial number of the mark that the file knows.
+    mark: u64,
 }
 
 impl Volume {
@@ -65,8 +67,38 @@ impl Volumes {
         self.volumes.contains_key(&volume.number())
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = VolumeEntry> + '_ {
-        self.volumes.values().map(Volume::entry)
+    /// What a checkpoint says of them.
+    pub(super) fn items(&self) -> impl Iterator<Item = CheckpointItem> + '_ {
+        self.volumes.iter().flat_map(|(&number, volume)| {
+            let mark = CheckpointItem::VolumeMark { volume: number, serial: volume.mark };
+            [CheckpointItem::Volume(volume.entry())].into_iter().chain((volume.mark > 0).then_some(mark))
+        })
+    }
+
+    /// The mark that the file knows of the volume of this name.
+    pub(super) fn mark_of(&self, name: &str) -> u64 {
+        let known = self.volumes.values().find(|volume| volume.record.name == name);
+        known.map_or(0, |volume| volume.mark)
+    }
+
+    /// The file knows this mark from now on; none when the volume is not recorded.
+    pub(super) fn set_mark(&mut self, volume: VolumeId, serial: u64) -> Option<JournalEntry> {
+        let number = volume.number();
+        self.volumes.get_mut(&number)?.mark = serial;
+        Some(JournalEntry::VolumeMark { volume: number, serial })
+    }
+
+    /// The volume of this name comes back looking however it does.
+    pub(super) fn trust(&mut self, name: &str) {
+        if let Some(volume) = self.volumes.values_mut().find(|volume| volume.record.name == name) {
+            volume.record.identity = None;
+        }
+    }
+
+    /// The volume of this name, which is not attached, is gone, and every copy of its blocks.
+    pub(super) fn forget(&mut self, name: &str) -> Option<JournalEntry> {
+        let (id, _) = self.find(name)?;
+        Some(self.drop_volume(id.number()))
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = &VolumeRecord> {
@@ -120,7 +152,7 @@ impl Volumes {
             return (id, entries);
         }
         let record = VolumeRecord { id, name: name.to_owned(), identity: None };
-        let volume = Volume { record, synced_through: Version::ZERO, is_attached: true };
+        let volume = Volume { record, synced_through: Version::ZERO, is_attached: true, mark: 0 };
         entries.push(JournalEntry::Volume(Box::new(volume.entry())));
         self.bytes += needed;
         self.volumes.insert(id.number(), volume);
@@ -148,10 +180,11 @@ impl Volumes {
         if entry.name.len() > NAME_BYTES_MAX {
             return false;
         }
+        let mark = self.volumes.get(&id.number()).map_or(0, |volume| volume.mark);
         self.drop_volume(id.number());
         let record = VolumeRecord { id, name: entry.name.clone(), identity: entry.identity() };
         let synced_through = Version::from_u64(entry.synced_through);
-        self.volumes.insert(id.number(), Volume { record, synced_through, is_attached: false });
+        self.volumes.insert(id.number(), Volume { record, synced_through, is_attached: false, mark });
         self.bytes += VolumeEntry::bytes_max(entry.name.len());
         self.used(id.number());
         true
@@ -164,6 +197,12 @@ impl Volumes {
 
     pub(super) fn restore_dropped(&mut self, number: u32) {
         self.drop_volume(number);
+    }
+
+    pub(super) fn restore_mark(&mut self, number: u32, serial: u64) {
+        if let Some(volume) = self.volumes.get_mut(&number) {
+            volume.mark = serial;
+        }
     }
 
     pub(super) fn restore_synced(&mut self, number: u32, version: Version) {

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use terrace::{BlockSize, RamSize, SsdSize, WriteMode};
 
 use crate::failure::{Failure, Result};
-use crate::trace::Format;
+use crate::trace::InputArgs;
 use crate::units::{parse_bandwidth, parse_duration_us, parse_size};
 
 /// 64 MiB: small enough for any machine, and for a recorded trace to overflow.
@@ -21,13 +21,12 @@ const SSD_BYTES: u64 = 1 << 30;
 #[derive(Args, Debug)]
 #[command(after_long_help = super::report::json_help())]
 pub(crate) struct ReplayArgs {
-    /// The trace, plain or zstd; `-` reads standard input
+    /// The trace, plain or packed by zstd, gzip or xz; `-` reads standard input
     #[arg(required_unless_present = "demo", conflicts_with = "demo")]
     pub(crate) trace: Option<PathBuf>,
 
-    /// Format of the trace; needed only when its content does not show it
-    #[arg(long, value_name = "FORMAT", help_heading = "Trace")]
-    pub(crate) format: Option<Format>,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
 
     /// One block a request, sizes ignored: ids as recorded, or the number of the 512-byte sector where the trace has
     /// addresses. To compare with simulators that cache whole objects

@@ -12,7 +12,7 @@ use terrace::tiers::block::{BlockId, SECTOR_BYTES};
 
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
-use crate::trace::{Kind, Request, Source, Span, TraceReader};
+use crate::trace::{Alignment, Kind, Request, Source, Span, TraceReader};
 
 /// A request longer than this is asked for in several calls.
 const PIECE_BLOCKS_MAX: u64 = 1024;
@@ -30,7 +30,7 @@ pub(crate) struct Addressing {
     pub(crate) writes_as_reads: bool,
 }
 
-/// One call to the cache: `count` whole blocks from `first` on.
+/// One call to the cache: `count` whole blocks from `first` on; none for a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Piece {
     pub(crate) volume: u32,
@@ -67,12 +67,15 @@ impl Addressing {
 }
 
 /// What one reading of the whole trace shows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Scan {
     pub(crate) requests: u64,
-    /// Commands that neither read nor write.
+    /// Discards, and commands that neither move data nor order it.
     pub(crate) skipped_commands: u64,
     pub(crate) has_times: bool,
+    /// The earliest and the latest time.
+    pub(crate) times_ns: Option<(u64, u64)>,
+    pub(crate) alignment: Alignment,
     /// For each volume, how many blocks it must have.
     pub(crate) volume_blocks: Vec<u64>,
     /// Ids are too large for block numbers and are counted off instead.
@@ -83,33 +86,32 @@ impl Scan {
     /// Reads the trace to its end, so that a line that cannot be read is found before anything is made on disk.
     pub(crate) fn of(source: &Source, addressing: &Addressing, progress: &Progress) -> Result<Self> {
         let (mut reader, position) = source.reader()?;
-        let mut scan = Self {
-            requests: 0,
-            skipped_commands: 0,
-            has_times: false,
-            volume_blocks: Vec::new(),
-            renumbers: false,
-        };
+        let mut scan = Self::default();
+        let (mut passed, mut discards) = (0u64, 0);
         let mut has_ids = false;
         let mut highest = 0;
         while let Some(request) = reader.next_request()? {
-            if scan.requests.is_multiple_of(4096) {
+            if passed.is_multiple_of(4096) {
                 progress.show(&position);
             }
-            scan.requests += 1;
-            scan.has_times |= request.time_us.is_some();
+            passed += 1;
+            if request.kind == Kind::Discard {
+                discards += 1;
+                continue;
+            }
+            scan.count(&request);
+            if request.kind == Kind::Flush {
+                continue;
+            }
             has_ids |= addressing.has_ids(request.span);
             let (first, count) = addressing.blocks(request.span);
             let end = first.saturating_add(count);
             highest = highest.max(end);
-            let volume = request.volume as usize;
-            if volume >= scan.volume_blocks.len() {
-                scan.volume_blocks.resize(volume + 1, 0);
-            }
-            scan.volume_blocks[volume] = scan.volume_blocks[volume].max(end);
+            let volume = &mut scan.volume_blocks[request.volume as usize];
+            *volume = end.max(*volume);
         }
-        scan.skipped_commands = reader.skipped_commands();
-        if scan.requests == 0 {
+        scan.skipped_commands = reader.skipped_commands() + discards;
+        if highest == 0 {
             return Err(Failure::input(format!("{} holds no reads and no writes", source.name()))
                 .remedy("name another trace, or its format with --format"));
         }
@@ -126,6 +128,24 @@ impl Scan {
             .remedy("choose a larger --block-size"));
         }
         Ok(scan)
+    }
+
+    pub(crate) fn duration_ns(&self) -> Option<u64> {
+        self.times_ns.map(|(earliest, latest)| latest - earliest)
+    }
+
+    fn count(&mut self, request: &Request) {
+        self.requests += 1;
+        if let Some(time) = request.time_ns {
+            self.has_times = true;
+            let (earliest, latest) = self.times_ns.unwrap_or((time, time));
+            self.times_ns = Some((earliest.min(time), latest.max(time)));
+        }
+        if let (Span::Bytes { offset, .. }, Kind::Read | Kind::Write) = (request.span, request.kind) {
+            self.alignment.add(offset);
+        }
+        let volumes = self.volume_blocks.len().max(request.volume as usize + 1);
+        self.volume_blocks.resize(volumes, 0);
     }
 }
 
@@ -180,11 +200,23 @@ impl<'a> Feeder<'a> {
             None if state.requests == state.requests_max => return Ok(None),
             None if state.ends_at.is_some_and(|end| Instant::now() >= end) => return Ok(None),
             None => {
-                let Some(request) = state.reader.next_request()? else { return Ok(None) };
+                let request = loop {
+                    match state.reader.next_request()? {
+                        None => return Ok(None),
+                        // Passed over, and counted so by the scan.
+                        Some(Request { kind: Kind::Discard, .. }) => {}
+                        Some(request) => break request,
+                    }
+                };
                 if state.requests.is_multiple_of(64) {
                     self.progress.show(&self.position);
                 }
                 state.requests += 1;
+                if request.kind == Kind::Flush {
+                    let (volume, time_us) = (request.volume, request.time_us());
+                    let kind = Kind::Flush;
+                    return Ok(Some(Piece { volume, kind, first: 0, count: 0, time_us, is_last: true }));
+                }
                 let (first, count) = self.addressing.blocks(request.span);
                 (request, first, count)
             }
@@ -203,7 +235,7 @@ impl<'a> Feeder<'a> {
             }
         };
         let kind = if self.addressing.writes_as_reads { Kind::Read } else { request.kind };
-        let (volume, time_us) = (request.volume, request.time_us);
+        let (volume, time_us) = (request.volume, request.time_us());
         Ok(Some(Piece { volume, kind, first, count: now, time_us, is_last: now == count }))
     }
 }
@@ -226,7 +258,7 @@ mod tests {
     }
 
     fn pieces(addressing: Addressing, renumbers: bool, spans: &[Span]) -> Vec<(u64, u64, bool)> {
-        let request = |&span| Request { volume: 0, kind: Kind::Write, span, time_us: None };
+        let request = |&span| Request { volume: 0, kind: Kind::Write, span, time_ns: None };
         let requests: Vec<Request> = spans.iter().map(request).collect();
         let reader: Box<dyn TraceReader> = Box::new(Given(requests.into_iter()));
         let progress = Progress::hidden();

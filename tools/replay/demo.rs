@@ -21,12 +21,12 @@ use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::latency::Percentiles;
 use super::report::{Measures, Pass, Report};
-use super::run::{pass, setup};
+use super::run::{Trace, pass, setup};
 use super::session::Session;
-use super::table::share;
 use crate::failure::Result;
 use crate::progress::Progress;
-use crate::table::table;
+use crate::table::{share, table};
+use crate::trace::command::Ranks;
 use crate::trace::{Kind, Request, Span, TraceReader};
 use crate::units::{show_bytes, show_count, show_us};
 
@@ -117,14 +117,9 @@ fn addressing() -> Addressing {
 }
 
 fn report(args: &ReplayArgs, ssd: Option<u64>, pass: Pass) -> Result<Report> {
-    let scan = Scan {
-        requests: 0,
-        skipped_commands: 0,
-        has_times: false,
-        volume_blocks: vec![VOLUME_BLOCKS],
-        renumbers: false,
-    };
-    let mut setup = setup(args, "demo", "made from the seed", &scan)?;
+    let scan = Scan { volume_blocks: vec![VOLUME_BLOCKS], ..Scan::default() };
+    let trace = Trace { name: "demo".into(), format: "made from the seed".into(), units: "bytes".into() };
+    let mut setup = setup(args, &trace, &scan)?;
     setup.block_bytes = BLOCK_BYTES;
     (setup.ram_bytes, setup.ram_blocks) = (Some(RAM_BYTES), None);
     (setup.ssd_bytes, setup.ssd_blocks) = (ssd, None);
@@ -179,32 +174,16 @@ fn show(seed: u64, without: &Measures, with: &Measures) -> String {
 /// The demo's requests, without end; the same for the same seed.
 struct DemoTrace {
     random: fastrand::Rng,
-    /// For each rank of the working set, the chance of it or a lower one.
-    chances: Vec<f64>,
+    ranks: Ranks,
     scan: Option<(u64, u64)>,
     requests: Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl DemoTrace {
     fn new(seed: u64) -> Self {
-        let mut sum = 0.0;
-        let chances: Vec<f64> = (1..=WORKING_SET_BLOCKS)
-            .map(|rank| {
-                sum += (rank as f64).powf(-SKEW);
-                sum
-            })
-            .collect();
         let random = fastrand::Rng::with_seed(seed);
-        Self { random, chances, scan: None, requests: Arc::default() }
-    }
-
-    /// A block of the working set; neighbours in rank are not neighbours on the disk.
-    fn popular_block(&mut self) -> u64 {
-        let total = self.chances[self.chances.len() - 1];
-        let point = self.random.f64() * total;
-        let rank = self.chances.partition_point(|&chance| chance < point) as u64;
-        // 2,657 is prime and no factor of the set's size: every block once.
-        rank * 2_657 % WORKING_SET_BLOCKS
+        let ranks = Ranks::new(WORKING_SET_BLOCKS, SKEW);
+        Self { random, ranks, scan: None, requests: Arc::default() }
     }
 }
 
@@ -213,7 +192,7 @@ impl TraceReader for DemoTrace {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         if number < WORKING_SET_BLOCKS {
             let span = Span::Bytes { offset: number * BLOCK_BYTES, bytes: BLOCK_BYTES };
-            return Ok(Some(Request { volume: 0, kind: Kind::Read, span, time_us: None }));
+            return Ok(Some(Request { volume: 0, kind: Kind::Read, span, time_ns: None }));
         }
         if self.scan.is_none() && self.random.u32(..SCAN_EVERY) == 0 {
             let first = self.random.u64(..SCANNED_BLOCKS - SCAN_REQUESTS * SCAN_REQUEST_BLOCKS);
@@ -227,10 +206,10 @@ impl TraceReader for DemoTrace {
                 (Kind::Read, first, SCAN_REQUEST_BLOCKS)
             }
             None if self.random.u32(..4) == 0 => (Kind::Write, self.random.u64(..WRITTEN_BLOCKS), 1),
-            None => (Kind::Read, self.popular_block(), 1),
+            None => (Kind::Read, self.ranks.scattered(&mut self.random), 1),
         };
         let span = Span::Bytes { offset: first * BLOCK_BYTES, bytes: count * BLOCK_BYTES };
-        Ok(Some(Request { volume: 0, kind, span, time_us: None }))
+        Ok(Some(Request { volume: 0, kind, span, time_ns: None }))
     }
 }
 

@@ -28,7 +28,7 @@ impl Latencies {
 
     pub(crate) fn record(&mut self, kind: Kind, answer: Answer, took: Duration) {
         let histogram = match kind {
-            Kind::Write => &mut self.write,
+            Kind::Write | Kind::Flush | Kind::Discard => &mut self.write,
             Kind::Read if answer.disk_blocks > 0 => &mut self.disk,
             Kind::Read if answer.ssd_blocks > 0 => &mut self.ssd,
             Kind::Read => &mut self.ram,

@@ -11,7 +11,7 @@ use super::blocks::{Addressing, Feeder, Scan};
 use super::report::Counters;
 use super::run::simulate_pieces;
 use crate::progress::Progress;
-use crate::trace::{Format, Source};
+use crate::trace::{Format, Options, Source};
 
 /// A point of the reference figures: so many blocks of RAM, so many misses.
 struct Point {
@@ -92,7 +92,8 @@ fn misses(directory: &Path, case: Case, blocks: u64, shards: Option<u32>) -> (u6
 
 /// What a simulation of `case` counts, in blocks of 4 KiB; the format is told from the content.
 fn counters(directory: &Path, case: Case, mut config: Config) -> Counters {
-    let source = Source::open(&directory.join(case.file), None).expect("the trace can be opened");
+    let source =
+        Source::open(&directory.join(case.file), &Options::default()).expect("the trace can be opened");
     assert_eq!(source.format(), case.format, "{}", case.file);
     let block_size = BlockSize::new(4096).expect("a good size");
     let addressing = Addressing { block_size, one_block_each: case.one_block_each, writes_as_reads: true };

@@ -65,6 +65,9 @@ counters! {
 const SETUP_KEYS: &[(&str, &str)] = &[
     ("trace", "what was replayed"),
     ("format", "its format"),
+    ("units", "in what its addresses, sizes and times are counted"),
+    ("duration_seconds", "from its earliest time to its latest; null without times"),
+    ("aligning_shift_bytes", "the --shift that aligns most requests with pages; null when nothing is won"),
     ("simulated", "true with --simulate"),
     ("block_bytes", "bytes of a block"),
     ("ram_bytes, ram_blocks", "size of the RAM tier; the one that was not given is null"),
@@ -73,7 +76,10 @@ const SETUP_KEYS: &[(&str, &str)] = &[
     ("threads", "threads that asked"),
     ("seed", "seed of all content"),
     ("volumes", "volumes of the trace"),
-    ("skipped_commands", "commands of the trace that neither read nor write"),
+    (
+        "skipped_commands",
+        "commands of the trace that were passed over: discards, and what moves and orders nothing",
+    ),
 ];
 
 const MEASURE_KEYS: &[(&str, &str)] = &[
@@ -116,6 +122,9 @@ pub(crate) struct Report {
 pub(crate) struct Setup {
     pub(crate) trace: String,
     pub(crate) format: String,
+    pub(crate) units: String,
+    pub(crate) duration_seconds: Option<f64>,
+    pub(crate) aligning_shift_bytes: Option<u64>,
     pub(crate) simulated: bool,
     pub(crate) block_bytes: u64,
     pub(crate) ram_bytes: Option<u64>,
@@ -169,14 +178,6 @@ pub(crate) struct Pass {
     pub(crate) memory_peak_bytes: Option<u64>,
     /// None in a simulation.
     pub(crate) latencies: Option<Latencies>,
-}
-
-/// The most memory that this process had in use so far, in bytes, as Linux tells it.
-pub(crate) fn memory_peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }
 
 impl Pass {
@@ -266,6 +267,9 @@ mod tests {
         let setup = Setup {
             trace: "t".into(),
             format: "ids".into(),
+            units: "ids".into(),
+            duration_seconds: None,
+            aligning_shift_bytes: None,
             simulated: true,
             block_bytes: 4096,
             ram_bytes: None,

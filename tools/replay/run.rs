@@ -1,5 +1,6 @@
 //! A whole replay: with data, or simulated.
 
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -12,9 +13,10 @@ use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::content::block_id;
 use super::places::Places;
-use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup, memory_peak_bytes};
+use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup};
 use super::session::{Driven, Session};
 use crate::failure::{Failure, Result};
+use crate::memory::memory_peak_bytes;
 use crate::progress::Progress;
 use crate::trace::{Kind, Source};
 
@@ -28,10 +30,14 @@ pub(crate) struct Outcome {
 pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
     args.check()?;
     let path = args.trace.as_deref().expect("clap asks for a trace or the demo");
-    let source = Source::open(path, args.format)?;
+    let source = Source::open(path, &args.input.options())?;
     let addressing = addressing(args);
     let scan = Scan::of(&source, &addressing, &Progress::new("reading", source.file_bytes()))?;
-    let setup = setup(args, source.name(), &format_name(&source), &scan)?;
+    let setup = setup(args, &Trace::of(&source), &scan)?;
+    if std::io::stderr().is_terminal() {
+        // Before anything long begins: whether the trace was understood.
+        let _ = writeln!(std::io::stderr(), "{}", super::table::trace(&setup, scan.requests, 1));
+    }
     if args.simulate {
         let passes = simulate(args, &source, &addressing, &scan)?;
         return Ok(Outcome { report: Report::new(setup, passes), failure: None });
@@ -44,9 +50,17 @@ pub(crate) fn addressing(args: &ReplayArgs) -> Addressing {
     Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads }
 }
 
-fn format_name(source: &Source) -> String {
-    use clap::ValueEnum;
-    source.format().to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+/// What a report says of its trace.
+pub(crate) struct Trace {
+    pub(crate) name: String,
+    pub(crate) format: String,
+    pub(crate) units: String,
+}
+
+impl Trace {
+    fn of(source: &Source) -> Self {
+        Self { name: source.name().into(), format: source.format().name().into(), units: source.units() }
+    }
 }
 
 fn replay(
@@ -137,6 +151,8 @@ pub(crate) fn simulate_pieces(simulation: &mut Simulation, feeder: &Feeder<'_>) 
         match piece.kind {
             Kind::Read => simulation.read(block, piece.count, now_us),
             Kind::Write => simulation.write(block, piece.count, now_us),
+            // What is dirty when is nothing that a simulation knows.
+            Kind::Flush | Kind::Discard => {}
         }
         requests += u64::from(piece.is_last);
         if piece.is_last && requests == FIRST_REQUESTS {
@@ -176,11 +192,14 @@ fn ssd_config(args: &ReplayArgs, path: std::path::PathBuf, size: SsdSize) -> Ssd
     config
 }
 
-pub(crate) fn setup(args: &ReplayArgs, trace: &str, format: &str, scan: &Scan) -> Result<Setup> {
+pub(crate) fn setup(args: &ReplayArgs, trace: &Trace, scan: &Scan) -> Result<Setup> {
     let (ram, ssd) = (args.ram()?, args.ssd()?);
     Ok(Setup {
-        trace: trace.into(),
-        format: format.into(),
+        trace: trace.name.clone(),
+        format: trace.format.clone(),
+        units: trace.units.clone(),
+        duration_seconds: scan.duration_ns().map(|ns| ns as f64 / 1e9),
+        aligning_shift_bytes: scan.alignment.shift().map(|(shift, _)| shift),
         simulated: args.simulate,
         block_bytes: args.block_size.bytes() as u64,
         ram_bytes: if let RamSize::Bytes(bytes) = ram { Some(bytes) } else { None },

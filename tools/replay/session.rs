@@ -160,6 +160,9 @@ impl<'a, 'b> Worker<'a, 'b> {
             match piece.kind {
                 Kind::Read => self.read(&piece)?,
                 Kind::Write => self.write(&piece)?,
+                Kind::Flush => self.session.volumes[piece.volume as usize].flush()?,
+                // The feeder deals out none.
+                Kind::Discard => {}
             }
             if piece.is_last {
                 self.end_request()?;

@@ -5,14 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::Table;
 
 use super::latency::Percentiles;
-use super::report::{Measures, Report};
-use crate::table::table;
-use crate::units::{show_bytes, show_count, show_us};
-
-/// `part` of `whole` as a percentage; a dash when there is no whole.
-pub(super) fn share(part: u64, whole: u64) -> String {
-    if whole == 0 { "-".into() } else { format!("{:.2} %", part as f64 * 100.0 / whole as f64) }
-}
+use super::report::{Measures, Report, Setup};
+use crate::table::{share, table};
+use crate::units::{show_bytes, show_count, show_seconds, show_us};
 
 /// The whole report.
 pub(super) fn show(report: &Report) -> String {
@@ -29,6 +24,30 @@ pub(super) fn show(report: &Report) -> String {
     text
 }
 
+/// What was replayed, as the trace's content showed it: two lines.
+pub(super) fn trace(setup: &Setup, requests: u64, passes: usize) -> String {
+    let requests = show_count(requests);
+    let mut text = format!("{} ({}): {requests} requests", setup.trace, setup.format);
+    let mut add = |part: String| text.push_str(&part);
+    if passes > 1 {
+        add(format!(" in {passes} passes"));
+    }
+    if setup.skipped_commands > 0 {
+        add(format!(", {} other commands passed over", show_count(setup.skipped_commands)));
+    }
+    add(format!("\n{}", setup.units));
+    if let Some(seconds) = setup.duration_seconds {
+        add(format!(", {}", show_seconds(seconds)));
+    }
+    if setup.volumes > 1 {
+        add(format!(", {} volumes", show_count(setup.volumes as u64)));
+    }
+    if let Some(shift) = setup.aligning_shift_bytes {
+        add(format!("; most requests begin off a page, --shift {shift} aligns them"));
+    }
+    text
+}
+
 fn heading(report: &Report) -> String {
     let setup = &report.setup;
     let size = |bytes: Option<u64>, blocks: Option<u64>| match (bytes, blocks) {
@@ -40,15 +59,7 @@ fn heading(report: &Report) -> String {
     let ssd =
         size(setup.ssd_bytes, setup.ssd_blocks).map_or("no SSD tier".into(), |size| format!("SSD {size}"));
     let block = show_bytes(setup.block_bytes);
-    let requests = show_count(report.total.requests);
-    let mut text = format!("{} ({}): {requests} requests", setup.trace, setup.format);
-    if report.passes.len() > 1 {
-        write!(text, " in {} passes", report.passes.len()).expect("a string takes everything");
-    }
-    if setup.skipped_commands > 0 {
-        let skipped = show_count(setup.skipped_commands);
-        write!(text, ", {skipped} other commands passed over").expect("a string takes everything");
-    }
+    let mut text = trace(setup, report.total.requests, report.passes.len());
     let how = if setup.simulated {
         "simulated".into()
     } else {

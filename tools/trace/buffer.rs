@@ -6,17 +6,22 @@ use crate::failure::{Failure, Result};
 /// 256 KiB: past it, larger reads are no faster; also bounds the length of a line.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// The part of the input that was read and not yet taken.
-struct Buffer {
+/// The part of the input that was read and not yet taken, in lines by [`Lines`] or in records.
+pub(super) struct Buffer {
     input: Input,
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// Records taken, and where the last one began and ended.
+    records: u64,
+    record_at: u64,
+    next_at: u64,
 }
 
 impl Buffer {
-    fn new(input: Input) -> Self {
-        Self { input, bytes: vec![0; BUFFER_BYTES], start: 0, end: 0 }
+    pub(super) fn new(input: Input) -> Self {
+        let bytes = vec![0; BUFFER_BYTES];
+        Self { input, bytes, start: 0, end: 0, records: 0, record_at: 0, next_at: 0 }
     }
 
     /// Reads more behind what is there; false at the end of the input. There must be room: see [`Self::is_full`].
@@ -31,6 +36,56 @@ impl Buffer {
 
     fn is_full(&self) -> bool {
         self.end - self.start == self.bytes.len()
+    }
+
+    /// The next `bytes` bytes, or none at the end.
+    pub(super) fn next_record(&mut self, bytes: usize) -> Result<Option<&[u8]>> {
+        if !self.gather(bytes)? {
+            return Ok(None);
+        }
+        let start = self.start;
+        self.start += bytes;
+        self.records += 1;
+        (self.record_at, self.next_at) = (self.next_at, self.next_at + bytes as u64);
+        Ok(Some(&self.bytes[start..start + bytes]))
+    }
+
+    /// Passes over `bytes` bytes that belong to the record last taken.
+    pub(super) fn skip(&mut self, bytes: usize) -> Result<()> {
+        if !self.gather(bytes)? {
+            return Err(self.cut_short(bytes, 0));
+        }
+        self.start += bytes;
+        self.next_at += bytes as u64;
+        Ok(())
+    }
+
+    /// Reads until there are `bytes` bytes, at most [`BUFFER_BYTES`]; false when there are none at all.
+    fn gather(&mut self, bytes: usize) -> Result<bool> {
+        while self.end - self.start < bytes {
+            if !self.fill()? {
+                let rest = self.end - self.start;
+                return if rest == 0 { Ok(false) } else { Err(self.cut_short(bytes, rest)) };
+            }
+        }
+        Ok(true)
+    }
+
+    fn cut_short(&self, bytes: usize, rest: usize) -> Failure {
+        let (name, record, at) = (self.input.name(), self.records + 1, self.next_at);
+        Failure::input(format!(
+            "{name}, record {record} at byte {at}: expected {bytes} bytes, found {rest} before the end"
+        ))
+        .remedy(
+            "the trace is cut short or of another format: fetch it again, or name its format with --format",
+        )
+    }
+
+    /// The record last given could not be read: its number, what was expected, what stands there.
+    pub(super) fn bad_record(&self, expected: &str, found: &str) -> Failure {
+        let (name, record, at) = (self.input.name(), self.records, self.record_at);
+        Failure::input(format!("{name}, record {record} at byte {at}: expected {expected}, found {found}"))
+            .remedy("name another format with --format")
     }
 }
 
@@ -50,7 +105,7 @@ impl Lines {
         let mut searched = 0;
         let (start, end, next) = loop {
             let waiting = &self.buffer.bytes[self.buffer.start..self.buffer.end];
-            if let Some(length) = waiting[searched..].iter().position(|&byte| byte == b'\n') {
+            if let Some(length) = memchr::memchr(b'\n', &waiting[searched..]) {
                 let end = self.buffer.start + searched + length;
                 break (self.buffer.start, end, end + 1);
             }
@@ -83,50 +138,6 @@ impl Lines {
             self.number
         ))
         .remedy("mend the line, or name another format with --format")
-    }
-}
-
-/// Records of `BYTES` bytes.
-pub(super) struct Records<const BYTES: usize> {
-    buffer: Buffer,
-    number: u64,
-}
-
-impl<const BYTES: usize> Records<BYTES> {
-    pub(super) fn new(input: Input) -> Self {
-        Self { buffer: Buffer::new(input), number: 0 }
-    }
-
-    pub(super) fn next_record(&mut self) -> Result<Option<&[u8; BYTES]>> {
-        while self.buffer.end - self.buffer.start < BYTES {
-            if !self.buffer.fill()? {
-                let rest = self.buffer.end - self.buffer.start;
-                return if rest == 0 { Ok(None) } else { Err(self.cut_short(rest)) };
-            }
-        }
-        let start = self.buffer.start;
-        self.buffer.start += BYTES;
-        self.number += 1;
-        Ok(self.buffer.bytes[start..].first_chunk())
-    }
-
-    fn cut_short(&self, rest: usize) -> Failure {
-        let (name, record) = (self.buffer.input.name(), self.number + 1);
-        let at = self.number * BYTES as u64;
-        Failure::input(format!(
-            "{name}, record {record} at byte {at}: expected {BYTES} bytes, found {rest} before the end"
-        ))
-        .remedy(
-            "the trace is cut short or of another format: fetch it again, or name its format with --format",
-        )
-    }
-
-    /// The record last given could not be read: its number, what was expected, what stands there.
-    pub(super) fn bad_record(&self, expected: &str, found: &str) -> Failure {
-        let (name, record) = (self.buffer.input.name(), self.number);
-        let at = (record - 1) * BYTES as u64;
-        Failure::input(format!("{name}, record {record} at byte {at}: expected {expected}, found {found}"))
-            .remedy("name another format with --format")
     }
 }
 

@@ -1,0 +1,191 @@
+//! Reading a recording: from its beginning, or from any block that its index names.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use crate::encoding::{Columns, StoredIndex, unpack};
+use crate::error::{Error, Result};
+use crate::format::{
+    FRAME_BYTES, Frame, FrameKind, HEADER_BYTES, NO_TIME, TAIL_BYTES, crc, header_fault, parse_tail,
+};
+use crate::request::Request;
+
+/// Gives the requests one by one; holds those of one block.
+pub struct Reader<R: Read> {
+    input: R,
+    /// Where the next frame begins.
+    at: u64,
+    /// Requests in the frames before it.
+    requests_before: u64,
+    block: std::vec::IntoIter<Request>,
+    packed: Vec<u8>,
+    volumes: Vec<String>,
+    is_at_end: bool,
+}
+
+/// What lies where in a recording.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Index {
+    pub blocks: Vec<BlockEntry>,
+    /// The names of the volumes in order, as far as they have one.
+    pub volumes: Vec<String>,
+}
+
+/// One block of a recording.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockEntry {
+    at: u64,
+    pub requests_before: u64,
+    pub requests: u32,
+    /// The earliest and the latest time in it; none in a recording without times.
+    pub times_ns: Option<(u64, u64)>,
+}
+
+impl<R: Read> Reader<R> {
+    /// A recording from its beginning.
+    pub fn new(mut input: R) -> Result<Self> {
+        let mut header = [0; HEADER_BYTES];
+        let filled = fill(&mut input, &mut header)?;
+        let fault =
+            if filled < HEADER_BYTES { Some(format!("{filled} bytes")) } else { header_fault(&header) };
+        match fault {
+            Some(found) => Err(Error::NotARecording { found }),
+            None => Ok(Self {
+                input,
+                at: HEADER_BYTES as u64,
+                requests_before: 0,
+                block: Vec::new().into_iter(),
+                packed: Vec::new(),
+                volumes: Vec::new(),
+                is_at_end: false,
+            }),
+        }
+    }
+
+    /// The next request, or none at the end.
+    pub fn next_request(&mut self) -> Result<Option<Request>> {
+        loop {
+            if let Some(request) = self.block.next() {
+                return Ok(Some(request));
+            }
+            if self.is_at_end || !self.next_block()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The names of the volumes; known once the end was reached, or the index read.
+    pub fn volumes(&self) -> &[String] {
+        &self.volumes
+    }
+
+    /// Reads the next block; false when the index comes in its place.
+    fn next_block(&mut self) -> Result<bool> {
+        let frame = self.frame()?;
+        let (at, what) = (self.at, "the requests are not those that were counted");
+        if frame.kind == FrameKind::Index {
+            let index = self.index_of(&frame)?;
+            self.at += FRAME_BYTES as u64 + u64::from(frame.packed_bytes);
+            let mut tail = [0; TAIL_BYTES];
+            let filled = fill(&mut self.input, &mut tail)?;
+            if filled < TAIL_BYTES {
+                return Err(self.cut_short(filled));
+            }
+            if parse_tail(&tail) != Some(at) {
+                return Err(Error::Damaged { at: self.at, what: "the tail does not lead to the index" });
+            }
+            (self.volumes, self.is_at_end) = (index.volumes, true);
+            return Ok(false);
+        }
+        let columns: Columns = unpack(&self.packed, frame.plain_bytes).ok_or(Error::Damaged { at, what })?;
+        let mut requests = Vec::with_capacity(columns.len());
+        if frame.requests_before != self.requests_before
+            || columns.requests(frame.count as usize, &mut requests).is_none()
+        {
+            return Err(Error::Damaged { at, what });
+        }
+        self.requests_before += u64::from(frame.count);
+        self.at += FRAME_BYTES as u64 + u64::from(frame.packed_bytes);
+        self.block = requests.into_iter();
+        Ok(true)
+    }
+
+    /// The frame at `at`, its payload in `packed`; `at` stays.
+    fn frame(&mut self) -> Result<Frame> {
+        let mut header = [0; FRAME_BYTES];
+        let filled = fill(&mut self.input, &mut header)?;
+        if filled < FRAME_BYTES {
+            return Err(self.cut_short(filled));
+        }
+        let damaged = |what| Error::Damaged { at: self.at, what };
+        let frame = Frame::parse(&header).ok_or_else(|| damaged("no block and no index begins here"))?;
+        self.packed.resize(frame.packed_bytes as usize, 0);
+        let filled = fill(&mut self.input, &mut self.packed)?;
+        if filled < self.packed.len() {
+            return Err(self.cut_short(FRAME_BYTES + filled));
+        }
+        if crc(&self.packed) != frame.payload_crc {
+            return Err(Error::Damaged { at: self.at, what: "the checksum of the block does not hold" });
+        }
+        Ok(frame)
+    }
+
+    fn index_of(&self, frame: &Frame) -> Result<Index> {
+        let damaged = Error::Damaged { at: self.at, what: "the index cannot be read" };
+        let stored: StoredIndex = unpack(&self.packed, frame.plain_bytes).ok_or(damaged)?;
+        let entry = |stored: &crate::encoding::StoredEntry| BlockEntry {
+            at: stored.at,
+            requests_before: stored.requests_before,
+            requests: stored.requests,
+            times_ns: (stored.latest_ns != NO_TIME).then_some((stored.earliest_ns, stored.latest_ns)),
+        };
+        Ok(Index { blocks: stored.blocks.iter().map(entry).collect(), volumes: stored.volumes })
+    }
+
+    fn cut_short(&self, more: usize) -> Error {
+        Error::CutShort { at: self.at + more as u64, whole_requests: self.requests_before }
+    }
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// The index; none when the recording was not closed. The reader then stands at the end: see [`Self::go_to`].
+    pub fn index(&mut self) -> Result<Option<Index>> {
+        let length = self.input.seek(SeekFrom::End(0))?;
+        let Some(tail_at) = length.checked_sub(TAIL_BYTES as u64) else { return Ok(None) };
+        self.input.seek(SeekFrom::Start(tail_at))?;
+        let mut tail = [0; TAIL_BYTES];
+        self.input.read_exact(&mut tail)?;
+        let Some(index_at) = parse_tail(&tail) else { return Ok(None) };
+        self.input.seek(SeekFrom::Start(index_at))?;
+        self.at = index_at;
+        let frame = self.frame()?;
+        if frame.kind != FrameKind::Index {
+            return Err(Error::Damaged { at: index_at, what: "expected the index" });
+        }
+        let index = self.index_of(&frame)?;
+        self.volumes.clone_from(&index.volumes);
+        (self.is_at_end, self.block) = (true, Vec::new().into_iter());
+        Ok(Some(index))
+    }
+
+    /// Goes on with the first request of `block`.
+    pub fn go_to(&mut self, block: &BlockEntry) -> Result<()> {
+        self.input.seek(SeekFrom::Start(block.at))?;
+        (self.at, self.requests_before) = (block.at, block.requests_before);
+        (self.is_at_end, self.block) = (false, Vec::new().into_iter());
+        Ok(())
+    }
+}
+
+/// Fills `buffer` as far as there are bytes.
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

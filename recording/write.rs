@@ -1,0 +1,127 @@
+//! Writing a recording, from its header to its tail, without going back.
+
+use std::io::Write;
+
+use crate::encoding::{BLOCK_REQUESTS, Columns, Row, StoredEntry, StoredIndex, pack};
+use crate::error::Result;
+use crate::format::{Frame, FrameKind, HEADER_BYTES, NO_TIME, crc, header, tail};
+use crate::request::Request;
+
+/// Takes requests one by one; holds the requests of one block, and 40 bytes for each block written.
+///
+/// Without [`Self::finish`] the recording has no tail, and says so when it is read.
+pub struct Writer<W: Write> {
+    out: W,
+    columns: Columns,
+    before: Row,
+    /// Of the block that is being filled.
+    earliest_ns: u64,
+    latest_ns: u64,
+    has_times: bool,
+    /// Where the next frame goes.
+    at: u64,
+    written_requests: u64,
+    index: StoredIndex,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins a recording.
+    pub fn new(mut out: W) -> Result<Self> {
+        out.write_all(&header())?;
+        Ok(Self {
+            out,
+            columns: Columns::default(),
+            before: Row::default(),
+            earliest_ns: NO_TIME,
+            latest_ns: 0,
+            has_times: false,
+            at: HEADER_BYTES as u64,
+            written_requests: 0,
+            index: StoredIndex::default(),
+        })
+    }
+
+    /// The next request. The last nanosecond of all stands for no time, and is taken for the one before.
+    pub fn write(&mut self, request: &Request) -> Result<()> {
+        let has_times = request.time_ns.is_some();
+        if self.columns.len() == BLOCK_REQUESTS || (self.columns.len() > 0 && has_times != self.has_times) {
+            self.end_block()?;
+        }
+        self.has_times = has_times;
+        let time_ns = request.time_ns.map(|time| time.min(NO_TIME - 1));
+        if let Some(time) = time_ns {
+            self.earliest_ns = self.earliest_ns.min(time);
+            self.latest_ns = self.latest_ns.max(time);
+        }
+        self.columns.push(&Request { time_ns, ..*request }, &mut self.before);
+        Ok(())
+    }
+
+    /// Writes what was taken so far, as a block that may be shorter than others. A recorder calls it now and then.
+    pub fn end_block(&mut self) -> Result<()> {
+        if self.columns.len() == 0 {
+            return Ok(());
+        }
+        let count = u32::try_from(self.columns.len()).expect("at most BLOCK_REQUESTS");
+        let latest_ns = if self.has_times { self.latest_ns } else { NO_TIME };
+        let entry = StoredEntry {
+            at: self.at,
+            requests_before: self.written_requests,
+            requests: count,
+            earliest_ns: self.earliest_ns,
+            latest_ns,
+        };
+        let (packed, plain_bytes) = pack(&self.columns).expect("a block of the widest numbers fits");
+        self.put(FrameKind::Block, count, (self.earliest_ns, latest_ns), &packed, plain_bytes)?;
+        self.index.blocks.push(entry);
+        self.written_requests += u64::from(count);
+        self.columns.clear();
+        (self.before, self.earliest_ns, self.latest_ns) = (Row::default(), NO_TIME, 0);
+        Ok(())
+    }
+
+    /// Ends the recording with its index; `volumes` are the names of the volumes in order, or fewer, or none.
+    pub fn finish(mut self, volumes: &[String]) -> Result<W> {
+        self.end_block()?;
+        self.index.volumes = volumes.to_vec();
+        let count = u32::try_from(self.index.blocks.len()).unwrap_or(u32::MAX);
+        let Some((packed, plain_bytes)) = pack(&self.index) else {
+            return Err(std::io::Error::other("the index of the recording is too large").into());
+        };
+        let index_at = self.at;
+        self.put(FrameKind::Index, count, (NO_TIME, NO_TIME), &packed, plain_bytes)?;
+        self.out.write_all(&tail(index_at))?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    /// Bytes of the recording so far, without what is in the block that is being filled.
+    pub fn bytes(&self) -> u64 {
+        self.at
+    }
+
+    fn put(
+        &mut self,
+        kind: FrameKind,
+        count: u32,
+        (earliest_ns, latest_ns): (u64, u64),
+        packed: &[u8],
+        plain_bytes: u32,
+    ) -> Result<()> {
+        let frame = Frame {
+            kind,
+            packed_bytes: u32::try_from(packed.len()).expect("checked by `pack`"),
+            plain_bytes,
+            count,
+            requests_before: self.written_requests,
+            earliest_ns,
+            latest_ns,
+            payload_crc: crc(packed),
+        };
+        let header = frame.bytes();
+        self.out.write_all(&header)?;
+        self.out.write_all(packed)?;
+        self.at += (header.len() + packed.len()) as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! The rules of trust, one test each: see the table in `main`.
+
+use std::io::IoSlice;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use terrace::tiers::ssd::Geometry;
+use terrace::tiers::testing::{Fault, Loss, Operation};
+use terrace::{BlockSize, Cache, Config, Device, Error, WriteMode};
+
+use crate::common::{content, eventually, held, seed, small};
+use crate::world::{BLOCK_U64, SSD_BLOCKS, World, number_of, read, sector_numbers, write};
+
+#[test]
+fn newer_bytes_wait_until_the_older_copy_on_the_ssd_is_void_durably() {
+    for mode in [WriteMode::Around, WriteMode::Through, WriteMode::Back] {
+        let world = World::new();
+        let (cache, volume) = world.open(held(16), mode);
+        (0..64).for_each(|block| drop(read(&volume, block)));
+        cache.settle().expect("the cache settles");
+        world.ssd.stall(Operation::Sync);
+        let writes = world.disk.counters().writes;
+        let (sender, receiver) = mpsc::channel();
+        let flushed = volume.clone();
+        volume.write_with(0, content(0, 1), move |written| {
+            written.expect("a write succeeds");
+            flushed.flush_with(move |result| drop(sender.send(result)));
+        });
+        if mode == WriteMode::Back {
+            assert_eq!(number_of(0, &read(&volume, 0)), 1, "it is acknowledged");
+        }
+        world.ssd.wait_until_held(1);
+        assert_eq!(world.disk.counters().writes, writes, "{mode:?}: the void is not durable");
+        world.ssd.resume();
+        receiver.recv_timeout(Duration::from_secs(60)).expect("it ends").expect("a flush succeeds");
+        assert_eq!(world.below(0), content(0, 1));
+    }
+}
+
+#[test]
+fn a_dirty_copy_stays_until_what_was_written_over_it_is_durable() {
+    let (world, seed) = (World::new(), seed());
+    world.disk.fail(Fault::every(Operation::Write));
+    let (_cache, volume) = world.open(held(16), WriteMode::BackSsd);
+    for number in 1..6 {
+        write(&volume, 0, number);
+        write(&volume, number, number);
+        volume.flush().expect("the log is there");
+        world.journal.mark(number);
+    }
+    world.each_loss(1, 1, seed, |left, flushed, place| {
+        let (_cache, volume) = left.open(held(16), WriteMode::BackSsd);
+        let found = number_of(0, &read(&volume, 0));
+        assert!((flushed..6).contains(&found), "{place}: {found} after {flushed} was flushed");
+    });
+}
+
+#[test]
+fn what_was_read_after_a_crash_never_turns_into_something_older() {
+    let (world, seed) = (World::new(), seed());
+    let (cache, volume) = world.open(Config { writeback_delay_ms: 1, ..small(16) }, WriteMode::Back);
+    for number in 1..5 {
+        (0..20).for_each(|block| write(&volume, block, number));
+        // Written below, maybe not synced there, read again, and on the SSD.
+        (0..40).for_each(|block| drop(read(&volume, block)));
+    }
+    cache.settle().expect("the cache settles");
+    world.journal.mark(0);
+    (0..20).for_each(|block| write(&volume, block, 9));
+    (0..40).for_each(|block| drop(read(&volume, block)));
+    volume.flush().expect("a flush succeeds");
+    world.each_loss(0, 3, seed, |left, _, place| {
+        let (_cache, volume) = left.open(held(16), WriteMode::Back);
+        let first: Vec<Vec<u8>> = (0..20).map(|block| read(&volume, block)).collect();
+        (100..140).for_each(|block| drop(read(&volume, block)));
+        for (block, first) in (0..20).zip(first) {
+            assert!(sector_numbers(block, &first).all(|number| number >= 4), "{place}: block {block}");
+            assert!(read(&volume, block) == first, "{place}: block {block} again");
+            assert!(left.below(block) == first, "{place}: block {block} below");
+        }
+    });
+}
+
+#[test]
+fn segments_that_are_used_again_bring_nothing_back_wherever_the_power_fails() {
+    let (world, seed) = (World::new(), seed());
+    let (cache, volume) = world.open(Config { writeback_delay_ms: 1, ..small(16) }, WriteMode::BackSsd);
+    let mut round = 0;
+    // Until every segment was the log's at least once.
+    while cache.stats().ssd.blocks_destaged < 3 * SSD_BLOCKS {
+        round += 1;
+        (0..12).for_each(|block| write(&volume, (block + round) % 24, round));
+        volume.flush().expect("the log is there");
+        world.journal.mark(round);
+        cache.settle().expect("all goes below");
+    }
+    world.each_loss(round - 6, 5, seed, |left, flushed, place| {
+        let (_cache, volume) = left.open(held(16), WriteMode::BackSsd);
+        for block in 0..24 {
+            // The last of the flushed rounds that wrote it.
+            let promised = (1..=flushed).rev().find(|round| (block + 24 - round % 24) % 24 < 12);
+            let found = number_of(block, &read(&volume, block));
+            assert!(found >= promised.unwrap_or(0), "{place}: block {block} is {found}, not {promised:?}");
+        }
+    });
+}
+
+#[test]
+fn a_torn_record_is_forgotten_and_what_was_flushed_before_it_is_read() {
+    let (world, seed) = (World::new(), seed());
+    world.disk.fail(Fault::every(Operation::Write));
+    let (_cache, volume) = world.open(held(32), WriteMode::BackSsd);
+    (0..8).for_each(|block| write(&volume, block, 1));
+    volume.flush().expect("the log is there");
+    world.journal.mark(1);
+    (0..8).for_each(|block| write(&volume, block, 2));
+    volume.flush().expect("the log is there");
+    world.journal.mark(2);
+    let mut forgotten = 0;
+    for seed in seed..seed + 8 {
+        world.each_loss(1, 1, seed, |left, flushed, place| {
+            let (_cache, volume) = left.open(held(32), WriteMode::BackSsd);
+            for block in 0..8 {
+                let found = number_of(block, &read(&volume, block));
+                assert!((flushed..=2).contains(&found), "{place}: block {block} is {found}");
+                forgotten += u64::from(found == 1);
+            }
+        });
+    }
+    assert!(forgotten > 0, "some record was torn, or lost");
+}
+
+#[test]
+fn a_fill_that_was_planned_before_a_write_or_a_discard_changes_neither() {
+    for discards in [false, true] {
+        let world = World::new();
+        world.disk.write(0, &[IoSlice::new(&content(0, 1))]).expect("in range");
+        let (cache, volume) = world.open(held(16), WriteMode::Back);
+        world.disk.stall(Operation::Read);
+        let (sender, receiver) = mpsc::channel();
+        volume.read_with(0, BLOCK_U64 as usize, move |answer| drop(sender.send(answer.map(drop))));
+        world.disk.wait_until_held(1);
+        if discards {
+            volume.discard(0, BLOCK_U64).expect("a discard succeeds");
+        } else {
+            volume.write(1024, &[9; 512]).expect("a write succeeds");
+        }
+        world.disk.resume();
+        receiver.recv_timeout(Duration::from_secs(60)).expect("it ends").expect("the read succeeds");
+        let mut wanted = if discards { vec![0; BLOCK_U64 as usize] } else { content(0, 1) };
+        if !discards {
+            wanted[1024..1536].fill(9);
+        }
+        assert!(read(&volume, 0) == wanted, "discards: {discards}");
+        cache.settle().expect("the cache settles");
+        assert!(world.below(0) == wanted, "discards: {discards}");
+    }
+}
+
+#[test]
+fn blocks_of_a_sync_that_failed_are_written_again_before_the_next_one() {
+    for mode in [WriteMode::Back, WriteMode::Through] {
+        let world = World::new();
+        let (cache, volume) = world.open(held(16), mode);
+        (0..4).for_each(|block| write(&volume, block, 1));
+        world.disk.fail(Fault::nth(Operation::Sync, 0));
+        assert!(matches!(volume.flush(), Err(Error::StillDirty { .. })), "{mode:?}");
+        let before = world.disk.counters();
+        // As much as there is room for: what waits for a sync does not leave.
+        (100..140).for_each(|block| drop(read(&volume, block)));
+        volume.flush().expect("the disk works again");
+        let after = world.disk.counters();
+        assert_eq!(after.write_bytes - before.write_bytes, 4 * BLOCK_U64, "{mode:?}");
+        let left = world.after_power_loss(Loss::All);
+        (0..4).for_each(|block| assert_eq!(left.below(block), content(block, 1), "{mode:?}"));
+        drop(cache);
+    }
+}
+
+#[test]
+fn an_ssd_that_was_switched_off_comes_back_with_nothing_that_is_older() {
+    let world = World::new();
+    let (cache, volume) = world.open(held(16), WriteMode::Back);
+    (0..64).for_each(|block| drop(read(&volume, block)));
+    cache.settle().expect("the cache settles");
+    let size = BlockSize::new(BLOCK_U64).expect("a block size");
+    let geometry = Geometry::for_blocks(size, SSD_BLOCKS).expect("a layout");
+    let journal = geometry.journal_offset..geometry.checkpoint_offset;
+    world.ssd.fail(Fault::every(Operation::Write).within(journal));
+    (0..12).for_each(|block| write(&volume, block, 1));
+    volume.flush().expect("a flush needs no SSD");
+    cache.close().expect("the cache closes");
+    drop((cache, volume));
+    world.ssd.clear_faults();
+    let (cache, volume) = world.open(held(16), WriteMode::Back);
+    assert!(cache.stats().ssd_in_use);
+    for block in 0..64 {
+        assert_eq!(number_of(block, &read(&volume, block)), u64::from(block < 12), "block {block}");
+    }
+}
+
+#[test]
+fn a_store_that_changed_while_it_was_away_loses_clean_copies_and_keeps_dirty_ones() {
+    let world = World::new();
+    let change = |number| world.disk.write(0, &[IoSlice::new(&content(0, number))]).expect("in range");
+    let (cache, volume) = world.open(held(16), WriteMode::Back);
+    (0..64).for_each(|block| drop(read(&volume, block)));
+    cache.settle().expect("the cache settles");
+    cache.close().expect("the cache closes");
+    drop((cache, volume));
+    change(7);
+    let (cache, volume) = world.open(held(16), WriteMode::BackSsd);
+    assert_eq!(number_of(0, &read(&volume, 0)), 7);
+    (1..64).for_each(|block| drop(read(&volume, block)));
+    assert_eq!(cache.stats().read_ssd_hits, 0, "its copies are of what it was");
+    world.disk.fail(Fault::every(Operation::Write));
+    write(&volume, 5, 2);
+    volume.flush().expect("the log is there");
+    cache.close().expect("the cache closes");
+    drop((cache, volume));
+    world.disk.clear_faults();
+    let unchanged = world.after_power_loss(Loss::Nothing);
+    change(8);
+    let cache = Cache::open(&world.config(held(16))).expect("the cache opens");
+    let refused = cache.attach("disk", world.disk.clone(), WriteMode::BackSsd).err();
+    assert!(refused.is_some(), "what is dirty belongs to the store as it was");
+    drop(cache);
+    let (_cache, volume) = unchanged.open(held(16), WriteMode::BackSsd);
+    eventually("the dirty block is there", || number_of(5, &read(&volume, 5)) == 2);
+}
