@@ -136,6 +136,21 @@ impl Geometry {
         Ok(geometry)
     }
 
+    /// Whether a file can be laid out like this: for numbers that nobody has checked.
+    pub(super) fn is_possible(&self) -> bool {
+        let (slots, count) = (u64::from(self.slots_per_segment), u64::from(self.segment_count));
+        let is_paged = |bytes: u64| bytes > 0 && bytes.is_multiple_of(PAGE) && bytes < 1 << 56;
+        slots > 0
+            && count * slots < u64::from(PLACE_LIMIT)
+            && (1..=self.segment_count).contains(&self.capacity_segments)
+            && self.segment_bytes == segment_bytes(self.block_size, slots)
+            && is_paged(self.journal_bytes / 2)
+            && is_paged(self.checkpoint_bytes)
+            && self.journal_offset == 2 * PAGE
+            && self.checkpoint_offset == self.journal_offset + self.journal_bytes
+            && self.segments_offset == self.checkpoint_offset + 2 * self.checkpoint_bytes
+    }
+
     pub fn file_bytes(&self) -> u64 {
         self.segments_offset + u64::from(self.segment_count) * self.segment_bytes
     }

@@ -105,6 +105,12 @@ impl Tombstones {
         before.is_some_and(|(_, &end)| block.as_u64() < end)
     }
 
+    /// Whether one takes the place of this version of `block`.
+    pub(super) fn bury(&self, block: BlockId, version: Version) -> bool {
+        let is_it = |one: &Tombstone| version < one.version && one.ids.contains(&block.as_u64());
+        self.list.iter().any(is_it)
+    }
+
     pub(super) fn insert(&mut self, tombstone: Tombstone) {
         let at = self.list.partition_point(|other| other.place() <= tombstone.place());
         self.list.insert(at, tombstone);
