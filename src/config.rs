@@ -30,6 +30,8 @@ pub enum SsdSize {
     Bytes(u64),
     /// So many cached blocks; spare segments and summaries come on top.
     Blocks(u64),
+    /// As the cache file that is there is laid out; without one nothing is opened.
+    AsFound,
 }
 
 /// The SSD tier.

@@ -103,7 +103,8 @@ impl Simulation {
         let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
         let below = |ssd| Below { ssd, read_ssd_hits: 0, disk_reads: 0, left_early: Vec::new() };
         let simulated = |ssd: &SsdConfig| {
-            Ok(below(Some(Ssd::simulated(ssd.geometry(config.block_size)?, ssd.policy.clone()))))
+            let geometry = ssd.geometry_without_file(config.block_size)?;
+            Ok(below(Some(Ssd::simulated(geometry, ssd.policy.clone()))))
         };
         let tiers = ssds.iter().map(simulated).collect::<Result<Vec<_>>>()?;
         Ok(Self {

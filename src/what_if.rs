@@ -250,7 +250,7 @@ impl Miniatures {
         let ram_blocks = u64::from(config.ram_layout()?.capacity);
         let ssd_blocks: Vec<u64> = match &config.ssd {
             Some(ssd) => {
-                let has = ssd.geometry(config.block_size)?.capacity_blocks();
+                let has = ssd.geometry_without_file(config.block_size)?.capacity_blocks();
                 SSD_TIMES.iter().map(|times| (has as f64 * times) as u64).collect()
             }
             None => SSD_TIMES_OF_RAM.iter().map(|times| (ram_blocks as f64 * times) as u64).collect(),

@@ -49,7 +49,8 @@ pub struct FileOptions {
     pub direct: bool,
     /// Refuses to write. Default: no.
     pub read_only: bool,
-    /// Holds a lock on the file, which any other opening with this option respects. Default: no.
+    /// Holds a lock on the file, which any other opening with this option respects; shared with other readers when
+    /// it is `read_only`. Default: no.
     pub lock: bool,
 }
 
@@ -101,7 +102,7 @@ impl FileDevice {
             return Err(failed(io::Error::other("it is neither a file nor a block device; name one")));
         }
         if options.lock {
-            lock(&buffered, path)?;
+            lock(&buffered, path, options.read_only)?;
         }
         let mut len_bytes = metadata.len();
         if is_block_device {
@@ -364,8 +365,8 @@ fn open_direct(options: &FileOptions, buffered: &File) -> Option<Direct> {
     })
 }
 
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
+fn lock(file: &File, path: &Path, is_shared: bool) -> Result<()> {
+    match if is_shared { file.try_lock_shared() } else { file.try_lock() } {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => {

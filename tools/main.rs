@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod failure;
+mod inspect;
 mod memory;
 mod page;
 mod policies;
@@ -19,7 +20,7 @@ mod units;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::{Failure, Result};
 
@@ -33,6 +34,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Inspect(inspect::InspectArgs),
     Replay(Box<replay::ReplayArgs>),
     Trace(Box<trace::command::TraceArgs>),
     Tune(Box<tune::TuneArgs>),
@@ -60,6 +62,7 @@ fn run() -> Result<()> {
         }
     };
     match arguments.command {
+        Command::Inspect(args) => inspect::main(&args, print),
         Command::Replay(args) => replay::main(&args, print),
         Command::Trace(args) => trace::command::main(&args, print),
         Command::Tune(args) => tune::main(&args, print),
@@ -79,12 +82,15 @@ fn usage(error: &clap::Error) -> Failure {
     let words: Vec<&str> = said.trim_start_matches("error:").split_whitespace().collect();
     let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let said = if is_help { "a subcommand is missing".to_string() } else { words.join(" ") };
-    Failure::input(said).remedy("see `terrace --help`, and `--help` of its commands")
+    let mut command = Arguments::command();
+    let asked = std::env::args().nth(1).filter(|name| command.find_subcommand_mut(name).is_some());
+    let asked = asked.map_or_else(String::new, |name| format!(" {name}"));
+    Failure::input(said).remedy(format!("see `terrace{asked} --help`"))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::CommandFactory as _;
 
     #[test]
     fn the_arguments_do_not_contradict_each_other() {

@@ -1,4 +1,4 @@
-//! A bar on standard error while a trace is read, when that is a terminal.
+//! A bar on standard error while something long is done, when that is a terminal.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,9 +8,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// A bar that is full when `bytes` bytes of the trace are taken.
+    /// A bar that is full when `bytes` bytes are done.
     pub(crate) fn new(what: &str, bytes: u64) -> Self {
         Self::styled(what, Some(bytes), "{msg:<12} {wide_bar} {bytes}/{total_bytes} {elapsed} (left: {eta})")
+    }
+
+    /// A bar that is full when `count` of something are done.
+    pub(crate) fn counted(what: &str, count: u64) -> Self {
+        Self::styled(
+            what,
+            Some(count),
+            "{msg:<12} {wide_bar} {human_pos}/{human_len} {elapsed} (left: {eta})",
+        )
     }
 
     /// A turning sign, where the end is a time and not a length.
@@ -29,11 +38,6 @@ impl Progress {
         Self(bar)
     }
 
-    /// A bar that is full when `total` steps of work are done.
-    pub(crate) fn counted(what: &str, total: u64) -> Self {
-        Self::styled(what, Some(total), "{msg:<12} {wide_bar} {percent:>3} % {elapsed} (left: {eta})")
-    }
-
     pub(crate) fn hidden() -> Self {
         Self(ProgressBar::hidden())
     }
@@ -41,6 +45,11 @@ impl Progress {
     /// So many more steps are done.
     pub(crate) fn advance(&self, steps: u64) {
         self.0.inc(steps);
+    }
+
+    /// Whether nobody sees it.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.0.is_hidden()
     }
 
     pub(crate) fn show(&self, position: &AtomicU64) {

@@ -160,7 +160,7 @@ fn log(tier: &mut Ssd, device: &FileDevice, volume: VolumeId, count: u64) -> u64
     let mut logged = 0;
     while logged < count {
         let copies: Vec<NewCopy> = (logged..count.min(logged + RECORD_BLOCKS)).map(copy_of).collect();
-        let mut plan = tier.plan_record(&copies).expect("the log has room");
+        let mut plan = tier.plan_record(&copies, 0).expect("the log has room");
         let taken = plan.block_count();
         plan.run(device, &vec![&block[..]; taken]).expect("the cache file can be written");
         tier.finish_record(plan);

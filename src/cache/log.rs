@@ -61,7 +61,12 @@ impl SsdTier {
 
     /// Writes `copies` to the log, whose whole blocks are `blocks`: the records of those, from the first on, that found
     /// room, and how many these are. They are not durable yet.
-    fn write_records(&self, copies: &[NewCopy], blocks: &[&[u8]]) -> Result<(Tickets, usize), TierError> {
+    fn write_records(
+        &self,
+        copies: &[NewCopy],
+        blocks: &[&[u8]],
+        now_us: u64,
+    ) -> Result<(Tickets, usize), TierError> {
         let (mut tickets, mut logged) = (Tickets::new(), 0);
         while logged < copies.len() {
             if self.with(|tier| tier.log_must_restart()) && !self.is_off() {
@@ -72,7 +77,7 @@ impl SsdTier {
                 if self.is_off() {
                     return Err(given_up());
                 }
-                state.tier.plan_record(&copies[logged..])
+                state.tier.plan_record(&copies[logged..], now_us)
             };
             let Some(mut plan) = plan else { break };
             let (ticket, count) = (plan.ticket(), plan.block_count());
@@ -166,7 +171,7 @@ impl Inner {
         let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
         let data: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
         let was_recovering = ssd.with(|tier| tier.is_recovering());
-        let result = ssd.write_records(&copies, &data);
+        let result = ssd.write_records(&copies, &data, self.clock.now_us());
         drop(data);
         self.start_reclaim_early(&ssd);
         let mut blocks = group.blocks;

@@ -236,6 +236,21 @@ impl Cache {
         self.handle.inner.stats()
     }
 
+    /// The dirty blocks that the cache file has of the volume `name` go to whatever is attached under that name next,
+    /// however it looks: for a backing store that was changed or replaced on purpose, which is refused otherwise. What
+    /// the cache file has of it beside these is not believed any more. Nothing when the volume is attached or not known.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn forget_identity(&self, name: &str) -> Result<()> {
+        let inner = &self.handle.inner;
+        inner.check_open()?;
+        if let Some(ssd) = inner.ssd() {
+            ssd.with(|tier| tier.forget_identity(name));
+        }
+        Ok(())
+    }
+
     /// Waits until nothing is under way: every dirty block written and synced, every demotion and reclaim done.
     ///
     /// # Errors

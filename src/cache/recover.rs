@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use hashbrown::HashMap;
+use terrace_tiers::Error as TierError;
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::device::{Device, Identity};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
@@ -36,10 +37,41 @@ const MERGE_BYTES_MAX: usize = 4 << 20;
 impl SsdConfig {
     /// The layout of the cache file.
     pub(crate) fn geometry(&self, block_size: BlockSize) -> Result<Geometry> {
+        match self.size {
+            SsdSize::AsFound => self.geometry_found(block_size),
+            _ => self.geometry_without_file(block_size),
+        }
+    }
+
+    /// The same, where there is no cache file to look at.
+    pub(crate) fn geometry_without_file(&self, block_size: BlockSize) -> Result<Geometry> {
         Ok(match self.size {
             SsdSize::Bytes(bytes) => Geometry::for_bytes(block_size, bytes)?,
             SsdSize::Blocks(blocks) => Geometry::for_blocks(block_size, blocks)?,
+            SsdSize::AsFound => {
+                let what = "a simulation looks at no cache file; give the size of the SSD in bytes or blocks";
+                return Err(Error::Config(what.into()));
+            }
         })
+    }
+
+    fn geometry_found(&self, block_size: BlockSize) -> Result<Geometry> {
+        let found = match &self.device {
+            Some(device) => Ssd::geometry_of(&**device)?,
+            None => {
+                let options = FileOptions { read_only: true, ..FileOptions::new(&self.path) };
+                Ssd::geometry_of(&FileDevice::open(&options)?)?
+            }
+        };
+        if found.block_size != block_size {
+            return Err(Error::from(TierError::Mismatch {
+                field: "block bytes",
+                in_file: found.block_size.bytes().to_string(),
+                wanted: block_size.bytes().to_string(),
+                remedy: "open it with the block size that it was made with",
+            }));
+        }
+        Ok(found)
     }
 }
 

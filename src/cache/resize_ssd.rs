@@ -49,8 +49,8 @@ impl Inner {
         let ssd = self.ssd_in_use();
         let ssd =
             ssd.ok_or_else(|| Error::Config("there is no SSD in use whose size could change".into()))?;
-        let file_bytes = self.file_bytes_of(size)?;
         let before = ssd.with(|tier| tier.geometry());
+        let file_bytes = self.file_bytes_of(size, before)?;
         let geometry = ssd.with(|tier| tier.plan_resize(file_bytes))?;
         if geometry != before {
             self.finish_recovery(&ssd)?;
@@ -72,9 +72,9 @@ impl Inner {
     /// may be at its end, and nobody has attached the volumes yet that they belong to.
     pub(super) fn fit_ssd(self: &Arc<Self>, size: SsdSize) -> Result<()> {
         let Some(ssd) = self.ssd_in_use() else { return Ok(()) };
-        let file_bytes = self.file_bytes_of(size)?;
-        let keeps_size =
-            ssd.with(|tier| file_bytes < tier.geometry().file_bytes() && tier.dirty_blocks() > 0);
+        let found = ssd.with(|tier| tier.geometry());
+        let file_bytes = self.file_bytes_of(size, found)?;
+        let keeps_size = file_bytes < found.file_bytes() && ssd.with(|tier| tier.dirty_blocks() > 0);
         if keeps_size { Ok(()) } else { self.resize_ssd(size).map(drop) }
     }
 
@@ -91,8 +91,9 @@ impl Inner {
         Ok(())
     }
 
-    fn file_bytes_of(&self, size: SsdSize) -> Result<u64> {
+    fn file_bytes_of(&self, size: SsdSize, found: Geometry) -> Result<u64> {
         Ok(match size {
+            SsdSize::AsFound => found.file_bytes(),
             SsdSize::Bytes(bytes) => bytes,
             SsdSize::Blocks(blocks) => Geometry::for_blocks(self.size, blocks)?.file_bytes(),
         })

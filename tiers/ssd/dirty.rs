@@ -85,19 +85,21 @@ impl LogRead {
 impl Ssd {
     /// Where the first of `copies` go, as many as fit one record; none when there is no room before something is
     /// destaged. No block may be on its way already. The record, and then a sync, make them durable, when the journal was
-    /// made durable since their volume was attached.
-    pub fn plan_record(&mut self, copies: &[NewCopy]) -> Option<RecordPlan> {
+    /// made durable since their volume was attached. `now_us`, microseconds of any clock, says later how old they are.
+    pub fn plan_record(&mut self, copies: &[NewCopy], now_us: u64) -> Option<RecordPlan> {
         assert!(!self.is_simulated && !copies.is_empty(), "records need a device and blocks");
         if self.dirty.must_restart() {
             return None;
         }
+        // Until 2106.
+        let now_s = u32::try_from(now_us / 1_000_000).unwrap_or(u32::MAX);
         let (count, room) = self.dirty.room_for(copies)?;
         assert!(count > 0, "every block fits a segment");
         if let Room::Next = room {
             let (segment, generation) = self.log.open_dirty()?;
             self.dirty.open_segment(segment, generation);
         }
-        let (header, page) = self.dirty.plan(self.file_id, &copies[..count]);
+        let (header, page) = self.dirty.plan(self.file_id, &copies[..count], now_s);
         let offset = self.geometry.segment_offset(header.segment) + u64::from(page) * PAGE_BYTES as u64;
         let ticket = LogTicket { sequence: header.sequence, round: self.dirty.round() };
         let plan = RecordPlan { ticket, header, offset, size: self.geometry.block_size };

@@ -112,6 +112,13 @@ pub(super) struct DirtySegment {
     pub(super) is_closed: bool,
 }
 
+impl LogCopy {
+    /// Whether it begins on this page of the segment of this generation.
+    pub(super) fn is_at(&self, generation: u32, page: u32) -> bool {
+        (self.generation, self.page) == (generation, page)
+    }
+}
+
 impl DirtySegment {
     pub(super) fn new(segment: u32, generation: u32, first_sequence: u64) -> Self {
         Self {
@@ -136,8 +143,13 @@ impl DirtySegment {
     }
 
     pub(super) fn is_dead(&self, index: u32) -> bool {
-        self.dead.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+        is_dead_in(&self.dead, index)
     }
+}
+
+/// Whether copy number `index` is dead in a segment's words.
+pub(super) fn is_dead_in(words: &[u64], index: u32) -> bool {
+    words.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
 }
 
 /// What a record finds room in.
@@ -267,6 +279,12 @@ impl DirtyLog {
         newest.or_else(|| self.older.get(&(block, epoch)))
     }
 
+    /// The copies of `block` that are to go below, the last one to do so first.
+    pub(super) fn dirty_copies(&self, block: BlockId) -> impl Iterator<Item = &LogCopy> {
+        let older = self.older.range((block, 0)..=(block, u64::MAX)).rev().map(|(_, copy)| copy);
+        self.copies.get(&block).into_iter().chain(older).filter(|copy| copy.state == CopyState::Dirty)
+    }
+
     /// Whether the copy of this version is still one that counts.
     pub(super) fn has_version(&self, block: BlockId, version: Version) -> bool {
         let is_it = |copy: &LogCopy| copy.version == version;
@@ -352,7 +370,7 @@ impl DirtyLog {
     }
 
     /// Gives the next place in the open segment to `copies`, which fit it: the header, and its page.
-    pub(super) fn plan(&mut self, file_id: u64, copies: &[NewCopy]) -> (RecordHeader, u32) {
+    pub(super) fn plan(&mut self, file_id: u64, copies: &[NewCopy], now_s: u32) -> (RecordHeader, u32) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let segment = self.segments.back_mut().expect("an open segment");
@@ -373,6 +391,7 @@ impl DirtyLog {
             sequence,
             synced_through: self.synced_through,
             epoch: copies[0].epoch,
+            written_s: now_s,
             entries,
         };
         let first_index = segment.blocks.len() as u32;

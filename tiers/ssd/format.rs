@@ -12,12 +12,15 @@
 //! | 40  | 4     | slots per segment                       | 108 | 4     | items in the checkpoint           |
 //! | 44  | 4     | segment count                           | 112 | 8     | number of the checkpoint          |
 //! | 48  | 4     | capacity segments                       | 120 | 8     | bytes of the checkpoint           |
-//! | 52  | 4     | zero                                    | 128 | 3964  | zero                              |
+//! | 52  | 4     | formats of journal, checkpoint, summary, record | 128 | 3964 | zero                       |
 //! | 56  | 24    | journal offset, journal bytes, checkpoint offset | 4092 | 4 | CRC32C of the 4092 before |
 //!
 //! Trusted when magic and checksum hold; the copy with the higher sequence first, the other when the checkpoint it
 //! names is whole and the first one's is not. Both copies are rewritten one after the other with a sync after each,
 //! so after a finished write no older one is left to fall back to. Breaking it loses the cache, not data.
+//!
+//! The format of a structure is the last letter of its magic. A file with any other than those here is refused whole, so
+//! that nothing of another release is ever taken for something torn.
 //!
 //! **Frame**, a number of items in whole pages: a record of the journal, a chunk of a checkpoint.
 //!
@@ -51,12 +54,27 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version};
 use super::encoding::Item;
 use super::geometry::Geometry;
 use super::plan::Entry;
+use super::record::RECORD_MAGIC;
+#[cfg(feature = "fuzz")]
+use super::record::header_bytes;
 use super::segment::Stream;
 
 const SUPERBLOCK_MAGIC: [u8; 8] = *b"TERRACE1";
 pub(super) const JOURNAL_MAGIC: [u8; 8] = *b"TERRJRN1";
 pub(super) const CHECKPOINT_MAGIC: [u8; 8] = *b"TERRCKP1";
 const SUMMARY_MAGIC: [u8; 8] = *b"TERRSEG1";
+
+/// The structures whose formats stand in the superblock, from this byte on.
+const PARTS: [(&str, [u8; 8]); 4] = [
+    ("format of the journal", JOURNAL_MAGIC),
+    ("format of the checkpoint", CHECKPOINT_MAGIC),
+    ("format of summaries", SUMMARY_MAGIC),
+    ("format of records", RECORD_MAGIC),
+];
+const PART_FORMATS_AT: usize = 52;
+
+/// The version of the format, as a number.
+pub(super) const FORMAT: u32 = (SUPERBLOCK_MAGIC[7] - b'0') as u32;
 
 pub(super) const FRAME_HEADER_BYTES: usize = 64;
 /// No frame is longer.
@@ -175,6 +193,7 @@ impl Superblock {
         ] {
             put(&mut page, at, &value.to_le_bytes());
         }
+        put(&mut page, PART_FORMATS_AT, &PARTS.map(|(_, magic)| magic[7]));
         let crc = crc32c(&[&page[..PAGE_BYTES - 4]]);
         put(&mut page, PAGE_BYTES - 4, &crc.to_le_bytes());
         page
@@ -186,10 +205,16 @@ impl Superblock {
             return Err(SuperblockFault::Foreign);
         }
         if page[7] != SUPERBLOCK_MAGIC[7] {
-            return Err(SuperblockFault::OtherFormat(page[7]));
+            let (field, wanted) = ("format", SUPERBLOCK_MAGIC[7]);
+            return Err(SuperblockFault::OtherFormat { field, in_file: page[7], wanted });
         }
         if crc32c(&[&page[..PAGE_BYTES - 4]]) != get_u32(page, PAGE_BYTES - 4) {
             return Err(SuperblockFault::Checksum);
+        }
+        for ((field, magic), &in_file) in PARTS.iter().zip(&page[PART_FORMATS_AT..]) {
+            if in_file != magic[7] {
+                return Err(SuperblockFault::OtherFormat { field, in_file, wanted: magic[7] });
+            }
         }
         let geometry = Geometry {
             block_size: BlockSize::new(get_u64(page, 24)).map_err(|_| SuperblockFault::Checksum)?,
@@ -221,7 +246,12 @@ impl Superblock {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SuperblockFault {
     Foreign,
-    OtherFormat(u8),
+    /// Which structure is of another release, and what stands in the place of its format.
+    OtherFormat {
+        field: &'static str,
+        in_file: u8,
+        wanted: u8,
+    },
     Checksum,
 }
 
@@ -372,14 +402,16 @@ pub(super) fn crc_around(bytes: &[u8], at: usize) -> u32 {
     crc32c(&[&bytes[..at], &[0; 4], &bytes[at + 4..]])
 }
 
-/// Makes the checksum right of whatever structure `bytes` begin with, if they are long enough for what it claims.
+/// Makes the checksum right of whatever structure `bytes` begin with, if they are long enough for what it claims, in a
+/// file with blocks of this size.
 #[cfg(feature = "fuzz")]
-pub(super) fn repair_crc(bytes: &mut [u8]) {
+pub(super) fn repair_crc(bytes: &mut [u8], size: BlockSize) {
     let Some(magic) = bytes.first_chunk::<8>() else { return };
     let (end, at) = match *magic {
         SUPERBLOCK_MAGIC => (PAGE_BYTES - 4, PAGE_BYTES - 4),
         JOURNAL_MAGIC | CHECKPOINT_MAGIC => (FRAME_HEADER_BYTES + get_u32(bytes, 36) as usize, 40),
         SUMMARY_MAGIC => (SUMMARY_HEADER_BYTES + get_u32(bytes, 40) as usize * SUMMARY_ENTRY_BYTES, 44),
+        RECORD_MAGIC => (header_bytes(get_u32(bytes, 40) as usize, size), 48),
         _ => return,
     };
     if end <= bytes.len() {

@@ -9,36 +9,47 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
-use crate::block::{BlockId, BlockSize, PAGE_BYTES, VolumeId};
-use crate::device::{Device, Identity};
+use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId};
+use crate::device::Device;
 use crate::testing::MemoryDevice;
 
-use super::encoding::{CheckpointItem, Item, JournalEntry};
+use super::encoding::{CheckpointItem, Counters, Item, JournalEntry, VolumeEntry};
 use super::format::{
     CHECKPOINT_MAGIC, FRAME_HEADER_BYTES, FrameHeader, JOURNAL_MAGIC, Pages, Summary, Superblock, repair_crc,
 };
-use super::{Demote, Geometry, JournalPlan, SealPlan, Ssd, SsdPolicy, VoidMark, append};
+use super::record::{RECORD_MAGIC, RecordHeader, RecordPlace};
+use super::recover::Believed;
+use super::recover_log::recover_log;
+use super::{FileAtRest, Finding, Geometry, Ssd, SsdPolicy, VoidMark, Watcher, verify};
+
+mod user;
+
+use user::User;
 
 /// An entry; whether the bytes were believed.
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every entry and its name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("superblock", superblock),
     ("frame", frame),
     ("summary", summary),
     ("checkpoint", checkpoint),
     ("journal", journal),
+    ("record", record),
+    ("log", log),
     ("image", image),
 ];
 
-const IDENTITY: Identity = Identity { bytes: 1, modified_ns: 2, inode: 3, device: 4 };
 const NO_FAULTS: &str = "a device in RAM does not fail";
 
 /// The layout of every file here: the smallest that goes round.
 pub fn geometry() -> Geometry {
-    let block_size = BlockSize::new(PAGE_BYTES as u64).expect("a power of two");
-    Geometry::for_blocks(block_size, 16).expect("it fits")
+    Geometry::for_blocks(block_size(), 16).expect("it fits")
+}
+
+fn block_size() -> BlockSize {
+    BlockSize::new(PAGE_BYTES as u64).expect("a power of two")
 }
 
 /// Runs `target` on `bytes`, padded to whole pages, as they are and with the checksums made right.
@@ -46,7 +57,7 @@ fn both_ways(bytes: &[u8], target: impl Fn(&[u8]) -> bool) -> bool {
     let mut padded = bytes.to_vec();
     padded.resize(bytes.len().next_multiple_of(PAGE_BYTES).max(PAGE_BYTES), 0);
     let is_believed = target(&padded);
-    (0..padded.len()).step_by(PAGE_BYTES).for_each(|at| repair_crc(&mut padded[at..]));
+    (0..padded.len()).step_by(PAGE_BYTES).for_each(|at| repair_crc(&mut padded[at..], block_size()));
     target(&padded) || is_believed
 }
 
@@ -139,16 +150,67 @@ pub fn journal(bytes: &[u8]) -> bool {
     })
 }
 
+/// Pages as the header of a record, in a segment of any size.
+pub fn record(bytes: &[u8]) -> bool {
+    both_ways(bytes, |bytes| {
+        let (file_id, segment) = (word(bytes, 8), word(bytes, 16) as u32);
+        let place = RecordPlace { file_id, segment, generation: None, pages_left: u32::MAX };
+        let Some(header) = RecordHeader::from_bytes(bytes, place, block_size()) else { return false };
+        let again = RecordHeader::from_bytes(&header.to_pages(block_size()), place, block_size());
+        assert_eq!(again, Some(header));
+        true
+    })
+}
+
+/// The segments of a file as those of a log after which nothing was checkpointed; as in [`image`].
+pub fn log(bytes: &[u8]) -> bool {
+    both_ways(&file_of(bytes), |file| {
+        let segments = &file[geometry().segments_offset as usize..];
+        let mut pages = segments.chunks_exact(PAGE_BYTES);
+        let Some(first) = pages.find(|page| page.starts_with(&RECORD_MAGIC)) else { return false };
+        let (superblock, counters) = before_any_record(word(first, 8));
+        let volume = VolumeEntry::new(VolumeId::new(0), "disk".into(), None, Version::ZERO);
+        let items = vec![CheckpointItem::Volume(volume)];
+        let mut believed = Believed::new(&superblock, &counters, items).expect("a possible file");
+        believed.settle(&counters, 0).expect("a possible file");
+        let device = device_of(file);
+        recover_log(&device, &believed, &counters).is_ok_and(|log| log.dirty_count() > 0)
+    })
+}
+
+/// What a file says that was not used yet.
+fn before_any_record(file_id: u64) -> (Superblock, Counters) {
+    let superblock = Superblock {
+        file_id,
+        sequence: 1,
+        geometry: geometry(),
+        opening: 1,
+        is_clean: false,
+        checkpoint_area: 0,
+        checkpoint_items: 0,
+        checkpoint_number: 1,
+        checkpoint_bytes: 0,
+    };
+    (superblock, Counters { next_generation: 1, believed_from: 1, next_record: 1, ..Counters::default() })
+}
+
+/// A device that holds `file`.
+fn device_of(file: &[u8]) -> MemoryDevice {
+    let device = MemoryDevice::new(geometry().file_bytes());
+    for (number, page) in file.chunks_exact(PAGE_BYTES).enumerate() {
+        if page.iter().any(|&byte| byte != 0) {
+            device.write((number * PAGE_BYTES) as u64, &[IoSlice::new(page)]).expect(NO_FAULTS);
+        }
+    }
+    device
+}
+
 /// A whole cache file, of which only some bytes are not zero: runs of a page number (4 bytes), a length (2 bytes) and
-/// that many bytes from the start of that page on. What opens is used, closed and opened again.
+/// that many bytes from the start of that page on. It is inspected; what opens is used, closed and opened again.
 pub fn image(bytes: &[u8]) -> bool {
     both_ways(&file_of(bytes), |file| {
-        let device = MemoryDevice::new(geometry().file_bytes());
-        for (number, page) in file.chunks_exact(PAGE_BYTES).enumerate() {
-            if page.iter().any(|&byte| byte != 0) {
-                device.write((number * PAGE_BYTES) as u64, &[IoSlice::new(page)]).expect(NO_FAULTS);
-            }
-        }
+        let device = device_of(file);
+        inspect(&device);
         let Ok(ssd) = Ssd::open(&device, geometry(), SsdPolicy::default()) else { return false };
         let mut user = User::new(ssd, &device);
         user.use_all();
@@ -157,6 +219,23 @@ pub fn image(bytes: &[u8]) -> bool {
         let _ = Ssd::open(&device, geometry(), SsdPolicy::default());
         true
     })
+}
+
+/// Everything that can be asked of a file at rest.
+fn inspect(device: &MemoryDevice) {
+    struct Nobody;
+    impl Watcher for Nobody {
+        fn at(&mut self, _: u64) {}
+        fn found(&mut self, _: Finding) {}
+    }
+    let _ = verify(device, &mut Nobody);
+    let Ok(file) = FileAtRest::open(device) else { return };
+    let info = file.info().expect(NO_FAULTS);
+    for volume in info.volumes {
+        (0..4).for_each(|number| {
+            file.explain(BlockId::new(volume.id, number)).expect(NO_FAULTS);
+        });
+    }
 }
 
 const RUN_HEADER_BYTES: usize = 6;
@@ -174,18 +253,20 @@ fn file_of(mut bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The bytes that [`image`] takes for `file`, without the content of slots.
-fn image_of(file: &[u8]) -> Vec<u8> {
+/// The bytes that [`image`] takes for `file` from the offset `first` on, without the content of slots.
+fn image_of(file: &[u8], first: u64) -> Vec<u8> {
     let geometry = geometry();
     let is_slot = |at: u64| {
-        at >= geometry.segments_offset
-            && (at - geometry.segments_offset) % geometry.segment_bytes
-                < geometry.segment_bytes - geometry.summary_bytes()
+        let Some(inside) = at.checked_sub(geometry.segments_offset) else { return false };
+        let segment = at - inside % geometry.segment_bytes;
+        !file[segment as usize..].starts_with(&RECORD_MAGIC)
+            && inside % geometry.segment_bytes < geometry.segment_bytes - geometry.summary_bytes()
     };
     let mut bytes = Vec::new();
     for (number, page) in file.chunks_exact(PAGE_BYTES).enumerate() {
         let page = without_last_zeros(page);
-        if !page.is_empty() && !is_slot((number * PAGE_BYTES) as u64) {
+        let at = (number * PAGE_BYTES) as u64;
+        if !page.is_empty() && at >= first && !is_slot(at) {
             bytes.extend((number as u32).to_le_bytes());
             bytes.extend((page.len() as u16).to_le_bytes());
             bytes.extend(page);
@@ -197,116 +278,6 @@ fn image_of(file: &[u8]) -> Vec<u8> {
 fn without_last_zeros(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     &bytes[..end]
-}
-
-/// What calls a tier, one after the other, every plan run and finished at once.
-struct User<'a> {
-    ssd: Ssd,
-    device: &'a MemoryDevice,
-    volume: VolumeId,
-}
-
-impl<'a> User<'a> {
-    fn new(mut ssd: Ssd, device: &'a MemoryDevice) -> Self {
-        let volume = ssd.attach_volume("disk", Some(IDENTITY));
-        // With dirty blocks of a volume that looked otherwise.
-        let volume = volume.or_else(|_| ssd.attach_volume("another", Some(IDENTITY))).expect(NO_FAULTS);
-        Self { ssd, device, volume }
-    }
-
-    fn create(device: &'a MemoryDevice) -> Self {
-        Self::new(Ssd::create(device, geometry(), SsdPolicy::default()).expect(NO_FAULTS), device)
-    }
-
-    /// Everything that can be asked of a tier.
-    fn use_all(&mut self) {
-        let known: Vec<VolumeId> = self.ssd.volumes().map(|volume| volume.id).collect();
-        for volume in known {
-            (0..32).for_each(|number| self.read(BlockId::new(volume, number)));
-        }
-        self.demote(100..140);
-        self.void(110..112, VoidMark::Exact);
-        self.void(112..114, VoidMark::Region);
-        let version = self.ssd.first_version().next();
-        self.ssd.void_range(BlockId::new(self.volume, 114), 3, version);
-        self.settle_journal();
-        self.demote(140..200);
-        (0..200).for_each(|number| self.read(BlockId::new(self.volume, number)));
-        self.ssd.stats();
-    }
-
-    fn demote(&mut self, numbers: std::ops::Range<u64>) {
-        for number in numbers {
-            let (block, version) = (BlockId::new(self.volume, number), self.ssd.first_version());
-            if let Demote::Append(plan) = self.ssd.plan_demote(block, version, true, 0) {
-                let crcs = append(self.device, &[plan], &[&[number as u8; PAGE_BYTES]]).expect(NO_FAULTS);
-                let seal = self.ssd.finish_append(&[plan], Some(&crcs));
-                self.seal(seal);
-            }
-            self.reclaim();
-        }
-    }
-
-    fn seal(&mut self, plan: Option<SealPlan>) {
-        let Some(plan) = plan else { return };
-        self.settle_journal();
-        plan.run(self.device).expect(NO_FAULTS);
-        self.ssd.finish_seal(plan, true);
-    }
-
-    fn read(&mut self, block: BlockId) {
-        let Some(plan) = self.ssd.plan_read(block) else { return };
-        let mut data = vec![0; PAGE_BYTES];
-        self.device.read(plan.offset, &mut [IoSliceMut::new(&mut data)]).expect(NO_FAULTS);
-        self.ssd.finish_read(&plan, plan.verify(&data));
-    }
-
-    fn void(&mut self, numbers: std::ops::Range<u64>, mark: VoidMark) {
-        let version = self.ssd.first_version().next();
-        numbers.for_each(|number| {
-            self.ssd.void(BlockId::new(self.volume, number), version, mark);
-        });
-        self.settle_journal();
-    }
-
-    fn settle_journal(&mut self) {
-        loop {
-            match self.ssd.plan_journal() {
-                JournalPlan::Nothing => return,
-                JournalPlan::Write(write) => {
-                    write.run(self.device).expect(NO_FAULTS);
-                    self.ssd.finish_journal(&write, true);
-                }
-                JournalPlan::Full => self.ssd.checkpoint(self.device).expect(NO_FAULTS),
-            }
-        }
-    }
-
-    fn reclaim(&mut self) {
-        while let Some(plan) = self.ssd.plan_reclaim() {
-            let entries = plan.run(self.device).ok();
-            for moved in self.ssd.plan_moves(&plan, entries.as_deref()) {
-                let mut data = vec![0; PAGE_BYTES];
-                self.device.read(moved.from.offset, &mut [IoSliceMut::new(&mut data)]).expect(NO_FAULTS);
-                let crcs = moved.from.verify(&data).then(|| append(self.device, &[moved.to], &[&data]));
-                let crcs = crcs.map(|crcs| crcs.expect(NO_FAULTS));
-                let seal = self.ssd.finish_moves(&[moved], crcs.as_deref());
-                self.seal(seal);
-            }
-            self.ssd.finish_reclaim(&plan);
-            self.settle_journal();
-        }
-    }
-
-    fn close(&mut self) {
-        self.ssd.detach_volume(self.volume, Some(IDENTITY));
-        for plan in self.ssd.plan_seal_open() {
-            self.seal(Some(plan));
-        }
-        let plan = self.ssd.plan_checkpoint(true);
-        plan.run(self.device).expect(NO_FAULTS);
-        self.ssd.finish_checkpoint(plan, true);
-    }
 }
 
 /// A valid input of a target.
@@ -342,7 +313,14 @@ pub fn valid() -> Vec<Valid> {
         for segment in 0..3 {
             add("summary", part(geometry.summary_offset(segment), geometry.summary_bytes()));
         }
-        found.push(Valid { target: "image", name, bytes: image_of(&file) });
+        let segments = part(geometry.segments_offset, file.len() as u64 - geometry.segments_offset);
+        let records = segments.chunks_exact(PAGE_BYTES).filter(|page| page.starts_with(&RECORD_MAGIC));
+        records.take(2).for_each(|page| add("record", page));
+        let bytes = image_of(&file, geometry.segments_offset);
+        if log(&bytes) {
+            found.push(Valid { target: "log", name, bytes });
+        }
+        found.push(Valid { target: "image", name, bytes: image_of(&file, 0) });
     }
     found
 }
@@ -361,6 +339,9 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
     user.demote(0..20);
     user.void(3..6, VoidMark::Exact);
     user.void(8..9, VoidMark::Region);
+    user.log(20..23, 1);
+    user.log(22..24, 2);
+    user.bury(20..21, 2);
     found.push(("in-use", content()));
     found.push(("dense-journal", with_dense_journal(content())));
     user.close();

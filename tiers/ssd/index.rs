@@ -161,6 +161,12 @@ impl Index {
         Some(removed)
     }
 
+    /// Every block that is in, in no order.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
+        let cells = (0..self.cells.len()).map(|at| self.cells.get(at));
+        cells.filter(|&cell| cell != EMPTY).map(|cell| BlockId::from_u64(cell[0]))
+    }
+
     /// Takes out every block that `is_out` names, and gives them to it once.
     pub(super) fn remove_where(&mut self, mut is_out: impl FnMut(BlockId, Found) -> bool) {
         // From a cell after an empty one, so that no run that was seen is shifted into reach again.

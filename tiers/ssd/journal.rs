@@ -14,7 +14,8 @@
 //! generation of the first, and its entries follow the ones before. The checkpoint names the lowest generation that
 //! is not left over; the half with the lower generation comes first. Entries that the checkpoint has absorbed are
 //! skipped; a gap after those means that a frame in the middle was lost, and the file is damaged: it could void what
-//! is still believed. Only the last frame can be torn, and it was not acknowledged.
+//! is still believed. Only the last frame can be torn, and it was not acknowledged: one that is whole and of the same
+//! generation behind a torn one is a gap too, since a frame is written when the one before it is durable.
 //!
 //! A failed write is written again in the same place: frames that were never acknowledged may be lost. An opening goes
 //! on behind the last whole frame, when a sync has made that durable: what a torn one left there is overwritten, and a
@@ -23,6 +24,7 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
+use crate::block::PAGE_BYTES;
 use crate::device::Device;
 use crate::error::{Error, Result};
 
@@ -257,7 +259,19 @@ impl JournalEnd {
     }
 }
 
-struct Record {
+/// Where the frames of a half end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct HalfEnd {
+    pub(super) frames: u64,
+    /// From the start of the half on.
+    pub(super) bytes: u64,
+    /// What follows is the next frame, and not whole.
+    pub(super) is_torn: bool,
+    /// The last entry that is found behind the end, as far as one frame can reach: there was more, and it is damaged.
+    lost_before: Option<Seq>,
+}
+
+pub(super) struct Record {
     half: usize,
     generation: u64,
     first: u64,
@@ -279,7 +293,13 @@ pub(super) fn replay(
     let mut records = Vec::new();
     let mut used_bytes = [0; 2];
     for (half, used_bytes) in used_bytes.iter_mut().enumerate() {
-        *used_bytes = read_half(device, geometry, file_id, half, generation, &mut records)?;
+        let end = read_half(device, geometry, file_id, half, generation, &mut records)?;
+        if let Some(last) = end.lost_before.filter(|last| last.0 > absorbed) {
+            let what =
+                format!("a frame of the journal before entry {} is torn, and not the last one", last.0);
+            return Err(Error::Damaged { what });
+        }
+        *used_bytes = end.bytes;
     }
     records.sort_by_key(|record| (record.generation, record.first));
     let end = JournalEnd::before(generation);
@@ -304,19 +324,20 @@ pub(super) fn replay(
     Ok(replayed)
 }
 
-/// Adds the intact chain of frames from the start of `half` on, and says how many bytes it takes.
-fn read_half(
+/// Adds the intact chain of frames from the start of `half` on.
+pub(super) fn read_half(
     device: &dyn Device,
     geometry: &Geometry,
     file_id: u64,
     half: usize,
     generation: u64,
     records: &mut Vec<Record>,
-) -> Result<u64> {
+) -> Result<HalfEnd> {
     let (start, half_bytes) = (geometry.journal_half_offset(half), geometry.journal_half_bytes());
     let mut window = Pages::new(FRAME_BYTES_MAX.min(half_bytes as usize));
     let (mut window_at, mut window_len) = (0u64, 0usize);
     let (mut at, mut chain): (u64, Option<(u64, u64)>) = (0, None);
+    let (mut frames, mut is_torn) = (0, false);
     while at < half_bytes {
         let mut inside = (at - window_at) as usize;
         let header = |bytes: &[u8]| FrameHeader::from_bytes(bytes, JOURNAL_MAGIC, file_id);
@@ -339,10 +360,31 @@ fn read_half(
         if !follows || !is_sane {
             break;
         }
-        let Some(entries) = header.items(bytes) else { break };
+        let Some(entries) = header.items(bytes) else {
+            is_torn = true;
+            break;
+        };
+        frames += 1;
         chain = Some((header.number, header.first + entries.len() as u64));
         at += header.frame_bytes() as u64;
         records.push(Record { half, generation: header.number, first: header.first, entries });
     }
-    Ok(at)
+    let is_later = |header: &FrameHeader| match chain {
+        None => header.number >= generation,
+        Some((number, end)) => header.number == number && header.first >= end,
+    };
+    let window_len = (half_bytes - at).min(window.len() as u64) as usize;
+    device.read(start + at, &mut [IoSliceMut::new(&mut window[..window_len])])?;
+    let lost_before = last_of_later_frames(&window[..window_len], file_id, is_later);
+    Ok(HalfEnd { frames, bytes: at, is_torn, lost_before })
+}
+
+/// The last entry of the whole frames that begin in `window` after its first page, and that are `is_later`.
+fn last_of_later_frames(window: &[u8], file_id: u64, is_later: impl Fn(&FrameHeader) -> bool) -> Option<Seq> {
+    let frames = (PAGE_BYTES..window.len()).step_by(PAGE_BYTES).filter_map(|at| {
+        let header = FrameHeader::from_bytes(&window[at..], JOURNAL_MAGIC, file_id).filter(&is_later)?;
+        let entries = header.items::<JournalEntry>(&window[at..]).filter(|entries| !entries.is_empty())?;
+        Some(JournalSeq(header.first.saturating_add(entries.len() as u64 - 1)))
+    });
+    frames.max()
 }

@@ -18,6 +18,7 @@
 //! | checkpoint | writing and reading one                                                            |
 //! | resize     | another size of the file                                                           |
 //! | recover    | which copies of a file at rest are believed                                        |
+//! | inspect    | what a file at rest holds, explained and verified; never writes                    |
 //! | overwritten | what of them the journal calls void                                               |
 //! | scan       | finds clean copies again while the tier serves                                     |
 //! | stats      | the counters                                                                       |
@@ -51,6 +52,7 @@ mod format;
 pub mod fuzz;
 mod geometry;
 mod index;
+mod inspect;
 mod journal;
 mod log;
 mod moving_index;
@@ -84,11 +86,16 @@ pub use checkpoint::CheckpointPlan;
 pub use dirty::{DestageRun, LogRead};
 pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
+pub use inspect::{
+    CopyPlace, Explanation, FileAtRest, FileCounters, FileInfo, Finding, FoundCopy, Row, SegmentCounts,
+    Severity, Structure, Verdict, VolumeInfo, Warmth, Watcher, verify,
+};
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
 pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };
 pub use record::{RecordPlan, SectorMask};
+pub use recover::Doubt;
 pub use scan::{ScanPlan, Scanned};
 pub use stats::SsdStats;
 pub use tombstones::Tombstone;
@@ -256,6 +263,14 @@ impl Ssd {
         Ok(ssd)
     }
 
+    /// How the cache file on `device` is laid out.
+    ///
+    /// # Errors
+    /// Those of the device; [`Error::NotACacheFile`], [`Error::Mismatch`] with the format, [`Error::Damaged`].
+    pub fn geometry_of(device: &dyn Device) -> Result<Geometry> {
+        recover::geometry_of(device)
+    }
+
     fn checkpoint(&mut self, device: &dyn Device) -> Result<()> {
         let plan = self.plan_checkpoint(false);
         plan.run(device)?;
@@ -389,6 +404,15 @@ impl Ssd {
     /// Whether the file knows `volume`, so that dirty blocks of it are found again.
     pub fn is_recorded(&self, volume: VolumeId) -> bool {
         self.volumes.contains(volume)
+    }
+
+    /// Whoever is attached under this name next gets the dirty blocks of the volume, however it looks; what is clean
+    /// here is not believed then. Nothing when it is attached, or not known.
+    pub fn forget_identity(&mut self, name: &str) {
+        let known = self.volumes.find(name).filter(|(_, identity)| identity.is_some());
+        if let Some((volume, _)) = known {
+            self.detach_volume(volume, None);
+        }
     }
 
     /// What the volume looks like as it is left in order.

@@ -52,6 +52,11 @@ impl MovingIndex {
         self.before.as_mut().map(|(table, _)| table)
     }
 
+    /// Every block that is in, in no order.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
+        self.table.blocks().chain(self.before().into_iter().flat_map(Index::blocks))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.len() + self.before().map_or(0, Index::len)
     }

@@ -12,8 +12,8 @@
 //! | 8  | 8     | file id                                  | 44 | 4     | pages of the whole record                 |
 //! | 16 | 4     | segment                                  | 48 | 4     | CRC32C of header and entries, this as zero|
 //! | 20 | 4     | generation                               | 52 | 8     | epoch of its volume, or zero              |
-//! | 24 | 8     | sequence, counted on from record to record over all segments | | |                                  |
-//! | 32 | 8     | every record up to this sequence was synced before this one was made | 60 | 4 | zero                          |
+//! | 24 | 8     | sequence, counted on over all segments   | 60 | 4     | seconds of the cache's clock when it was planned |
+//! | 32 | 8     | every record up to this sequence was synced before this one was made | | |                          |
 //!
 //! An entry is 8 bytes block id, 8 version, 4 CRC32C of its pages (seeded like that of any block), 4 count of its pages,
 //! then the mask of its sectors, 8 bytes for 64 of them. Its pages are those of the block that have a sector in the
@@ -32,7 +32,7 @@ use crate::error::Result;
 use super::dirty_log::LogTicket;
 use super::format::{block_crc_of, crc_around, get_u32, get_u64, put};
 
-const RECORD_MAGIC: [u8; 8] = *b"TERRREC1";
+pub(super) const RECORD_MAGIC: [u8; 8] = *b"TERRREC1";
 const HEADER_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 24;
 const SECTORS_A_PAGE: usize = PAGE_BYTES / SECTOR_BYTES;
@@ -58,9 +58,14 @@ pub(super) fn page_count(mask: &[u64], size: BlockSize) -> u32 {
     page_runs(mask, size).map(|run| run.len() as u32).sum()
 }
 
-/// The pages that header and entries of a record take.
+/// The bytes that header and entries of a record take.
+pub(super) fn header_bytes(entries: usize, size: BlockSize) -> usize {
+    HEADER_BYTES + entries * entry_bytes(size)
+}
+
+/// The pages that they take.
 pub(super) fn header_pages(entries: usize, size: BlockSize) -> u32 {
-    (HEADER_BYTES + entries * entry_bytes(size)).div_ceil(PAGE_BYTES) as u32
+    header_bytes(entries, size).div_ceil(PAGE_BYTES) as u32
 }
 
 fn entry_bytes(size: BlockSize) -> usize {
@@ -86,6 +91,8 @@ pub(super) struct RecordHeader {
     pub(super) synced_through: u64,
     /// Of the volume that its blocks are of, if that is destaged epoch by epoch, and else 0.
     pub(super) epoch: u64,
+    /// When it was planned, in seconds by the clock of whoever planned it.
+    pub(super) written_s: u32,
     pub(super) entries: Vec<RecordEntry>,
 }
 
@@ -97,7 +104,7 @@ impl RecordHeader {
     }
 
     pub(super) fn to_pages(&self, size: BlockSize) -> PageBuf {
-        let end = HEADER_BYTES + self.entries.len() * entry_bytes(size);
+        let end = header_bytes(self.entries.len(), size);
         let mut pages = PageBuf::zeroed(end.next_multiple_of(PAGE_BYTES));
         put(&mut pages, 0, &RECORD_MAGIC);
         put(&mut pages, 8, &self.file_id.to_le_bytes());
@@ -108,6 +115,7 @@ impl RecordHeader {
         put(&mut pages, 40, &(self.entries.len() as u32).to_le_bytes());
         put(&mut pages, 44, &self.pages(size).to_le_bytes());
         put(&mut pages, 52, &self.epoch.to_le_bytes());
+        put(&mut pages, 60, &self.written_s.to_le_bytes());
         for (entry, bytes) in
             self.entries.iter().zip(pages[HEADER_BYTES..end].chunks_exact_mut(entry_bytes(size)))
         {
@@ -140,7 +148,7 @@ impl RecordHeader {
     pub(super) fn from_bytes(bytes: &[u8], place: RecordPlace, size: BlockSize) -> Option<Self> {
         Self::peek_pages(bytes, place, size)?;
         let count = get_u32(bytes, 40) as usize;
-        let end = HEADER_BYTES + count * entry_bytes(size);
+        let end = header_bytes(count, size);
         if bytes.len() < end || crc_around(&bytes[..end], 48) != get_u32(bytes, 48) {
             return None;
         }
@@ -160,6 +168,7 @@ impl RecordHeader {
             sequence: get_u64(bytes, 24),
             synced_through: get_u64(bytes, 32),
             epoch: get_u64(bytes, 52),
+            written_s: get_u32(bytes, 60),
             entries,
         };
         let is_possible = header.entries.iter().all(|entry| page_count(&entry.mask, size) > 0)

@@ -35,7 +35,7 @@ use super::dirty_log::DirtyLog;
 use super::encoding::{CheckpointItem, Counters, DirtySegmentEntry, GhostEntry, JournalEntry, SegmentEntry};
 use super::format::{Pages, Summary, Superblock, SuperblockFault};
 use super::geometry::Geometry;
-use super::journal::{Journal, JournalSeq, replay};
+use super::journal::{Journal, JournalSeq, Replayed, replay};
 use super::log::Log;
 use super::overwritten::Overwritten;
 use super::plan::Entry;
@@ -69,7 +69,18 @@ pub(super) struct Recovered {
     pub(super) believed: Believed,
 }
 
-pub(super) fn recover(device: &dyn Device, block_size: BlockSize) -> Result<Recovered> {
+/// What a cache file says of its copies, before any of them is looked at.
+pub(super) struct Loaded {
+    pub(super) superblock: Superblock,
+    /// Which copy of it is believed, 0 or 1.
+    pub(super) copy: usize,
+    pub(super) counters: Counters,
+    pub(super) replayed: Replayed,
+    pub(super) believed: Believed,
+}
+
+/// Superblock, checkpoint and journal.
+pub(super) fn load(device: &dyn Device, block_size: BlockSize) -> Result<Loaded> {
     let ((copy, superblock), (counters, items)) = load_newest(device, block_size)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
     let mut believed = Believed::new(&superblock, &counters, items)?;
@@ -77,6 +88,12 @@ pub(super) fn recover(device: &dyn Device, block_size: BlockSize) -> Result<Reco
     let apply = |entry| believed.apply(entry);
     let replayed = replay(device, &geometry, file_id, absorbed, generation, apply)?;
     believed.settle(&counters, replayed.count)?;
+    Ok(Loaded { superblock, copy, counters, replayed, believed })
+}
+
+pub(super) fn recover(device: &dyn Device, block_size: BlockSize) -> Result<Recovered> {
+    let Loaded { superblock, copy, counters, replayed, mut believed } = load(device, block_size)?;
+    let (geometry, file_id) = (superblock.geometry, superblock.file_id);
 
     let dirty = recover_log(device, &believed, &counters)?;
     let mut log = Log::new(geometry, file_id, false);
@@ -92,7 +109,7 @@ pub(super) fn recover(device: &dyn Device, block_size: BlockSize) -> Result<Reco
     if log.next_generation > GENERATION_MAX || log.next_sequence > COUNTER_MAX || next_volume > VOLUME_MAX {
         return Err(Error::Damaged { what: "its counters are used up".into() });
     }
-    let journal = Journal::resume(geometry, file_id, JournalSeq(absorbed), &replayed);
+    let journal = Journal::resume(geometry, file_id, JournalSeq(counters.absorbed), &replayed);
     let (volumes, ghosts) = (believed.volumes.clone(), std::mem::take(&mut believed.ghosts));
     Ok(Recovered { superblock, copy, counters, log, dirty, journal, volumes, ghosts, believed })
 }
@@ -142,7 +159,7 @@ pub(super) fn is_unmade(device: &dyn Device) -> Result<bool> {
     let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
     // A making that was finished has left the second copy whole, and it is not touched before the first is again.
     let is_of_a_making = match Superblock::from_page(first) {
-        Ok(_) | Err(SuperblockFault::OtherFormat(_)) => false,
+        Ok(_) | Err(SuperblockFault::OtherFormat { .. }) => false,
         Err(SuperblockFault::Checksum) => true,
         // Of a torn first copy only the checksum may be there.
         Err(SuperblockFault::Foreign) => is_zero(&first[..PAGE_BYTES - 4]),
@@ -170,14 +187,25 @@ pub(super) fn read_superblocks(device: &dyn Device) -> Result<Vec<SuperblockCopy
         return Ok(valid);
     }
     for fault in &faults {
-        if let SuperblockFault::OtherFormat(version) = fault {
-            return Err(foreign(format!("format {}", char::from(*version).escape_default())));
+        if let SuperblockFault::OtherFormat { field, in_file, wanted } = *fault {
+            let shown = |format: u8| char::from(format).escape_default().to_string();
+            let remedy = "use the release that made it, `terrace inspect drain` with it, or remove the file";
+            return Err(Error::Mismatch { field, in_file: shown(in_file), wanted: shown(wanted), remedy });
         }
     }
     if faults.contains(&SuperblockFault::Checksum) {
         return Err(Error::Damaged { what: "both superblocks".into() });
     }
     Err(foreign(format!("it begins with {:02x?}", &pages[..8])))
+}
+
+/// The layout of the file on `device`, as the newest superblock has it.
+pub(super) fn geometry_of(device: &dyn Device) -> Result<Geometry> {
+    let superblocks = read_superblocks(device)?;
+    let possible = superblocks.iter().map(|(_, superblock)| superblock.geometry).find(Geometry::is_possible);
+    let geometry = possible.ok_or_else(|| Error::Damaged { what: "its layout is impossible".into() })?;
+    check(&geometry, geometry.block_size, device)?;
+    Ok(geometry)
 }
 
 /// Whether a file of this layout can be opened on `device` with blocks of this size.
@@ -195,6 +223,25 @@ fn check(found: &Geometry, block_size: BlockSize, device: &dyn Device) -> Result
         return Err(Error::Damaged { what });
     }
     Ok(())
+}
+
+/// Why a copy that is whole is not believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// The checkpoint has it as one not to be used.
+    DeadAtCheckpoint,
+    /// The number of its volume is nobody's any more.
+    NoVolume,
+    /// A mark covers its region.
+    RegionMarked,
+    /// The journal voids its slot.
+    SlotVoid,
+    /// The clean copies of its volume are void up to its generation.
+    VolumeCold,
+    /// The journal says that there is something newer.
+    Overwritten,
+    /// Its block was discarded, and the backing store was not told yet.
+    Tombstone,
 }
 
 /// What tells the copies that are believed from the others.
@@ -220,7 +267,11 @@ pub(super) struct Believed {
 }
 
 impl Believed {
-    fn new(superblock: &Superblock, counters: &Counters, items: Vec<CheckpointItem>) -> Result<Self> {
+    pub(super) fn new(
+        superblock: &Superblock,
+        counters: &Counters,
+        items: Vec<CheckpointItem>,
+    ) -> Result<Self> {
         let geometry = superblock.geometry;
         let mut believed = Self {
             geometry,
@@ -284,7 +335,7 @@ impl Believed {
     }
 
     /// What follows when so many entries of the journal were applied, and no more come.
-    fn settle(&mut self, counters: &Counters, applied: u64) -> Result<()> {
+    pub(super) fn settle(&mut self, counters: &Counters, applied: u64) -> Result<()> {
         if self.dirty_segments.keys().any(|&segment| self.is_checkpointed(segment)) {
             return Err(Error::Damaged { what: "a segment is in the checkpoint twice".into() });
         }
@@ -405,28 +456,41 @@ impl Believed {
 
     /// The entries of a believed segment that are valid, with their hits in `flags`. Depends on nothing else.
     pub(super) fn survivors(&self, summary: &Summary) -> Vec<Entry> {
-        let known = self
-            .checkpointed
-            .get(&summary.segment)
-            .filter(|known| known.generation == summary.generation && known.generation != 0);
-        let is_live = |slot: u32| known.is_none_or(|known| is_live_in(&known.live, slot));
+        let known = self.checkpointed_as(summary);
         let hits = |entry: &Entry| (entry.flags & 3).max(known.map_or(0, |k| hits_in(&k.hits, entry.slot)));
         summary
             .entries
             .iter()
-            .filter(|entry| is_live(entry.slot) && !self.is_void(summary, entry))
+            .filter(|entry| self.doubt(summary, entry).is_none())
             .map(|entry| Entry { flags: hits(entry), ..*entry })
             .collect()
     }
 
-    fn is_void(&self, summary: &Summary, entry: &Entry) -> bool {
-        let region = (entry.block.volume().number(), region_of(entry.block));
-        !self.volumes.contains(entry.block.volume())
-            || self.marks.contains(&region)
-            || self.void_slots.contains(&(summary.segment, summary.generation, entry.slot))
-            || self.cold.get(&region.0).is_some_and(|&generation| summary.generation < generation)
-            || self.is_overwritten(entry.block, entry.version)
-            || self.tombstones.covers(entry.block)
+    /// What the checkpoint says of the very segment that `summary` is of.
+    fn checkpointed_as(&self, summary: &Summary) -> Option<&SegmentEntry> {
+        let known = self.checkpointed.get(&summary.segment);
+        known.filter(|known| known.generation == summary.generation && known.generation != 0)
+    }
+
+    /// Why the copy in a believed segment is not valid; none when it is.
+    pub(super) fn doubt(&self, summary: &Summary, entry: &Entry) -> Option<Doubt> {
+        let (volume, region) = (entry.block.volume().number(), region_of(entry.block));
+        let is_live = |known: &SegmentEntry| is_live_in(&known.live, entry.slot);
+        if !self.checkpointed_as(summary).is_none_or(is_live) {
+            Some(Doubt::DeadAtCheckpoint)
+        } else if !self.volumes.contains(entry.block.volume()) {
+            Some(Doubt::NoVolume)
+        } else if self.marks.contains(&(volume, region)) {
+            Some(Doubt::RegionMarked)
+        } else if self.void_slots.contains(&(summary.segment, summary.generation, entry.slot)) {
+            Some(Doubt::SlotVoid)
+        } else if self.cold.get(&volume).is_some_and(|&generation| summary.generation < generation) {
+            Some(Doubt::VolumeCold)
+        } else if self.is_overwritten(entry.block, entry.version) {
+            Some(Doubt::Overwritten)
+        } else {
+            self.tombstones.covers(entry.block).then_some(Doubt::Tombstone)
+        }
     }
 
     /// Whether the journal says that there is something newer than this version of `block`.

@@ -4,7 +4,8 @@
 //!    generation; none that is retired.
 //! 2. The chain of records in each, by their headers alone.
 //! 3. All records by sequence. Up to the last one that is known to be synced every one must be there: a missing one is
-//!    damage, and the file is not opened. After it, every record is read whole, data included, and the first that is
+//!    damage, and the file is not opened; so is a torn header before a record which says that all before it was synced.
+//!    After it, every record is read whole, data included, and the first that is
 //!    missing or torn ends the log: neither it nor what follows was promised to anyone. The end goes into the checkpoint
 //!    that opening writes, so that what is forgotten now is never found later.
 //! 4. The tombstones of the checkpoint and the journal take the place of every copy with a lower version.
@@ -15,20 +16,32 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version};
 use crate::device::{Device, PageBuf};
 use crate::error::{Error, Result};
 
-use super::dirty_log::{CopyState, DirtyLog, DirtySegment, LogCopy};
+use super::dirty_log::{CopyState, DirtyLog, DirtySegment, LogCopy, is_dead_in};
 use super::encoding::Counters;
 use super::format::block_crc_of;
 use super::geometry::Geometry;
 use super::record::{RecordEntry, RecordHeader, RecordPlace, header_pages, page_count};
-use super::recover::Believed;
+use super::recover::{Believed, Doubt};
 
 /// Headers are looked for in pieces of so many bytes.
 const WINDOW_BYTES: usize = 64 << 10;
 
 /// A record and its place in its segment, in pages.
-struct Located {
-    header: RecordHeader,
-    page: u32,
+pub(super) struct Located {
+    pub(super) header: RecordHeader,
+    pub(super) page: u32,
+}
+
+impl Located {
+    /// Its copies, each with the page of the segment that its data begin on.
+    pub(super) fn copies(&self, size: BlockSize) -> impl Iterator<Item = (u32, &RecordEntry)> {
+        let mut next = self.page + header_pages(self.header.entries.len(), size);
+        self.header.entries.iter().map(move |entry| {
+            let page = next;
+            next += page_count(&entry.mask, size);
+            (page, entry)
+        })
+    }
 }
 
 /// The dirty stream as it was.
@@ -37,12 +50,9 @@ struct Located {
 /// Those of the device; [`Error::Damaged`] when a record that was synced is missing.
 pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &Counters) -> Result<DirtyLog> {
     let geometry = &believed.geometry;
-    let mut segments = Vec::new();
-    let mut records = Vec::new();
-    for segment in 0..geometry.segment_count {
-        let Some((known, found)) = read_segment(device, believed, segment)? else { continue };
-        segments.push(known);
-        records.extend(found);
+    let (mut segments, mut records) = read_records(device, believed)?;
+    for segment in &segments {
+        check_behind(device, believed, segment, &records)?;
     }
     segments.sort_unstable_by_key(|segment: &DirtySegment| segment.generation);
     records.sort_unstable_by_key(|record| record.header.sequence);
@@ -81,8 +91,33 @@ pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &C
     Ok(log)
 }
 
+/// The segments of the dirty stream, and every record that is found in them.
+pub(super) fn read_records(
+    device: &dyn Device,
+    believed: &Believed,
+) -> Result<(Vec<DirtySegment>, Vec<Located>)> {
+    let (mut segments, mut records) = (Vec::new(), Vec::new());
+    for segment in 0..believed.geometry.segment_count {
+        let Some((known, found)) = read_segment(device, believed, segment)? else { continue };
+        segments.push(known);
+        records.extend(found);
+    }
+    Ok((segments, records))
+}
+
+/// The records that are found from the start of `segment` on, whatever generation the first is of.
+pub(super) fn any_records(device: &dyn Device, believed: &Believed, segment: u32) -> Result<Vec<Located>> {
+    let mut chain = Chain::new(device, &believed.geometry, believed.file_id, segment);
+    let mut records = Vec::new();
+    while let Some(record) = chain.next()? {
+        chain.generation = Some(record.header.generation);
+        records.push(record);
+    }
+    Ok(records)
+}
+
 /// The segment and the chain of records in it, if it is one of the dirty stream.
-fn read_segment(
+pub(super) fn read_segment(
     device: &dyn Device,
     believed: &Believed,
     segment: u32,
@@ -113,6 +148,35 @@ fn read_segment(
         (None, None) => return Ok(None),
     };
     Ok(Some((found, records)))
+}
+
+/// Whether no record behind the chain of `segment` says that one was synced which the chain has not.
+fn check_behind(
+    device: &dyn Device,
+    believed: &Believed,
+    segment: &DirtySegment,
+    records: &[Located],
+) -> Result<()> {
+    let mut chain = Chain::new(device, &believed.geometry, believed.file_id, segment.segment);
+    let known = believed.dirty_segments.get(&segment.segment);
+    let known_end =
+        known.filter(|known| known.generation == segment.generation).and_then(|known| known.end_page);
+    chain.end_page = known_end.unwrap_or(chain.end_page).min(chain.end_page);
+    chain.generation = Some(segment.generation);
+    chain.last_sequence = segment.first_sequence - 1;
+    for record in records.iter().filter(|record| record.header.generation == segment.generation) {
+        chain.page = record.page + record.header.pages(believed.geometry.block_size);
+        chain.last_sequence = record.header.sequence;
+    }
+    let last = chain.last_sequence;
+    while chain.page < chain.end_page {
+        match chain.next()? {
+            Some(record) if record.header.synced_through > last => return Err(missing(last + 1)),
+            Some(_) => {}
+            None => chain.page += 1,
+        }
+    }
+    Ok(())
 }
 
 /// Walks the records of a segment.
@@ -230,20 +294,28 @@ fn missing(record: u64) -> Error {
 
 /// Whether the data of the record are what was written.
 fn is_whole(device: &dyn Device, geometry: &Geometry, record: &Located) -> Result<bool> {
-    let size = geometry.block_size;
-    let RecordHeader { file_id, segment, generation, ref entries, .. } = record.header;
-    let mut page = record.page + header_pages(entries.len(), size);
-    for entry in entries {
-        let pages = page_count(&entry.mask, size);
-        let mut data = PageBuf::zeroed(pages as usize * PAGE_BYTES);
-        let offset = geometry.segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
-        device.read(offset, &mut [IoSliceMut::new(&mut data)])?;
-        if block_crc_of(file_id, entry.block, generation, std::iter::once(&data[..])) != entry.crc {
+    for (page, entry) in record.copies(geometry.block_size) {
+        if !is_copy_whole(device, geometry, &record.header, page, entry)? {
             return Ok(false);
         }
-        page += pages;
     }
     Ok(true)
+}
+
+/// Whether the data of one copy, from this page of its segment on, are what was written.
+pub(super) fn is_copy_whole(
+    device: &dyn Device,
+    geometry: &Geometry,
+    header: &RecordHeader,
+    page: u32,
+    entry: &RecordEntry,
+) -> Result<bool> {
+    let pages = page_count(&entry.mask, geometry.block_size);
+    let mut data = PageBuf::zeroed(pages as usize * PAGE_BYTES);
+    let offset = geometry.segment_offset(header.segment) + u64::from(page) * PAGE_BYTES as u64;
+    device.read(offset, &mut [IoSliceMut::new(&mut data)])?;
+    let data = std::iter::once(&data[..]);
+    Ok(block_crc_of(header.file_id, entry.block, header.generation, data) == entry.crc)
 }
 
 /// Puts the copies of a record in place of older ones.
@@ -254,18 +326,32 @@ fn restore(log: &mut DirtyLog, believed: &Believed, record: Located) {
     for RecordEntry { block, version, crc, mask } in entries {
         let pages = page_count(&mask, size);
         let index = log.next_index(generation);
+        let doubt = believed.doubt_in_log((segment, generation, index), block, version);
         // Of an epoch that is below an older copy would go over a newer one there.
         let is_below = (1..=believed.volumes.destaged_epoch(block.volume())).contains(&epoch);
         let state = if is_below { CopyState::Destaged } else { CopyState::Dirty };
         let copy = LogCopy { segment, generation, page, index, crc, version, mask, epoch, state };
-        log.restore_copy(block, copy, believed.is_void_in_log(block, version));
+        log.restore_copy(block, copy, doubt.is_some());
         page += pages;
     }
 }
 
 impl Believed {
-    /// Whether the journal takes the copy of this version out of the log.
-    fn is_void_in_log(&self, block: BlockId, version: Version) -> bool {
-        !self.volumes.contains(block.volume()) || self.is_overwritten(block, version)
+    /// Why the copy in this place of the log (segment, generation, number of the copy) is not to be used, whatever
+    /// else there is of its block; none when it may be.
+    pub(super) fn doubt_in_log(
+        &self,
+        (segment, generation, index): (u32, u32, u32),
+        block: BlockId,
+        version: Version,
+    ) -> Option<Doubt> {
+        let known = self.dirty_segments.get(&segment).filter(|known| known.generation == generation);
+        if known.is_some_and(|known| is_dead_in(&known.dead, index)) {
+            Some(Doubt::DeadAtCheckpoint)
+        } else if !self.volumes.contains(block.volume()) {
+            Some(Doubt::NoVolume)
+        } else {
+            self.is_overwritten(block, version).then_some(Doubt::Overwritten)
+        }
     }
 }

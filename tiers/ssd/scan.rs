@@ -104,6 +104,11 @@ impl Scan {
         }
     }
 
+    /// What tells the copies of before that are believed from the others.
+    pub(super) fn believed(&self) -> &Believed {
+        &self.believed
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.left == 0
     }
@@ -149,7 +154,7 @@ impl ScanPlan {
 }
 
 /// The believed summary of `segment`, by way of `pages`; none when there is none, or it cannot be read.
-fn read_summary(
+pub(super) fn read_summary(
     device: &dyn Device,
     believed: &Believed,
     segment: u32,

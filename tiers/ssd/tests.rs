@@ -5,6 +5,8 @@ mod device;
 mod dirty;
 mod driver;
 mod format;
+mod inspect;
+mod journal;
 mod opening;
 mod races;
 mod scan;

@@ -106,6 +106,12 @@ impl Tombstones {
         before.is_some_and(|(_, &end)| block.as_u64() < end)
     }
 
+    /// Whether one takes the place of this version of `block`.
+    pub(super) fn bury(&self, block: BlockId, version: Version) -> bool {
+        let is_it = |one: &Tombstone| version < one.version && one.ids.contains(&block.as_u64());
+        self.list.iter().any(is_it)
+    }
+
     /// Takes the place of what is left of the same one: a journal may be applied over a checkpoint that has it already.
     pub(super) fn insert(&mut self, tombstone: Tombstone) {
         let Tombstone { ref ids, version, .. } = tombstone;

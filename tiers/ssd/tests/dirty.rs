@@ -212,7 +212,7 @@ impl Writer {
         }
         let mut rest = &copies[..];
         while !rest.is_empty() {
-            let Some(mut plan) = self.ssd.plan_record(rest) else { return };
+            let Some(mut plan) = self.ssd.plan_record(rest, 0) else { return };
             let (now, later) = rest.split_at(plan.block_count());
             let numbers: Vec<usize> = now.iter().map(|copy| copy.block.number() as usize).collect();
             let data: Vec<Vec<u8>> = numbers
@@ -616,7 +616,7 @@ fn a_sync_of_the_log_covers_what_was_written_before_it_began_and_no_record_after
     let plan_one = |writer: &mut Writer, number: usize| {
         let (block, version) = (writer.block(number), writer.version());
         let copy = NewCopy { block, version, mask: Box::new([1]), epoch: 0 };
-        writer.ssd.plan_record(&[copy]).expect("there is room")
+        writer.ssd.plan_record(&[copy], 0).expect("there is room")
     };
     let finish = |writer: &mut Writer, mut plan: RecordPlan| {
         plan.run(&writer.device, &[&[7; 16 << 10]]).expect("in range");
@@ -760,7 +760,7 @@ fn a_log_goes_on_after_a_tear_though_a_later_segment_was_begun() {
         let block = BlockId::new(writer.volume, 10 + life);
         let copy =
             NewCopy { block, version: ssd.first_version(), mask: Box::new([u64::from(u32::MAX)]), epoch: 0 };
-        let mut plan = ssd.plan_record(&[copy]).expect("there is room");
+        let mut plan = ssd.plan_record(&[copy], 0).expect("there is room");
         plan.run(&device, &[&bytes_of(10 + life as usize, &[0; 32])]).expect("in range");
         ssd.finish_record(plan);
         let sync = ssd.plan_log_sync().expect("a record is written");

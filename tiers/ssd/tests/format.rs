@@ -5,9 +5,11 @@ use crate::block::{BlockId, Version, VolumeId};
 use super::super::format::{
     CHECKPOINT_MAGIC, FrameHeader, JOURNAL_MAGIC, Summary, Superblock, SuperblockFault, block_crc, crc32c,
 };
+use super::super::record::{RecordEntry, RecordHeader, RecordPlace};
 use super::super::segment::Stream;
 use super::super::*;
-use super::driver::geometry;
+use super::device::MemoryDevice;
+use super::driver::{block_size, geometry};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -43,7 +45,7 @@ fn a_superblock_has_the_bytes_of_its_table() {
     let page = superblock.to_page();
     assert_eq!(&page[..8], b"TERRACE1");
     let golden = "181716151413121102000000000000000010000000000000009000000000000008000000a3000000\
-                  7d00000000000000002000000000000000000100000000000020010000000000\
+                  7d00000031313131002000000000000000000100000000000020010000000000\
                   SIZES0300000001000000010000000400000005000000000000000020000000000000";
     let sizes = hex(&page[80..96]);
     assert_eq!(hex(&page[8..128]), golden.replace("SIZES", &sizes));
@@ -117,5 +119,79 @@ fn a_summary_has_the_bytes_of_its_table() {
         let mut bad = pages.to_vec();
         bad[at] ^= 0x10;
         assert_eq!(Summary::from_bytes(&bad, 7, 8, 8), None, "byte {at}");
+    }
+}
+
+#[test]
+fn the_header_of_a_record_has_the_bytes_of_its_table() {
+    let block = BlockId::new(VolumeId::new(1), 2);
+    let entry = RecordEntry { block, version: Version::from_u64(3), crc: 4, mask: Box::new([0x0f]) };
+    let header = RecordHeader {
+        file_id: 7,
+        segment: 8,
+        generation: 9,
+        sequence: 10,
+        synced_through: 6,
+        epoch: 12,
+        written_s: 11,
+        entries: vec![entry],
+    };
+    let pages = header.to_pages(block_size());
+    assert_eq!(pages.len(), 4096);
+    assert_eq!(&pages[..8], b"TERRREC1");
+    assert_eq!(
+        hex(&pages[8..48]),
+        "070000000000000008000000090000000a0000000000000006000000000000000100000002000000"
+    );
+    let crc = crc32c(&[&pages[..48], &[0; 4], &pages[52..96]]);
+    assert_eq!(pages[48..52], crc.to_le_bytes());
+    assert_eq!(hex(&pages[52..64]), "0c000000000000000b000000");
+    assert_eq!(
+        hex(&pages[64..96]),
+        "02000000000100000300000000000000040000000100000\
+                                     00f00000000000000"
+    );
+    let place = RecordPlace { file_id: 7, segment: 8, generation: Some(9), pages_left: 2 };
+    assert_eq!(RecordHeader::from_bytes(&pages, place, block_size()), Some(header));
+    for wrong in [
+        RecordPlace { file_id: 6, ..place },
+        RecordPlace { segment: 7, ..place },
+        RecordPlace { generation: Some(8), ..place },
+        RecordPlace { pages_left: 1, ..place },
+    ] {
+        assert_eq!(RecordHeader::from_bytes(&pages, wrong, block_size()), None, "{wrong:?}");
+    }
+    for at in 0..96 {
+        let mut bad = pages.to_vec();
+        bad[at] ^= 0x10;
+        assert_eq!(RecordHeader::from_bytes(&bad, place, block_size()), None, "byte {at}");
+    }
+}
+
+#[test]
+fn a_file_with_one_structure_of_another_format_is_refused_with_that_structure() {
+    let device = MemoryDevice::new(geometry(1000).file_bytes());
+    Ssd::create(&device, geometry(1000), SsdPolicy::default()).expect("creates");
+    let mut page = vec![0; 4096];
+    device.read(0, &mut [IoSliceMut::new(&mut page)]).expect("in range");
+    let formats = [
+        (7, "format"),
+        (52, "format of the journal"),
+        (53, "format of the checkpoint"),
+        (54, "format of summaries"),
+        (55, "format of records"),
+    ];
+    for (at, name) in formats {
+        for format in [b'0', b'2'] {
+            let mut page = page.clone();
+            page[at] = format;
+            let crc = crc32c(&[&page[..4092]]);
+            page[4092..].copy_from_slice(&crc.to_le_bytes());
+            (0..2).for_each(|copy| device.write(copy * 4096, &[IoSlice::new(&page)]).expect("in range"));
+            let error = Ssd::open(&device, geometry(1000), SsdPolicy::default()).err();
+            let Some(Error::Mismatch { field, in_file, wanted, .. }) = error else { panic!("{error:?}") };
+            let shown = char::from(format).to_string();
+            assert_eq!((field, in_file, wanted), (name, shown, "1".to_string()));
+        }
     }
 }
