@@ -69,8 +69,7 @@ pub trait MarkPlace: Send + Sync {
     /// What the place is called in errors.
     fn name(&self) -> String;
 
-    /// The mark; none when there never was one. One that cannot be read or verified is an error: it is not gone. What is
-    /// given is durable, also when a process died while it stored it: the caller goes by it.
+    /// The mark; none when there never was one. One that cannot be read or verified is an error: it is not gone.
     fn load(&self) -> Result<Option<Mark>>;
 
     /// Puts this mark in place of the one before: after a crash there is either of them, and when this returns the new one.
@@ -108,10 +107,6 @@ impl FileMark {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
-        self.sync_folder()
-    }
-
-    fn sync_folder(&self) -> io::Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
@@ -124,10 +119,7 @@ impl MarkPlace for FileMark {
 
     fn load(&self) -> Result<Option<Mark>> {
         match fs::read(&self.path) {
-            Ok(bytes) => {
-                self.sync_folder().map_err(self.failed("sync the folder of the mark"))?;
-                Mark::from_bytes(&bytes).map(Some).ok_or_else(|| damaged(&self.name()))
-            }
+            Ok(bytes) => Mark::from_bytes(&bytes).map(Some).ok_or_else(|| damaged(&self.name())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed("read the mark")(error)),
         }
@@ -159,7 +151,6 @@ impl MarkPlace for DeviceMark {
     }
 
     fn load(&self) -> Result<Option<Mark>> {
-        self.device.sync()?;
         let mut pages = PageBuf::zeroed(2 * PAGE_BYTES);
         self.device.read(0, &mut [IoSliceMut::new(&mut pages)])?;
         let (first, second) = pages.split_at(PAGE_BYTES);
@@ -237,28 +228,6 @@ mod tests {
             if !cut.advance() {
                 return;
             }
-        }
-    }
-
-    /// A process died before it synced what it wrote. The next one read that it was the holder already, and did not store it
-    /// again.
-    #[test]
-    fn a_mark_that_a_dead_process_did_not_sync_is_durable_once_it_is_loaded() {
-        let journal = Arc::new(Journal::default());
-        let device = Arc::new(MemoryDevice::new(DeviceMark::BYTES).recorded_in(&journal));
-        let place = DeviceMark::new(device.clone());
-        place.store(Mark { serial: 1, holder: None }).expect("no fault is set");
-        let newer = Mark { serial: 2, holder: Some(7) };
-        let mut page = PageBuf::zeroed(PAGE_BYTES);
-        page[..MARK_BYTES].copy_from_slice(&newer.to_bytes());
-        device.write(0, &[IoSlice::new(&page)]).expect("no fault is set");
-        assert_eq!(place.load().expect("it is whole"), Some(newer));
-        let mut cut = journal.first_cut();
-        while cut.advance() {}
-        for (loss, seed) in Loss::ALL.into_iter().zip(0..) {
-            let image = cut.images(loss, seed).swap_remove(0);
-            let found = DeviceMark::new(Arc::new(image)).load().expect("it is whole");
-            assert_eq!(found, Some(newer), "{loss:?}");
         }
     }
 }
