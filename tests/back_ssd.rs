@@ -229,6 +229,31 @@ fn writers_wait_for_destage_when_the_log_is_full() {
     });
 }
 
+/// Closing brought nothing below of a volume that had been flushed, so one whose last blocks found the log full of that
+/// one's waited for ever.
+#[test]
+fn a_close_makes_room_in_a_log_that_another_volume_has_filled() {
+    without_hanging(|| {
+        let devices = Devices::new();
+        let config = Config { background: Background::OnSettle, ..small(300) };
+        let (cache, first) = devices.open_with(&config, WriteMode::BackSsd);
+        let other = Arc::new(MemoryDevice::new(DISK_BYTES).named("other"));
+        let second = cache.attach("other", other.clone(), WriteMode::BackSsd).expect("the volume attaches");
+        (0..100).for_each(|block| write(&first, block, 1));
+        first.flush().expect("the log has room");
+        (0..100).for_each(|block| write(&second, block, 2));
+        cache.close().expect("room is made");
+        let on = |disk: &MemoryDevice, block: u64| stored(disk, block * BLOCK as u64, BLOCK);
+        assert!(
+            (0..100).any(|block| on(&devices.disk, block) == content(block, 1)),
+            "the log had no room for all"
+        );
+        let cache = Cache::open(&devices.config_of(&config)).expect("the cache opens");
+        let second = cache.attach("other", other, WriteMode::BackSsd).expect("the volume attaches");
+        (0..100).for_each(|block| check(&second, block, 2));
+    });
+}
+
 #[test]
 fn a_full_log_before_a_dead_disk_is_an_error_and_not_a_hang() {
     without_hanging(|| {

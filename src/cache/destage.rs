@@ -135,10 +135,28 @@ impl Inner {
         result
     }
 
-    /// Whether dirty blocks or discards wait for room in the log: a flush that closes the cache may be behind them.
+    /// Whether dirty blocks or discards wait for room in the log: a flush that closes the cache may be behind them. What
+    /// fills the log may be another volume's, which nothing else has destaged then.
     fn needs_room(&self, volume: &VolumeState) -> bool {
-        let dirty = volume.dirty.lock();
-        !dirty.put_off.is_empty() || dirty.fences.waits_for_room()
+        let waits = |volume: &VolumeState| {
+            let dirty = volume.dirty.lock();
+            !dirty.put_off.is_empty() || dirty.fences.waits_for_room()
+        };
+        waits(volume)
+            || self.leaves_logs_be() && self.ticker.watched_volumes().iter().any(|other| waits(other))
+    }
+
+    /// Whether no volume is destaged by itself.
+    fn leaves_logs_be(&self) -> bool {
+        self.is_closed() || !self.is_continuous()
+    }
+
+    /// Dirty blocks of `volume` wait for room in the log.
+    pub(super) fn make_room(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        self.start_destage(volume);
+        if self.leaves_logs_be() {
+            self.volumes().iter().for_each(|other| self.start_destage(other));
+        }
     }
 
     pub(super) fn is_destaging(&self, volume: &VolumeState) -> bool {
@@ -291,6 +309,9 @@ impl Inner {
                 });
                 self.make_voids_durable();
                 self.take_put_off(volume);
+                if self.leaves_logs_be() {
+                    self.ticker.watched_volumes().iter().for_each(|other| self.take_put_off(other));
+                }
                 volume.destage.lock().failure = None;
                 self.submit_destage(volume, Written::default());
             }

@@ -186,7 +186,7 @@ impl Inner {
             self.start_reclaim(&ssd);
             self.put_off(volume, &blocks.split_off(count));
             self.go_on_behind_fences(volume);
-            self.start_destage(volume);
+            self.make_room(volume);
             if was_recovering {
                 self.retry_after_scan(volume, &ssd);
             }
