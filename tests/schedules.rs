@@ -595,7 +595,10 @@ fn ram_shrinks_and_grows_beside_reads_writes_and_evictions() {
             }),
             world.spawn(|world| (3..6).for_each(|value| world.write(0, value))),
         ]);
-        world.cache.resize_ram(RamSize::Blocks(RAM_BLOCKS)).expect("a size that works");
+        world.cache.settle().expect("the disk takes writes");
+        // Nothing is under way, so nothing may hold a frame.
+        let resized = world.cache.resize_ram(RamSize::Blocks(RAM_BLOCKS)).expect("a size that works");
+        assert_eq!((resized.blocks, resized.held_blocks), (RAM_BLOCKS, 0));
         world.cache.assert_nobody_waits();
         world.rests_with(&[(0, 5)]);
     });
