@@ -53,6 +53,7 @@ mod dirty;
 mod discard;
 mod fall_back;
 mod fence;
+mod fill;
 mod flush;
 mod forget;
 mod index;

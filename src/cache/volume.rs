@@ -19,7 +19,8 @@ use terrace_tiers::device::Device;
 
 use super::answer::{Answer, Blocks};
 use super::dirty::VolumeState;
-use super::read::{ReadDone, Runner};
+use super::fill::Runner;
+use super::read::ReadDone;
 use super::{Cache, Handle, Inner, Result};
 use crate::config::{AttachOptions, WriteMode};
 use crate::error::Error;
