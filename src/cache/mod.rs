@@ -61,6 +61,7 @@ mod journal;
 mod log;
 mod mark;
 mod mode;
+mod place;
 mod quiet;
 mod read;
 mod reclaim;
@@ -94,6 +95,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub use place::BlockPlace;
 pub use resize::RamResized;
 pub use resize_ssd::SsdResized;
 pub(crate) use tap::Tap;

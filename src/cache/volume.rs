@@ -10,6 +10,7 @@
 //! that runs the I/O it shares.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -20,6 +21,7 @@ use terrace_tiers::device::Device;
 use super::answer::{Answer, Blocks};
 use super::dirty::VolumeState;
 use super::fill::Runner;
+use super::place::BlockPlace;
 use super::read::ReadDone;
 use super::{Cache, Handle, Inner, Result};
 use crate::config::{AttachOptions, WriteMode};
@@ -131,6 +133,10 @@ impl Volume {
     /// refused, and else on the thread that brings the last part, which it must not block. It is told
     /// [`Error::WouldBlock`] at once when no frame is free.
     pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
+        // Behind no queue, and with nothing built for those that wait in one.
+        if let Some(blocks) = self.handle.inner.read_hit(&self.state, offset, bytes) {
+            return done(Ok(blocks));
+        }
         self.state.lane.wait_for_room();
         let runner = Runner::Pool(Priority::Foreground);
         self.handle.inner.read_with(&self.state, offset, bytes, runner, Box::new(done));
@@ -244,6 +250,15 @@ impl Volume {
     /// already.
     pub fn detach(&self) -> Result<()> {
         self.handle.inner.detach(&self.state)
+    }
+
+    /// Where the blocks with the numbers `blocks` are, one answer for each. It takes a lock for each block: ask for some
+    /// thousands at a time.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when the volume has not so many; [`Error::Closed`] and [`Error::Detached`].
+    pub fn places(&self, blocks: Range<u64>) -> Result<Vec<BlockPlace>> {
+        self.handle.inner.places(&self.state, blocks)
     }
 
     /// The numbers of the blocks that nobody can give any more, ascending: acknowledged, and since then lost with an SSD
