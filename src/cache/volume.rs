@@ -129,12 +129,19 @@ impl Volume {
         self.handle.inner.read_blocking(&self.state, offset, bytes)
     }
 
+    /// As [`Self::read_ref`], if all is in RAM; else none, and it counts as no use: the caller reads by another entry, which
+    /// also says what is wrong with a range that does not fit.
+    pub fn try_read(&self, offset: u64, bytes: usize) -> Option<Blocks> {
+        let inner = &self.handle.inner;
+        inner.read_hit(&self.state, offset, bytes).or_else(|| inner.read_hits(&self.state, offset, bytes))
+    }
+
     /// As [`Self::read_ref`]; `done` runs exactly once: before this call returns, when all is in RAM or the read is
     /// refused, and else on the thread that brings the last part, which it must not block. It is told
     /// [`Error::WouldBlock`] at once when no frame is free.
     pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
         // Behind no queue, and with nothing built for those that wait in one.
-        if let Some(blocks) = self.handle.inner.read_hit(&self.state, offset, bytes) {
+        if let Some(blocks) = self.try_read(offset, bytes) {
             return done(Ok(blocks));
         }
         self.state.lane.wait_for_room();
