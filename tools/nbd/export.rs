@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 
 use crate::done::Done;
+use crate::payload::Payload;
 
 /// One disk. Its calls come from the threads of all connections at once.
 ///
@@ -35,7 +36,7 @@ pub trait Export: Send + Sync {
     fn read(&self, offset: u64, bytes: u32, done: Done<Data>);
 
     /// With `fua` it is answered when `data` is durable.
-    fn write(&self, offset: u64, data: Vec<u8>, fua: bool, done: Done<()>);
+    fn write(&self, offset: u64, data: Payload, fua: bool, done: Done<()>);
 
     /// Makes durable what was answered before this was called, on any connection.
     fn flush(&self, done: Done<()>);

@@ -8,41 +8,38 @@ use crate::stream::Stream;
 pub(crate) const INPUT_BYTES: usize = 32 << 10;
 
 pub(crate) struct Input {
-    bytes: Vec<u8>,
+    buffer: Box<[u8]>,
     start: usize,
+    end: usize,
 }
 
 impl Input {
     pub(crate) fn new() -> Self {
-        Self { bytes: Vec::with_capacity(INPUT_BYTES), start: 0 }
+        Self { buffer: vec![0; INPUT_BYTES].into(), start: 0, end: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
+        self.start == self.end
     }
 
     /// The next `bytes` bytes, if they are here; at most [`INPUT_BYTES`].
     pub(crate) fn peek(&self, bytes: usize) -> Option<&[u8]> {
-        self.bytes[self.start..].get(..bytes)
+        self.buffer[self.start..self.end].get(..bytes)
     }
 
     /// At most the next `bytes` bytes.
     pub(crate) fn take(&mut self, bytes: usize) -> &[u8] {
         let start = self.start;
-        self.start = self.bytes.len().min(start.saturating_add(bytes));
-        &self.bytes[start..self.start]
-    }
-
-    /// Puts bytes back that came too early.
-    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
-        self.bytes.splice(..self.start, bytes.iter().copied());
-        self.start = 0;
+        self.start = self.end.min(start.saturating_add(bytes));
+        &self.buffer[start..self.start]
     }
 
     /// Fetches what has come; zero is the end of the stream.
     pub(crate) fn receive(&mut self, stream: &mut Stream, waits: bool) -> io::Result<usize> {
-        self.bytes.drain(..self.start);
-        self.start = 0;
-        stream.receive(&mut self.bytes, waits)
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let received = stream.receive(&mut self.buffer[self.end..], waits)?;
+        self.end += received;
+        Ok(received)
     }
 }

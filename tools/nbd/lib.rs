@@ -25,6 +25,7 @@ mod limits;
 mod listen;
 mod negotiate;
 mod outbox;
+mod payload;
 mod reply;
 mod server;
 mod session;
@@ -42,6 +43,7 @@ pub use export::{
 pub use exports::Exports;
 pub use limits::Limits;
 pub use listen::Listener;
+pub use payload::Payload;
 pub use server::{ConnectionStats, Drained, Server, ServerStats, TrafficStats};
 pub use socket::Socket;
 pub use tls::{Tls, TlsMode};

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, sockopt};
@@ -45,23 +44,11 @@ impl Socket {
         Ok(())
     }
 
-    /// Appends to `into` what has come, at most its spare capacity; zero is the end of the stream.
-    pub(crate) fn receive(&self, into: &mut Vec<u8>, waits: bool) -> io::Result<usize> {
-        Self::receive_any(waits, |flags| recv(&self.descriptor, spare_capacity(into), flags))
-    }
-
-    /// As [`Self::receive`], to the front of `buffer`.
-    pub(crate) fn receive_into(&self, buffer: &mut [u8], waits: bool) -> io::Result<usize> {
-        Self::receive_any(waits, |flags| recv(&self.descriptor, &mut *buffer, flags))
-    }
-
-    fn receive_any(
-        waits: bool,
-        mut receive: impl FnMut(RecvFlags) -> rustix::io::Result<(usize, usize)>,
-    ) -> io::Result<usize> {
+    /// Puts what has come to the front of `into`; zero is the end of the stream.
+    pub(crate) fn receive(&self, into: &mut [u8], waits: bool) -> io::Result<usize> {
         let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
         loop {
-            match receive(flags) {
+            match recv(&self.descriptor, &mut *into, flags) {
                 Ok((bytes, _)) => return Ok(bytes),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -9,9 +9,6 @@ use rustls::ServerConnection;
 
 use crate::socket::{Interest, Socket, wait};
 
-/// Plain bytes that one call takes out of TLS: what a record holds.
-const TLS_READ_BYTES: usize = 16 << 10;
-
 /// Bytes to and from the client. Only [`Self::receive`] waits, and only when it is told to.
 pub(crate) struct Stream {
     pub(crate) socket: Arc<Socket>,
@@ -54,15 +51,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Appends to `into` what has come, at most its spare capacity; zero is the end of the stream.
-    pub(crate) fn receive(&mut self, into: &mut Vec<u8>, waits: bool) -> io::Result<usize> {
+    /// Puts what has come to the front of `into`, which is not empty; zero is the end of the stream.
+    pub(crate) fn receive(&mut self, into: &mut [u8], waits: bool) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.socket.receive(into, waits) };
         loop {
-            let start = into.len();
-            into.resize(into.capacity().min(start + TLS_READ_BYTES), 0);
-            let read = tls.reader().read(&mut into[start..]);
-            into.truncate(start + *read.as_ref().unwrap_or(&0));
-            match read {
+            match tls.reader().read(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // A peer that just closes the socket: as good as one that says so before.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
@@ -126,7 +119,7 @@ struct Raw<'a> {
 
 impl Read for Raw<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.receive_into(buffer, self.waits)
+        self.socket.receive(buffer, self.waits)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::export::{ErrorCode, Failure, Result, StatusQuery};
 use crate::input::Input;
 use crate::negotiate::End;
 use crate::outbox::{Admission, Outbox, Pending, Waiting};
+use crate::payload::{Buffers, Payload};
 use crate::reply::{Answer, Ticket};
 use crate::session::{Session, Task, context_id};
 use crate::socket::{Interest, wait};
@@ -41,6 +42,7 @@ pub(crate) struct Transmission<'a> {
     input: &'a mut Input,
     session: &'a Session,
     outbox: &'a Arc<Outbox>,
+    buffers: Arc<Buffers>,
     expected: Expected,
     /// The client sends nothing more.
     has_ended: bool,
@@ -55,8 +57,9 @@ enum Expected {
         task: Task,
         request: Request,
         ticket: Ticket,
-        payload: Vec<u8>,
-        bytes: usize,
+        payload: Payload,
+        /// How much of it is here.
+        filled: usize,
     },
     /// The payload of a request that is refused.
     Refused {
@@ -84,7 +87,8 @@ impl<'a> Transmission<'a> {
         outbox: &'a Arc<Outbox>,
     ) -> Self {
         let expected = Expected::Request;
-        Self { stream, input, session, outbox, expected, has_ended: false, is_gone: false }
+        let buffers = Arc::default();
+        Self { stream, input, session, outbox, buffers, expected, has_ended: false, is_gone: false }
     }
 
     /// Serves until the client leaves, breaks the rules, or the server drains.
@@ -135,8 +139,8 @@ impl<'a> Transmission<'a> {
         loop {
             let lack = match std::mem::replace(&mut self.expected, Expected::Request) {
                 Expected::Request => self.take_request()?,
-                Expected::Payload { task, request, ticket, payload, bytes } => {
-                    self.take_payload(task, request, ticket, payload, bytes)
+                Expected::Payload { task, request, ticket, payload, filled } => {
+                    self.take_payload(task, request, ticket, payload, filled)
                 }
                 Expected::Refused { ticket, failure, left } => self.skip_payload(ticket, failure, left),
             };
@@ -174,12 +178,11 @@ impl<'a> Transmission<'a> {
         let payload_bytes = self.session.payload_bytes(&request);
         match plan {
             Ok(task) if payload_bytes > 0 => {
-                // It is at most `BlockSizes::maximum`, and untouched memory is none yet.
-                let bytes = payload_bytes as usize;
-                let payload = Vec::with_capacity(bytes);
-                self.expected = Expected::Payload { task, request, ticket, payload, bytes };
+                // It is at most `BlockSizes::maximum`.
+                let payload = self.buffers.payload(payload_bytes as usize);
+                self.expected = Expected::Payload { task, request, ticket, payload, filled: 0 };
             }
-            Ok(task) => self.execute(task, ticket, Vec::new()),
+            Ok(task) => self.execute(task, ticket, Vec::new().into()),
             Err(failure) => self.expected = Expected::Refused { ticket, failure, left: payload_bytes },
         }
         Ok(None)
@@ -209,15 +212,17 @@ impl<'a> Transmission<'a> {
         task: Task,
         request: Request,
         mut ticket: Ticket,
-        mut payload: Vec<u8>,
-        bytes: usize,
+        mut payload: Payload,
+        mut filled: usize,
     ) -> Option<Lack> {
-        payload.extend_from_slice(self.input.take(bytes - payload.len()));
-        if payload.len() < bytes {
-            self.expected = Expected::Payload { task, request, ticket, payload, bytes };
+        let here = self.input.take(payload.len() - filled);
+        payload.as_mut_slice()[filled..][..here.len()].copy_from_slice(here);
+        filled += here.len();
+        if filled < payload.len() {
+            self.expected = Expected::Payload { task, request, ticket, payload, filled };
             return Some(Lack::Bytes);
         }
-        self.outbox.traffic.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.outbox.traffic.bytes_written.fetch_add(filled as u64, Ordering::Relaxed);
         if task != Task::StatusOfPayload {
             self.execute(task, ticket, payload);
             return None;
@@ -225,7 +230,7 @@ impl<'a> Transmission<'a> {
         match self.session.plan_payload(&request, &payload) {
             Ok((task, bytes)) => {
                 ticket.bytes = bytes;
-                self.execute(task, ticket, Vec::new());
+                self.execute(task, ticket, Vec::new().into());
             }
             Err(failure) => self.outbox.finish(&ticket, Err(failure)),
         }
@@ -243,7 +248,7 @@ impl<'a> Transmission<'a> {
     }
 
     /// Hands an admitted request to the export.
-    fn execute(&self, task: Task, mut ticket: Ticket, payload: Vec<u8>) {
+    fn execute(&self, task: Task, mut ticket: Ticket, payload: Payload) {
         let (export, outbox) = (&self.session.export, self.outbox.clone());
         let (offset, bytes) = (ticket.offset, ticket.bytes);
         match task {
@@ -301,12 +306,10 @@ impl<'a> Transmission<'a> {
     /// Reads what has come, or `waits` for it; whether there was something, or the end.
     fn receive(&mut self, waits: bool) -> Result<bool, End> {
         let received = match &mut self.expected {
-            Expected::Payload { payload, bytes, .. } => {
-                let received = self.stream.receive(payload, waits);
-                // Should the allocator have given more room than was asked for.
-                let extra = payload.len().saturating_sub(*bytes);
-                self.input.put_back(&payload[payload.len() - extra..]);
-                payload.truncate(*bytes);
+            // Only what is left of it, straight to its place.
+            Expected::Payload { payload, filled, .. } => {
+                let received = self.stream.receive(&mut payload.as_mut_slice()[*filled..], waits);
+                *filled += *received.as_ref().unwrap_or(&0);
                 received
             }
             _ => self.input.receive(self.stream, waits),
