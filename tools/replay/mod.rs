@@ -30,6 +30,7 @@ mod table;
 pub(crate) use args::ReplayArgs;
 pub(crate) use blocks::{Addressing, Scan};
 pub(crate) use content::block_id;
+pub(crate) use report::Counters;
 
 use crate::failure::Result;
 
