@@ -24,8 +24,8 @@ mod sync;
 mod what_if;
 
 pub use cache::{
-    Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture, SsdResized, Volume,
-    WriteFuture,
+    Answer, BlockPlace, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture,
+    SsdResized, Volume, WriteFuture,
 };
 pub use config::{
     AttachOptions, Background, Clock, Config, RamSize, Recovery, SsdConfig, SsdSize, StaleSsd, WriteMode,

@@ -28,8 +28,9 @@ use terrace_tiers::ssd::VoidMark;
 
 use super::answer::Answer;
 use super::dirty::VolumeState;
+use super::fill::Runner;
 use super::index::Shard;
-use super::read::{Piece, Runner, pieces};
+use super::read::{Piece, pieces};
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};

@@ -20,11 +20,11 @@ use terrace_tiers::ram::frames::FrameRef;
 
 use super::dirty::{Dirty, VolumeState};
 use super::fence::Swept;
+use super::fill::Runner;
 use super::flush::FlushDone;
 use super::index::Shard;
 use super::log::LoggedGroup;
 use super::mode::Route;
-use super::read::Runner;
 use super::write::WriteWaiter;
 use super::{Inner, Result};
 use crate::config::WriteMode;
