@@ -24,8 +24,8 @@ mod sync;
 mod what_if;
 
 pub use cache::{
-    Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture, RecordStatus,
-    SsdResized, Volume, WriteFuture,
+    Answer, BlockPlace, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture,
+    RecordStatus, SsdResized, Volume, WriteFuture,
 };
 pub use config::{
     AttachOptions, Background, Clock, Config, RamSize, RecordConfig, Recovery, SsdConfig, SsdSize, StaleSsd,

@@ -289,6 +289,11 @@ impl Shard {
         self.policy.lookup(block).is_some() || self.policy.has_room(|slot| entries[slot.index()].may_leave())
     }
 
+    /// Whether all that a read wants is at hand.
+    pub(super) fn has(&mut self, block: BlockId, range: Range<usize>) -> bool {
+        self.entry_of(block).is_some_and(|(_, entry)| entry.has(range))
+    }
+
     /// One reference by a read, if all it wants is at hand; else nothing happens.
     pub(super) fn hit(&mut self, block: BlockId, range: Range<usize>) -> Option<FrameRef> {
         let slot = self.policy.lookup(block)?;

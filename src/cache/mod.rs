@@ -62,6 +62,7 @@ mod journal;
 mod log;
 mod mark;
 mod mode;
+mod place;
 mod quiet;
 mod read;
 mod reclaim;
@@ -96,6 +97,7 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub use place::BlockPlace;
 pub use record::RecordStatus;
 pub use resize::RamResized;
 pub use resize_ssd::SsdResized;

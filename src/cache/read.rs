@@ -223,6 +223,26 @@ impl Inner {
         Some(Blocks { parts: smallvec![BlockRef::new(frame, start, end)], answer })
     }
 
+    /// As [`Self::read_hit`], of any number of blocks; when some are missing nothing counts as a use.
+    pub(super) fn read_hits(&self, volume: &VolumeState, offset: u64, bytes: usize) -> Option<Blocks> {
+        if self.is_out(volume) || volume.check_range(offset, bytes).is_err() {
+            return None;
+        }
+        let pieces = || pieces(volume.id, offset, bytes, self.size);
+        if !pieces().all(|piece| self.shard(piece.block).has(piece.block, piece.sectors())) {
+            return None;
+        }
+        let mut blocks = Blocks { parts: SmallVec::new(), answer: Answer::default() };
+        for piece in pieces() {
+            // One may have left since: then those before it count twice.
+            let frame = self.shard(piece.block).hit(piece.block, piece.sectors())?;
+            self.tap.note(piece.block, false);
+            blocks.parts.push(BlockRef::new(frame, piece.bytes.start, piece.bytes.end));
+            blocks.answer.ram_blocks += 1;
+        }
+        Some(blocks)
+    }
+
     /// Reads `bytes` bytes from `offset` on. The answer when all was at hand; else none, and the function that
     /// `new_done` gives (it is asked once) runs when the answer is there, on the thread that brought the last part.
     pub(super) fn read(

@@ -10,6 +10,7 @@
 //! that runs the I/O it shares.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -21,6 +22,7 @@ use terrace_tiers::device::Device;
 use super::answer::{Answer, Blocks};
 use super::dirty::VolumeState;
 use super::fill::Runner;
+use super::place::BlockPlace;
 use super::read::{Call, ReadDone};
 use super::{Cache, Handle, Inner, Result};
 use crate::config::{AttachOptions, WriteMode};
@@ -134,10 +136,25 @@ impl Volume {
         self.handle.inner.read_blocking(&self.state, offset, bytes, Call::Whole)
     }
 
+    /// As [`Self::read_ref`], if all is in RAM; else none, and it counts as no use: the caller reads by another entry, which
+    /// also says what is wrong with a range that does not fit.
+    pub fn try_read(&self, offset: u64, bytes: usize) -> Option<Blocks> {
+        let inner = &self.handle.inner;
+        inner.read_hit(&self.state, offset, bytes, Call::Whole).or_else(|| {
+            let blocks = inner.read_hits(&self.state, offset, bytes)?;
+            inner.note(&self.state, Kind::Read, offset, bytes as u64);
+            Some(blocks)
+        })
+    }
+
     /// As [`Self::read_ref`]; `done` runs exactly once: before this call returns, when all is in RAM or the read is
     /// refused, and else on the thread that brings the last part, which it must not block. It is told
     /// [`Error::WouldBlock`] at once when no frame is free.
     pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
+        // Behind no queue, and with nothing built for those that wait in one.
+        if let Some(blocks) = self.try_read(offset, bytes) {
+            return done(Ok(blocks));
+        }
         self.state.lane.wait_for_room();
         self.note(Kind::Read, offset, bytes as u64);
         let runner = Runner::Pool(Priority::Foreground);
@@ -265,6 +282,15 @@ impl Volume {
     /// already.
     pub fn detach(&self) -> Result<()> {
         self.handle.inner.detach(&self.state)
+    }
+
+    /// Where the blocks with the numbers `blocks` are, one answer for each. It takes a lock for each block: ask for some
+    /// thousands at a time.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when the volume has not so many; [`Error::Closed`] and [`Error::Detached`].
+    pub fn places(&self, blocks: Range<u64>) -> Result<Vec<BlockPlace>> {
+        self.handle.inner.places(&self.state, blocks)
     }
 
     /// The numbers of the blocks that nobody can give any more, ascending: acknowledged, and since then lost with an SSD

@@ -99,7 +99,7 @@ fn ask(volume: &Volume, random: &mut fastrand::Rng) -> Asked {
     let bytes = if random.u8(..10) == 0 { random.usize(1..100 * BLOCK) } else { random.usize(1..BLOCK) };
     let offset = random.u64(..(BLOCKS - 100) * BLOCK as u64);
     let (sender, receiver) = std::sync::mpsc::channel();
-    let entry = random.u8(..3);
+    let entry = random.u8(..4);
     let told = |result: terrace::Result<()>| result.expect("a memory device never fails");
     let done = move |result: terrace::Result<()>| sender.send(result).expect("it is waited for");
     match (kind, entry) {
@@ -107,6 +107,14 @@ fn ask(volume: &Volume, random: &mut fastrand::Rng) -> Asked {
         (Kind::Read, 1) => {
             let bytes = bytes.min(8 * BLOCK);
             told(volume.read_ref(offset, bytes).map(drop));
+            return (kind, offset, bytes as u64);
+        }
+        (Kind::Read, 2) => {
+            let bytes = bytes.min(8 * BLOCK);
+            // What is not answered from RAM was not asked.
+            if volume.try_read(offset, bytes).is_none() {
+                told(volume.read_ref(offset, bytes).map(drop));
+            }
             return (kind, offset, bytes as u64);
         }
         (Kind::Read, _) => {
