@@ -85,8 +85,8 @@ struct Writer {
     epoch: u64,
     /// Where epochs ended: the step of the device, and the last number before.
     ends: Vec<(usize, u64)>,
-    /// Content of the blocks whose record is not durable.
-    logged: Vec<(usize, Content)>,
+    /// Content of the blocks whose record is not durable, and what of it is in the record.
+    logged: Vec<(usize, Content, u64)>,
     below: History,
     promised: History,
 }
@@ -179,7 +179,8 @@ impl Writer {
     fn check_clean(&mut self, place: &str) {
         let found = read_all(&mut self.ssd, &self.device, self.volume, self.below.now());
         for (number, (found, newest)) in found.iter().zip(&self.ram).enumerate() {
-            let is_newer = self.dirty[number] != 0 || self.logged.iter().any(|(logged, _)| *logged == number);
+            let is_newer =
+                self.dirty[number] != 0 || self.logged.iter().any(|(logged, ..)| *logged == number);
             assert!(is_newer || *found == self.shows(number, newest), "{place}: block {number}");
         }
     }
@@ -198,15 +199,17 @@ impl Writer {
 
     /// Puts the dirty ones of `numbers` into the log, not synced.
     fn log(&mut self, numbers: impl Iterator<Item = usize>) {
-        let is_under_way = |number: &usize| self.logged.iter().any(|(other, _)| other == number);
+        let is_under_way = |number: &usize| self.logged.iter().any(|(other, ..)| other == number);
         let numbers: Vec<usize> =
             numbers.filter(|number| self.dirty[*number] != 0 && !is_under_way(number)).collect();
         let mut copies = Vec::new();
         for &number in &numbers {
             let (block, version) = (self.block(number), self.version());
             let mut mask: SectorMask = Box::new([self.dirty[number]]);
-            if let Some(older) = self.ssd.dirty_mask(block) {
-                mask::add(&mut mask, older);
+            // Now and then more than is wanted.
+            let wanted = if self.next.is_multiple_of(5) { self.ssd.dirty_mask(block) } else { None };
+            if let Some(wanted) = self.ssd.wanted_mask(block).or(wanted) {
+                mask::add(&mut mask, &wanted);
             }
             copies.push(NewCopy { block, version, mask, epoch: self.epoch });
         }
@@ -223,8 +226,8 @@ impl Writer {
             plan.run(&self.device, &data).expect("in range");
             self.ssd.finish_record(plan);
             for number in numbers {
-                self.dirty[number] = 0;
-                self.logged.push((number, self.ram[number].clone()));
+                let sectors = std::mem::take(&mut self.dirty[number]);
+                self.logged.push((number, self.ram[number].clone(), sectors));
             }
             rest = later;
         }
@@ -236,7 +239,7 @@ impl Writer {
         self.ssd.finish_log_sync(sync);
         let logged = std::mem::take(&mut self.logged);
         self.promised.change(self.device.step_count(), |promised| {
-            for (number, content) in logged {
+            for (number, content, _) in logged {
                 promised[number] = content;
             }
         });
@@ -244,7 +247,7 @@ impl Writer {
 
     /// Nothing of these blocks is on its way to the log, and nothing of them in RAM is newer than what follows.
     fn drop_from_ram(&mut self, numbers: &Range<usize>) -> (BlockId, u64, Version) {
-        if self.logged.iter().any(|(number, _)| numbers.contains(number)) {
+        if self.logged.iter().any(|(number, ..)| numbers.contains(number)) {
             self.sync();
         }
         self.dirty[numbers.clone()].fill(0);
@@ -294,8 +297,8 @@ impl Writer {
     /// The device fails, and works again: what was not synced goes to the log once more.
     fn give_up(&mut self) {
         self.ssd.give_records_up();
-        for (number, _) in std::mem::take(&mut self.logged) {
-            self.dirty[number] = u64::from(u32::MAX);
+        for (number, _, sectors) in std::mem::take(&mut self.logged) {
+            self.dirty[number] |= sectors;
         }
         self.checkpoint();
     }
@@ -320,8 +323,12 @@ impl Writer {
         for read in run {
             let block = read.block;
             let mut bytes = vec![0; size().bytes()];
-            assert!(read.run(&self.device, &mut bytes).expect("in range"), "{block} fails its checksum");
-            assert_eq!(self.ssd.finish_log_read(&read, true), ReadVerdict::Valid);
+            assert_eq!(
+                read.run(&self.device, &mut bytes).expect("in range"),
+                None,
+                "{block} fails its checksum"
+            );
+            assert_eq!(self.ssd.finish_log_read(&read, None), ReadVerdict::Valid);
             reads.push((read, bytes));
         }
         self.settle_journal();
@@ -372,7 +379,7 @@ impl Writer {
         if self.epoch > 0 {
             return;
         }
-        let is_busy = self.logged.iter().any(|(other, _)| *other == number);
+        let is_busy = self.logged.iter().any(|(other, ..)| *other == number);
         if is_busy || self.dirty[number] != 0 || self.ssd.holds_back(self.block(number)) {
             return;
         }
@@ -459,7 +466,7 @@ fn read_all(ssd: &mut Ssd, device: &MemoryDevice, volume: VolumeId, below: &[Con
             content.fill(0);
         }
         if let Some(read) = ssd.plan_log_read(block) {
-            assert!(read.run(device, &mut bytes).expect("in range"), "{block} fails its checksum");
+            assert_eq!(read.run(device, &mut bytes).expect("in range"), None, "{block} fails its checksum");
             assert_eq!(read.is_on_zeros, ssd.is_buried(block));
             overlay(content, &read, &bytes);
         } else if let Some(plan) = ssd.plan_read(block) {
@@ -596,10 +603,8 @@ fn in_order_the_backing_store_alone_is_one_epoch_and_a_part_of_the_next_also_aft
                 }
                 DestageRun::Write(run) => run.iter().for_each(|read| {
                     let mut bytes = vec![0; size().bytes()];
-                    assert!(
-                        read.run(&device, &mut bytes).expect("in range"),
-                        "{place}: it fails its checksum"
-                    );
+                    let spoilt = read.run(&device, &mut bytes).expect("in range");
+                    assert_eq!(spoilt, None, "{place}: it fails its checksum");
                     overlay(&mut below[read.block.number() as usize], read, &bytes);
                     ssd.finish_destage(read);
                 }),
@@ -717,7 +722,7 @@ fn a_synced_record_that_is_missing_is_damage_and_not_a_shorter_log() {
     let bytes = writer.device.bytes();
     assert!(!is_damaged(&bytes));
     let headers: Vec<usize> =
-        (0..bytes.len()).step_by(4096).filter(|&at| bytes[at..at + 8] == *b"TERRREC1").collect();
+        (0..bytes.len()).step_by(4096).filter(|&at| bytes[at..at + 8] == *b"TERRREC2").collect();
     assert_eq!(headers.len(), 3);
     for at in headers {
         let mut bad = bytes.clone();
@@ -735,7 +740,7 @@ fn a_log_goes_on_after_a_tear_though_a_later_segment_was_begun() {
     writer.log(0..1);
     writer.sync();
     let headers = |bytes: &[u8]| -> Vec<usize> {
-        (0..bytes.len()).step_by(4096).filter(|&at| bytes[at..at + 8] == *b"TERRREC1").collect()
+        (0..bytes.len()).step_by(4096).filter(|&at| bytes[at..at + 8] == *b"TERRREC2").collect()
     };
     let synced = headers(&writer.device.bytes());
     // Not synced, in the rest of this segment and the beginning of the next one.
@@ -777,7 +782,7 @@ fn a_bad_dirty_copy_is_an_error_until_something_newer_is_durable() {
     writer.sync();
     let block = writer.block(0);
     let read = writer.ssd.plan_log_read(block).expect("it is in the log");
-    assert_eq!(writer.ssd.finish_log_read(&read, false), ReadVerdict::Corrupt);
+    assert_eq!(writer.ssd.finish_log_read(&read, Some(read.version)), ReadVerdict::Corrupt);
     assert!(
         writer.ssd.plan_log_read(block).is_some_and(|read| read.is_dirty),
         "no older copy takes its place"
