@@ -38,7 +38,7 @@ enum Reply {
 
 pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
     let mut command = args.command.clone();
-    if let Command::AttachSsd { file, .. } = &mut command
+    if let Command::AttachSsd { file, .. } | Command::Record { file, .. } = &mut command
         && let Ok(absolute) = std::path::absolute(&*file)
     {
         // The service has another working folder.

@@ -89,6 +89,17 @@ pub(crate) enum Command {
     SafeToUnplug,
     /// What more or less RAM and SSD would give, from a sample of the traffic
     WhatIf,
+    /// Record what clients ask for, without the bytes, in files FILE.1, FILE.2 and so on, for `terrace trace` and `tune`
+    Record {
+        /// As the service finds it
+        file: PathBuf,
+        /// All files together never take more; the oldest go [default: 1GiB]
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+    },
+    /// End the recording
+    StopRecording,
 }
 
 /// The control socket, beside that of clients.
@@ -250,6 +261,14 @@ fn execute(service: &Service, command: &Command) -> Result<Value> {
         Command::AttachSsd { file, bytes } => {
             service.attach_ssd(file, *bytes)?;
             format!("{} is attached", file.display()).into()
+        }
+        Command::Record { file, bytes } => {
+            service.record(file, *bytes)?;
+            format!("recording to {}.1 and on", file.display()).into()
+        }
+        Command::StopRecording => {
+            let recorded = service.stop_recording()?;
+            format!("{} requests were recorded, {} lost", recorded.requests, recorded.requests_lost).into()
         }
         Command::Drain => {
             service.drain()?;

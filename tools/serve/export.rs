@@ -34,8 +34,8 @@ use super::helpers::Helpers;
 use super::meter::{Meter, Operation};
 use super::status;
 
-/// A read up to this size is answered from the cache's own frames, one of more from a buffer: fewer would have to be
-/// free at once.
+/// A read up to this size is answered from the cache's own frames. One of more is copied piece by piece: it would keep as
+/// many frames from others until the client has taken them.
 const LENT_BYTES_MAX: u32 = 4 << 20;
 
 /// Zeros are written and blocks prefetched in pieces of so many bytes, between which others have their turn.
@@ -194,6 +194,9 @@ impl Export for VolumeExport {
     }
 
     fn try_read(&self, offset: u64, bytes: u32) -> Option<Result<Data>> {
+        if bytes > LENT_BYTES_MAX {
+            return None;
+        }
         let since = Instant::now();
         let blocks = self.volume.try_read(offset, bytes as usize)?;
         self.meter.count(Operation::ReadRam, since, bytes.into(), true);
@@ -333,3 +336,7 @@ impl Prefetch {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

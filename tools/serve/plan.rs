@@ -312,7 +312,10 @@ impl Plan {
 
     fn parse(text: &str) -> Result<Self, String> {
         let mut plan: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map(|before| before.matches('\n').count() + 1);
             let line = line.map_or_else(String::new, |line| format!("line {line}: "));
             line + &error.message().replace('\n', " ")
         })?;

@@ -25,6 +25,19 @@ pub(crate) struct Report {
     pub(crate) exports: Vec<ExportReport>,
     pub(crate) connections: Vec<ConnectionReport>,
     pub(crate) outlooks: Vec<OutlookReport>,
+    /// The recording that runs, or the last one; null when there never was one.
+    pub(crate) recording: Option<RecordingReport>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RecordingReport {
+    pub(crate) is_running: bool,
+    pub(crate) requests: u64,
+    pub(crate) requests_lost: u64,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// Why it ended by itself.
+    pub(crate) failure: Option<String>,
 }
 
 /// What is so at the moment.
@@ -144,6 +157,20 @@ impl Report {
             exports: snapshot.exports.iter().map(ExportReport::of).collect(),
             connections: snapshot.connections.iter().map(ConnectionReport::of).collect(),
             outlooks: snapshot.outlooks.iter().map(|outlook| OutlookReport::of(outlook, snapshot)).collect(),
+            recording: snapshot.recording.as_ref().map(RecordingReport::of),
+        }
+    }
+}
+
+impl RecordingReport {
+    fn of(status: &terrace::RecordStatus) -> Self {
+        Self {
+            is_running: status.is_running,
+            requests: status.requests,
+            requests_lost: status.requests_lost,
+            files: status.files,
+            bytes: status.bytes,
+            failure: status.failure.clone(),
         }
     }
 }

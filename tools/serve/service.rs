@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use terrace::tiers::backing::file::FileBacking;
-use terrace::{Cache, Config, Outlook, RamSize, SsdConfig, SsdSize, Stats, Volume, WhatIf};
+use terrace::{
+    Cache, Config, Outlook, RamSize, RecordConfig, RecordStatus, SsdConfig, SsdSize, Stats, Volume, WhatIf,
+};
 use terrace_nbd::{ConnectionStats, Exports, Server, ServerStats};
 
 use super::check::Checked;
@@ -70,6 +72,8 @@ pub(crate) struct Snapshot {
     pub(crate) exports: Vec<ExportSnapshot>,
     /// What other sizes would give; empty until enough was seen.
     pub(crate) outlooks: Vec<Outlook>,
+    /// The recording that runs, or the last one.
+    pub(crate) recording: Option<RecordStatus>,
 }
 
 /// One disk, and what clients did with it.
@@ -189,6 +193,7 @@ impl Service {
             connections: self.server.connections(),
             exports: self.all().iter().map(|served| served.snapshot()).collect(),
             outlooks,
+            recording: self.cache.record_status(),
         }
     }
 
@@ -200,19 +205,25 @@ impl Service {
         Ok(())
     }
 
+    /// Of one export, or of all that may be written.
     pub(super) fn set_mode(&self, name: Option<&str>, mode: Mode) -> Result<()> {
         let _changing = self.changing.lock();
         for served in self.chosen(name)? {
-            let name = &served.plan.name;
+            let export = &served.plan.name;
             if served.plan.read_only {
-                return Err(Failure::input(format!("export {name} is read-only")).remedy("name another"));
+                if name.is_some() {
+                    return Err(
+                        Failure::input(format!("export {export} is read-only")).remedy("name another")
+                    );
+                }
+                continue;
             }
-            let what = format!("export {name} keeps its mode");
+            let what = format!("export {export} keeps its mode");
             served.volume.set_mode(mode.into()).map_err(|error| failed(&what, error))?;
-            tracing::info!(export = %name, %mode, "the mode of writing was changed");
+            tracing::info!(%export, %mode, "the mode of writing was changed");
             let mut force = self.force.lock();
-            let planned = force.plan.exports.iter_mut().filter(|export| export.name == *name);
-            planned.for_each(|export| export.write = mode);
+            let planned = force.plan.exports.iter_mut().filter(|planned| planned.name == *export);
+            planned.for_each(|planned| planned.write = mode);
         }
         Ok(())
     }
@@ -268,6 +279,24 @@ impl Service {
         });
         tracing::info!(file = %file.display(), bytes, "an SSD was attached");
         Ok(())
+    }
+
+    /// Records what clients ask for, in at most `bytes_max` bytes.
+    pub(super) fn record(&self, file: &std::path::Path, bytes_max: Option<u64>) -> Result<()> {
+        let mut config = RecordConfig::new(file);
+        config.bytes_max = bytes_max.unwrap_or(config.bytes_max);
+        self.cache.start_recording(&config).map_err(|error| failed("nothing is recorded", error))?;
+        tracing::info!(file = %file.display(), "a recording began");
+        Ok(())
+    }
+
+    pub(super) fn stop_recording(&self) -> Result<RecordStatus> {
+        let running = self.cache.record_status().filter(|status| status.is_running);
+        let ended = running.and_then(|_| self.cache.stop_recording());
+        let ended =
+            ended.ok_or_else(|| Failure::input("nothing is recorded").remedy("begin with record FILE"))?;
+        tracing::info!(requests = ended.requests, lost = ended.requests_lost, "the recording ended");
+        Ok(ended)
     }
 
     /// Waits until the backing stores have all there is, durably.

@@ -17,7 +17,7 @@ fn nbdinfo_is_told_the_size_and_all_that_can_be_done() {
         serde_json::from_str(&run(&ground, "nbdinfo", &["--json", &uri(&ground, "")])).expect("JSON");
     let export = &told["exports"][0];
     assert_eq!(export["export-size"], 3 * MIB + 512);
-    assert_eq!(export["export-name"], "");
+    assert_eq!(export["export-name"], "disk", "named after its file");
     for feature in ["flush", "fua", "trim", "zero", "fast_zero", "cache", "multi_conn", "df"] {
         let key = match feature {
             "multi_conn" => "can_multi_conn".into(),
@@ -30,7 +30,7 @@ fn nbdinfo_is_told_the_size_and_all_that_can_be_done() {
     assert!(contexts.iter().any(|context| context == "base:allocation"), "{contexts:?}");
     assert!(contexts.iter().any(|context| context == "x-terrace:tier"), "{contexts:?}");
     let names = run(&ground, "nbdinfo", &["--list", "--json", &uri(&ground, "")]);
-    assert!(names.contains("\"disk\""), "named after its file: {names}");
+    assert!(names.contains("\"disk\""), "{names}");
     assert_eq!(server.stop().code, Some(0));
 }
 
@@ -49,8 +49,8 @@ fn what_nbdcopy_brings_in_on_four_connections_it_brings_out_again_and_the_disk_h
         let server = Server::of_disk(&ground, &ssd);
         let address = uri(&ground, "disk");
         let connections = ["--connections=4", "--requests=32"];
-        run(&ground, "nbdcopy", &[&connections[..], &["--flush", "in", &address]].concat());
-        run(&ground, "nbdcopy", &[&connections[..], &[&address, "out"]].concat());
+        run(&ground, "nbdcopy", &[&connections[..], &["--flush", "in", address.as_str()]].concat());
+        run(&ground, "nbdcopy", &[&connections[..], &[address.as_str(), "out"]].concat());
         assert!(contents(&ground.path().join("out")) == data, "{mode}: it came back changed");
         let ended = server.stop();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -129,7 +129,7 @@ fn fio_verifies_sizes_and_places_of_any_kind_with_many_under_way() {
     let more = ["--ssd-file", "ssd", "--ssd-size", "128MiB", "--write", "back", "--ram-size", "16MiB"];
     let arguments = ["serve", "--backing", "disk", "--listen", "unix:nbd"];
     let server = Server::start(&ground, &[&arguments[..], &more].concat());
-    let seed = format!("--randseed={}", seed());
+    let seed = format!("--randseed={}", seed() as u32);
     let address = format!("--uri={}", uri(&ground, ""));
     let job = [
         "--name=mixed",

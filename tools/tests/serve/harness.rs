@@ -77,11 +77,9 @@ impl Server {
         let mut line = Vec::new();
         let stderr = self.child.stderr.as_mut().expect("it is a pipe");
         // A byte at a time: what comes behind the line stays for others to read.
-        for byte in stderr.bytes() {
-            match byte.expect("it can be read") {
-                b'\n' => break,
-                byte => line.push(byte),
-            }
+        let mut byte = [0];
+        while stderr.read(&mut byte).expect("it can be read") == 1 && byte != *b"\n" {
+            line.push(byte[0]);
         }
         String::from_utf8(line).expect("text")
     }

@@ -23,7 +23,7 @@ fn what_cannot_be_served_is_refused_before_anything_is_made() {
     ground.file("foreign", &vec![0x5a; 1 << 20]);
     let listen = ["--listen", "unix:nbd"];
     for arguments in [
-        &[][..],
+        &["--ram-size", "32MiB"][..],
         &["--backing", "missing"],
         &["--backing", "empty"],
         &["--backing", "."],
