@@ -72,12 +72,6 @@ type Hasher = foldhash::fast::FixedState;
 /// more, which for a block of 1 MiB is 16 KiB a flush at the most.
 pub(super) const CHAIN_MAX: usize = 64;
 
-/// The file has room for so many bytes for each copy that there may be. With blocks of 16 KiB, an eighth of them may be
-/// dirty.
-const FILE_BYTES_PER_COPY: u64 = 128 << 10;
-/// So many there may be in the smallest file.
-const COPIES_MIN: usize = 4096;
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CopyState {
     /// The backing store does not have it.
@@ -122,7 +116,7 @@ pub(super) struct DirtyLog {
     size: BlockSize,
     segment_pages: u32,
     segments_max: usize,
-    copies_max: usize,
+    copies_max: u64,
     chains: Chains,
     /// Of the dirty copies in chains without a bad one.
     order: DestageOrder,
@@ -147,19 +141,13 @@ fn segments_max(geometry: &Geometry) -> usize {
     (geometry.capacity_segments as usize).div_ceil(2).max(1)
 }
 
-/// So that what [`DirtyLog::bytes`] says has a bound that a file of this layout does not leave.
-pub(super) fn copies_max(geometry: &Geometry) -> usize {
-    let bytes = u64::from(geometry.capacity_segments) * geometry.segment_bytes;
-    ((bytes / FILE_BYTES_PER_COPY) as usize).max(COPIES_MIN)
-}
-
 impl DirtyLog {
     pub(super) fn new(geometry: &Geometry) -> Self {
         Self {
             size: geometry.block_size,
             segment_pages: (geometry.segment_bytes / PAGE_BYTES as u64) as u32,
             segments_max: segments_max(geometry),
-            copies_max: copies_max(geometry),
+            copies_max: geometry.log_copies_max(),
             chains: Chains::new(geometry.block_size),
             order: DestageOrder::default(),
             bad: BTreeSet::new(),
@@ -176,7 +164,7 @@ impl DirtyLog {
 
     /// The file has another size, or will have.
     pub(super) fn set_capacity(&mut self, geometry: &Geometry) {
-        (self.segments_max, self.copies_max) = (segments_max(geometry), copies_max(geometry));
+        (self.segments_max, self.copies_max) = (segments_max(geometry), geometry.log_copies_max());
     }
 
     /// RAM of what grows with the number of copies.
@@ -219,8 +207,8 @@ impl DirtyLog {
     }
 
     /// Durable ones, and those on their way.
-    fn copy_count(&self) -> usize {
-        self.chains.len() + self.pending.len()
+    fn copy_count(&self) -> u64 {
+        (self.chains.len() + self.pending.len()) as u64
     }
 
     /// Whether recovery might find a copy of `block`.
