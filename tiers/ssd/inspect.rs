@@ -76,6 +76,8 @@ pub struct VolumeInfo {
     pub oldest_dirty_s: Option<u32>,
     /// Where the last block starts in the volume that is dirty, or discarded.
     pub last_dirty_offset: Option<u64>,
+    /// The serial number of the volume's mark that the file knows (see `crate::mark`); 0 for none.
+    pub mark: u64,
 }
 
 impl VolumeInfo {
@@ -207,6 +209,7 @@ impl<'a> FileAtRest<'a> {
                 discarded_ranges: 0,
                 oldest_dirty_s: None,
                 last_dirty_offset: None,
+                mark: self.ssd.volumes.mark_of(&record.name),
             };
             volumes.insert(record.id, info);
         }
