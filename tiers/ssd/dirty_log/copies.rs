@@ -11,6 +11,11 @@ use super::{CopyState, DirtyLog, LogCopy};
 impl DirtyLog {
     /// Makes a durable copy the newest of `block`. What it supersedes goes.
     pub(super) fn install(&mut self, block: BlockId, copy: &LogCopy) {
+        if copy.state == CopyState::Dirty && !self.chains.has(block) {
+            let id = self.chains.push(block, copy);
+            self.segment_mut(copy.generation).add(id);
+            return self.order.insert(copy.epoch, block);
+        }
         self.unlist(block);
         for id in self.chains.ids(block) {
             let old = self.chains.copy(id);
