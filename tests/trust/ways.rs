@@ -469,7 +469,7 @@ fn ram_holds_no_more_than_it_was_given_and_the_index_no_more_than_20_bytes_a_blo
 #[test]
 fn blocks_in_the_log_take_no_more_ram_than_the_configuration_says() {
     let world = World::new();
-    let config = world.config(held(64));
+    let config = world.config(Config { background: Background::OnSettle, ..held(64) });
     let ssd = config.ssd.clone().expect("there is one");
     let most = ssd.index_bytes_max(config.block_size).expect("its size is known");
     let cache = Cache::open(&config).expect("the cache opens");
