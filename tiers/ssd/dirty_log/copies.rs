@@ -125,7 +125,8 @@ impl DirtyLog {
                 continue;
             }
             is_news = true;
-            if Some(id) == newest {
+            // What a tombstone hides must not come to light when that is below.
+            if Some(id) == newest && !self.tombstones.bury(block, copy.version) {
                 self.chains.set_state(id, CopyState::Destaged);
                 self.segment_mut(copy.generation).needed -= 1;
             } else {
