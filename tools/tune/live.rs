@@ -95,3 +95,66 @@ impl Live<'_> {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use terrace::tiers::testing::MemoryDevice;
+    use terrace::{Cache, Config, RamSize, SsdConfig, SsdSize, WhatIf, WriteMode};
+
+    use super::*;
+
+    const BLOCKS: u64 = 2048;
+
+    /// What a small cache says that runs until it can.
+    fn outlooks() -> (BlockSize, Vec<Outlook>) {
+        let mut config = Config::new(RamSize::Blocks(256));
+        config.block_size = BlockSize::new(4096).expect("a block size");
+        let simulated = Config { ssd: Some(SsdConfig::new("", SsdSize::Blocks(1024))), ..config.clone() };
+        let cache = Cache::open(&config).expect("the cache opens");
+        let disk = Arc::new(MemoryDevice::new(BLOCKS * 4096));
+        let volume = cache.attach("disk", disk, WriteMode::Back).expect("the volume attaches");
+        let watcher = WhatIf::start(&cache, &simulated, 1.0).expect("the sizes work");
+        let mut random = fastrand::Rng::with_seed(3);
+        while watcher.outlooks().is_empty() {
+            for _ in 0..5000 {
+                let block = (BLOCKS as f64 * random.f64().powi(3)) as u64;
+                volume.read_ref(block * 4096, 4096).expect("a memory device never fails");
+            }
+        }
+        (config.block_size, watcher.outlooks())
+    }
+
+    /// The report of a small cache that runs.
+    pub(crate) fn report() -> Report {
+        let (block_size, outlooks) = outlooks();
+        let live = Live { name: "a cache", block_size, outlooks: &outlooks, references_a_day: Some(1e6) };
+        live_report(&live, &TuneArgs::defaults()).expect("it has seen enough")
+    }
+
+    #[test]
+    fn the_report_of_a_cache_has_its_size_and_all_that_follows_from_the_surface() {
+        let report = report();
+        let present = report.present.expect("its size is among them");
+        assert_eq!((present.cell.ram_bytes, report.surface.len()), (256 * 4096, 20));
+        assert!((900..1200).contains(&present.cell.ssd_blocks), "{present:?}");
+        assert!(report.surface.contains(&present) && report.recommendation.is_some());
+        for Candidate { cell, ssd_bytes_a_day, .. } in &report.surface {
+            assert!((cell.ram_share + cell.ssd_share + cell.disk_share - 1.0).abs() < 1e-9, "{cell:?}");
+            assert_eq!(cell.ssd_bytes == 0, *ssd_bytes_a_day == Some(0.0), "{cell:?}");
+        }
+        let row = |line: &&str| line.contains("now");
+        let text = super::super::table::show(&report);
+        assert_eq!(text.lines().filter(row).count(), 1, "{text}");
+        assert!(text.starts_with("a cache: "), "{text}");
+    }
+
+    #[test]
+    fn a_cache_that_saw_too_little_says_so() {
+        let block_size = BlockSize::new(4096).expect("a block size");
+        let live = Live { name: "a cache", block_size, outlooks: &[], references_a_day: None };
+        let Err(failure) = live_report(&live, &TuneArgs::defaults()) else { panic!("it saw nothing") };
+        assert!(failure.to_string().contains("too little to tell yet; ask again"), "{failure}");
+    }
+}

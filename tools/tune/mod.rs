@@ -36,6 +36,8 @@ pub(crate) use args::{TuneArgs, Write};
 pub(crate) use candidate::Candidate;
 pub(crate) use curves::{CurvePoint, Curves};
 pub(crate) use devices::Latency;
+#[cfg(test)]
+pub(crate) use live::tests::report as report_of_a_small_cache;
 pub(crate) use live::{Live, live_report};
 pub(crate) use profile::{Profile, Window};
 #[cfg(test)]
