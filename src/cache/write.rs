@@ -409,8 +409,8 @@ impl Inner {
         Ok(is_resident.is_some())
     }
 
-    /// Whether the write must wait for a fill because the log has sectors of the block that RAM will not have: the next
-    /// copy in the log has to have them all.
+    /// Whether the write must wait for a fill because the log's next copy is to have sectors of the block that RAM will not
+    /// have.
     fn must_widen(
         &self,
         volume: &VolumeState,
@@ -421,13 +421,13 @@ impl Inner {
         if !volume.may_have_log() {
             return None;
         }
-        let older = self.ssd()?.dirty_mask(piece.block)?;
+        let wanted = self.ssd()?.wanted_mask(piece.block)?;
         let entry = resident.map(|slot| &shard.entries[slot.index()]);
         let written = piece.sectors();
         let has = |sector: usize| {
             written.contains(&sector) || entry.is_some_and(|entry| entry.has(sector..sector + 1))
         };
-        let is_wide = mask::runs(&older, self.size.sectors()).flatten().all(has);
+        let is_wide = mask::runs(&wanted, self.size.sectors()).flatten().all(has);
         (!is_wide).then_some(Wait::Fill(piece.block))
     }
 
