@@ -110,15 +110,17 @@ fn outlooks(outlooks: &[OutlookReport]) -> String {
         return "not enough traffic was seen yet".into();
     }
     let percent = |ratio: f64| format!("{:.1} %", ratio * 100.0);
+    let with_error = |ratio: f64, error: f64| format!("{} ± {:.1}", percent(ratio), error * 100.0);
     let row = |outlook: &OutlookReport| {
         vec![
             show_bytes(outlook.ram_bytes),
             show_bytes(outlook.ssd_bytes),
-            percent(outlook.ram_hit_ratio),
-            percent(outlook.ssd_hit_ratio),
-            percent(outlook.disk_ratio),
+            with_error(outlook.read_ram_ratio, outlook.read_ram_ratio_error),
+            percent(outlook.read_ssd_ratio),
+            with_error(outlook.read_disk_ratio, outlook.read_disk_ratio_error),
+            if outlook.is_present { "now".into() } else { String::new() },
         ]
     };
-    table(&["RAM", "SSD", "from RAM", "from the SSD", "from the disks"], outlooks.iter().map(row).collect())
-        .to_string()
+    let head = ["RAM", "SSD", "reads from RAM", "from the SSD", "from the disks", ""];
+    table_with_text(&head, outlooks.iter().map(row).collect()).to_string()
 }

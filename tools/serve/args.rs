@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use terrace::BlockSize;
 
-use super::plan::{Address, CachePlan, ExportPlan, LimitsPlan, LogLevel, Mode, Plan, TlsPlan, name_of};
+use super::plan::{
+    Address, CachePlan, ExportPlan, LimitsPlan, LogLevel, Mode, Plan, StaleSsd, TlsPlan, name_of,
+};
 use crate::failure::{Failure, Result};
 use crate::units::{parse_duration_ns, parse_size};
 
@@ -73,6 +75,11 @@ pub(crate) struct ServeArgs {
     /// file keeps the one that it was made with
     #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = block_size, help_heading = "Tiers")]
     pub(super) block_size: BlockSize,
+
+    /// What to do about a disk whose newest blocks are on an SSD that is not the one given, or that the disk was written
+    /// without since. Only for this start
+    #[arg(long, value_name = "CHOICE", value_enum, default_value_t = StaleSsd::Refuse, help_heading = "Tiers")]
+    pub(super) stale_ssd: StaleSsd,
 
     /// unix:PATH or HOST:PORT; may be repeated. Needed unless sockets are passed by systemd
     #[arg(long, value_name = "ADDRESS", help_heading = "Clients")]
@@ -147,6 +154,7 @@ impl ServeArgs {
             Some(path) => Plan::load(path)?,
             None => self.plan_of_one()?,
         };
+        plan.stale_ssd = self.stale_ssd;
         if let Some(log) = self.log {
             plan.log = log;
         }
@@ -181,6 +189,7 @@ impl ServeArgs {
                 read_only: self.read_only,
                 description: String::new(),
             }],
+            stale_ssd: self.stale_ssd,
         })
     }
 }

@@ -37,7 +37,10 @@ impl Manager {
 
     pub(super) fn stopping(&self, within: Duration) {
         // The manager's own patience may be shorter.
-        self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", within.as_micros()));
+        self.tell(&format!(
+            "STOPPING=1\nSTATUS=making everything durable\nEXTEND_TIMEOUT_USEC={}",
+            within.as_micros()
+        ));
     }
 
     pub(super) fn alive(&self) {

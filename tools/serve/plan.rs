@@ -40,6 +40,9 @@ pub(super) struct Plan {
     pub(super) tls: Option<TlsPlan>,
     #[serde(rename = "export", default)]
     pub(super) exports: Vec<ExportPlan>,
+    /// Of one start, so a file cannot say it.
+    #[serde(skip)]
+    pub(super) stale_ssd: StaleSsd,
 }
 
 /// The tiers that all exports share.
@@ -182,6 +185,28 @@ impl From<WriteMode> for Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.to_possible_value().expect("no mode is hidden").get_name())
+    }
+}
+
+/// What is done with an SSD that has newer blocks of a disk and is away, or was
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum StaleSsd {
+    /// Serve nothing
+    #[default]
+    Refuse,
+    /// Give up, for good, what only the SSD has
+    Forget,
+    /// Take what the SSD has for newer than the disk, though that was written since
+    Believe,
+}
+
+impl From<StaleSsd> for terrace::StaleSsd {
+    fn from(choice: StaleSsd) -> Self {
+        match choice {
+            StaleSsd::Refuse => Self::Refuse,
+            StaleSsd::Forget => Self::Forget,
+            StaleSsd::Believe => Self::Believe,
+        }
     }
 }
 

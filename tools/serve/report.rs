@@ -115,14 +115,21 @@ pub(crate) struct ConnectionReport {
     pub(crate) bytes_written: u64,
 }
 
-/// What a size would give: shares of all references, from 0 to 1.
+/// What a size would give: shares of all reads, from 0 to 1. An error is half the width of the interval that holds the true
+/// share in 95 of 100 cases.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct OutlookReport {
     pub(crate) ram_bytes: u64,
     pub(crate) ssd_bytes: u64,
-    pub(crate) ram_hit_ratio: f64,
-    pub(crate) ssd_hit_ratio: f64,
-    pub(crate) disk_ratio: f64,
+    /// The tiers have this size now.
+    pub(crate) is_present: bool,
+    pub(crate) read_ram_ratio: f64,
+    pub(crate) read_ram_ratio_error: f64,
+    pub(crate) read_ssd_ratio: f64,
+    pub(crate) read_disk_ratio: f64,
+    pub(crate) read_disk_ratio_error: f64,
+    /// Blocks written to the SSD for each block that is read or written.
+    pub(crate) ssd_writes: f64,
 }
 
 /// Whether the SSD may be pulled out now.
@@ -248,9 +255,13 @@ impl OutlookReport {
         Self {
             ram_bytes: outlook.size.ram_blocks * snapshot.block_bytes,
             ssd_bytes: outlook.size.ssd_blocks * snapshot.block_bytes,
-            ram_hit_ratio: outlook.ram_hit_ratio,
-            ssd_hit_ratio: outlook.ssd_hit_ratio,
-            disk_ratio: outlook.disk_ratio,
+            is_present: outlook.is_present,
+            read_ram_ratio: 1.0 - outlook.read_ssd_ratio - outlook.read_disk_ratio,
+            read_ram_ratio_error: outlook.read_ram_ratio_error,
+            read_ssd_ratio: outlook.read_ssd_ratio,
+            read_disk_ratio: outlook.read_disk_ratio,
+            read_disk_ratio_error: outlook.read_disk_ratio_error,
+            ssd_writes: outlook.ssd_writes,
         }
     }
 }

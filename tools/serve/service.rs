@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use terrace::tiers::backing::file::FileBacking;
 use terrace::{
-    Cache, Config, Outlook, RamSize, RecordConfig, RecordStatus, SsdConfig, SsdSize, Stats, Volume, WhatIf,
+    AttachOptions, Cache, Config, Outlook, RamSize, RecordConfig, RecordStatus, SsdConfig, SsdSize, Stats,
+    Volume, WhatIf,
 };
 use terrace_nbd::{ConnectionStats, Exports, Server, ServerStats};
 
@@ -126,10 +127,10 @@ impl Service {
     /// Serves one more disk.
     pub(super) fn add(&self, plan: &ExportPlan, backing: Arc<FileBacking>) -> Result<()> {
         let name = &plan.name;
-        let volume = self.cache.attach(name, backing, plan.mode()).map_err(|error| {
-            Failure::caused(format!("export {name} cannot be served"), error)
-                .remedy("nothing of it was changed")
-        })?;
+        let stale_ssd = self.force.lock().plan.stale_ssd.into();
+        let options = AttachOptions { stale_ssd, ..AttachOptions::default() };
+        let volume = self.cache.attach_with(name, backing, plan.mode(), &options);
+        let volume = volume.map_err(|error| cannot_attach(name, error))?;
         let about = About { description: plan.description.clone(), read_only: plan.read_only };
         let export = VolumeExport::new(volume.clone(), about, self.patient.clone(), self.slow.clone());
         let export = Arc::new(export);
@@ -346,6 +347,23 @@ impl Served {
             lost_blocks: self.volume.lost_blocks().len() as u64,
             operations: self.export.meter().snapshot(),
         }
+    }
+}
+
+fn cannot_attach(name: &str, error: terrace::Error) -> Failure {
+    match error {
+        terrace::Error::SsdMissing { cache_file, .. } => Failure::input(format!(
+            "the disk of export {name} lacks blocks that only cache file {cache_file:016x} has"
+        ))
+        .remedy("serve it with that --ssd-file, or lose them by --stale-ssd forget"),
+        terrace::Error::SsdOlder { dirty_blocks, .. } => Failure::input(format!(
+            "the cache file has {dirty_blocks} blocks of export {name}, and is not known to be all that the disk lacks"
+        ))
+        .remedy(
+            "serve the disk under the name and with the cache file that it had; or have --stale-ssd forget drop what the \
+             file has, or believe put it over the disk",
+        ),
+        error => Failure::caused(format!("export {name} cannot be served"), error).remedy("nothing of it was changed"),
     }
 }
 

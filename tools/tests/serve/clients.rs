@@ -74,7 +74,11 @@ fn qemu_img_converts_to_it_finds_it_equal_and_sees_its_holes() {
     ground.file("in", &data);
     let server = Server::of_disk(&ground, &["--write", "back"]);
     let address = uri(&ground, "");
-    run(&ground, "qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", "in", &address]);
+    run(
+        &ground,
+        "qemu-img",
+        &["convert", "-n", "--target-is-zero", "-f", "raw", "-O", "raw", "in", &address],
+    );
     run(&ground, "qemu-img", &["compare", "-f", "raw", "-F", "raw", "in", &address]);
     let map = run(&ground, "qemu-img", &["map", "-f", "raw", "--output=json", &address]);
     let map: Vec<Value> = serde_json::from_str(&map).expect("JSON");

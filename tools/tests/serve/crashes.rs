@@ -46,6 +46,38 @@ fn what_was_flushed_to_the_ssd_is_there_after_each_of_many_kills() {
     assert!(stored == through_the_cache);
 }
 
+#[test]
+fn a_disk_is_not_served_without_the_ssd_that_has_its_newest_blocks_unless_they_are_given_up() {
+    if !have(&["nbdsh"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 16 * MIB);
+    let server = Server::start(&ground, &[&SERVE[..], &["--write", "back-ssd"]].concat());
+    nbdsh(&ground, "h.pwrite(b'x' * 4096, 0)\nh.flush()");
+    server.kill();
+    let without = ["serve", "--backing", "disk", "--listen", "unix:nbd"];
+    let refused = |arguments: &[&str]| {
+        let run = ground.terrace(arguments);
+        assert_eq!((run.code, run.stderr.lines().count()), (Some(2), 1), "{}", run.stderr);
+        assert!(run.stderr.contains("--stale-ssd forget"), "{}", run.stderr);
+    };
+    refused(&without);
+    refused(&[&SERVE[..], &["--export", "another-name"]].concat());
+    let server = Server::start(&ground, &SERVE);
+    nbdsh(&ground, "assert h.pread(4096, 0) == b'x' * 4096");
+    assert_eq!(server.stop().code, Some(0));
+    // The disk has it now.
+    assert_eq!(Server::start(&ground, &without).stop().code, Some(0));
+    let server = Server::start(&ground, &[&SERVE[..], &["--write", "back-ssd"]].concat());
+    nbdsh(&ground, "h.pwrite(b'y' * 4096, 0)\nh.flush()");
+    server.kill();
+    refused(&without);
+    let server = Server::start(&ground, &[&without[..], &["--stale-ssd", "forget"]].concat());
+    nbdsh(&ground, "assert h.pread(1, 0) in (b'x', b'y')");
+    assert_eq!(server.stop().code, Some(0));
+}
+
 /// Sectors 0 to 1023, each in a page of its own; `model` has for each what it may be.
 const LIFE: &str = r#"
 import json, os, random, signal
