@@ -25,6 +25,7 @@ use hashbrown::HashMap;
 use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId};
 
 use super::geometry::Geometry;
+use super::log_filter::LogFilter;
 use super::record::{RecordEntry, RecordHeader, SectorMask, header_pages, page_count};
 use super::tombstones::{Tombstone, Tombstones};
 
@@ -214,6 +215,8 @@ pub(super) struct DirtyLog {
     /// Blocks in `records`.
     pending: HashMap<BlockId, PendingCopy, Hasher>,
     records: BTreeMap<u64, OpenRecord>,
+    /// Has all of `copies`, `older` and `pending`; only while summaries are read.
+    filter: Option<LogFilter>,
     pub(super) tombstones: Tombstones,
     pub(super) next_sequence: u64,
     pub(super) synced_through: u64,
@@ -242,6 +245,7 @@ impl DirtyLog {
             bad: BTreeSet::new(),
             pending: HashMap::default(),
             records: BTreeMap::new(),
+            filter: None,
             tombstones: Tombstones::default(),
             next_sequence: 1,
             synced_through: 0,
@@ -328,8 +332,22 @@ impl DirtyLog {
         self.records.is_empty()
     }
 
+    /// Copies are restored now, about so many, and summaries read then, until [`Self::end_scan`].
+    pub(super) fn begin_scan(&mut self, copies: usize) {
+        self.filter = Some(LogFilter::new(copies));
+        self.copies.reserve(copies);
+    }
+
+    pub(super) fn end_scan(&mut self) {
+        self.filter = None;
+    }
+
     /// Whether recovery might find a copy of `block`.
     pub(super) fn may_be_found(&self, block: BlockId) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.may_have(block)) && self.is_found(block)
+    }
+
+    fn is_found(&self, block: BlockId) -> bool {
         self.copies.contains_key(&block) || self.pending.contains_key(&block) || self.has_older(block)
     }
 
@@ -400,6 +418,9 @@ impl DirtyLog {
         segment.needed += copies.len() as u32;
         let generation = segment.generation;
         for (copy, index) in copies.iter().zip(first_index..) {
+            if let Some(filter) = &mut self.filter {
+                filter.add(copy.block);
+            }
             let before = self.pending.insert(copy.block, PendingCopy { generation, index, is_void: false });
             assert!(before.is_none(), "{} goes to the log twice at once", copy.block);
         }
@@ -715,6 +736,9 @@ impl DirtyLog {
             segment.set_dead(copy.index);
         } else {
             segment.needed += u32::from(copy.state == CopyState::Dirty);
+            if let Some(filter) = &mut self.filter {
+                filter.add(block);
+            }
             self.install(block, copy);
         }
     }

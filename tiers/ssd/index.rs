@@ -45,7 +45,7 @@ const CELL_BYTES: usize = size_of::<Cell>();
 const BUCKET_CELLS: usize = 4;
 
 /// Cells that give way to one block at the most, before one is put outside.
-const MOVES_MAX: usize = 256;
+const MOVES_MAX: usize = 64;
 
 /// Blocks whose lines are fetched together.
 // 64: more wait for nothing else, and their lines are in the nearest cache still when their turn comes.
@@ -65,6 +65,14 @@ pub(super) struct New {
     pub(super) block: BlockId,
     pub(super) place: Place,
     pub(super) crc: u32,
+}
+
+/// What became of a block to be added.
+enum Put {
+    Added,
+    Known(Found),
+    /// Both of its buckets are full; this is the second.
+    Full(usize),
 }
 
 /// The table's memory: zero pages until they are written to, and large ones where the system has them. With small pages
@@ -151,17 +159,39 @@ impl Index {
 
     /// Adds a block that is not in yet.
     pub(super) fn insert(&mut self, block: BlockId, place: Place, crc: u32) {
-        debug_assert!(self.get(block).is_none(), "{block} is in the index already");
-        self.add(cell(block, place, crc));
+        let known = self.insert_new(&New { block, place, crc });
+        debug_assert!(known.is_none(), "{block} is in the index already");
     }
 
     /// Adds `new`, unless its block is in: what is known of it stays then, and is the answer.
     pub(super) fn insert_new(&mut self, new: &New) -> Option<Found> {
-        let known = self.get(new.block);
-        if known.is_none() {
-            self.add(cell(new.block, new.place, new.crc));
+        match self.put_new(new) {
+            Put::Added => None,
+            Put::Known(found) => Some(found),
+            Put::Full(second) => {
+                self.len += 1;
+                self.displace(second, cell(new.block, new.place, new.crc));
+                None
+            }
         }
-        known
+    }
+
+    /// The same, but for when another block would have to give way.
+    fn put_new(&mut self, new: &New) -> Put {
+        if let Some(found) = self.get(new.block) {
+            return Put::Known(found);
+        }
+        assert!(self.len < self.cells.len(), "more blocks than slots in the index");
+        let (hash, cell) = (mix(new.block.as_u64()), cell(new.block, new.place, new.crc));
+        let (first, second) = (self.first_of(hash), self.second_of(hash));
+        if !self.put(first, cell) {
+            self.cells.mark_passed(first);
+            if !self.put(second, cell) {
+                return Put::Full(second);
+            }
+        }
+        self.len += 1;
+        Put::Added
     }
 
     /// Adds all of `news`, but those whose blocks are in: these are given to `known`, by their number, with what is known.
@@ -184,7 +214,20 @@ impl Index {
             }
             let left = &left[..left_count];
             self.fetch(left.iter().map(|&number| self.second_of(mix(news[number].block.as_u64()))));
+            let (mut crowded, mut crowded_count) = ([0; FETCHED], 0);
             for &number in left {
+                match self.put_new(&news[number]) {
+                    Put::Added => {}
+                    Put::Known(found) => known(part * FETCHED + number, found),
+                    Put::Full(_) => {
+                        crowded[crowded_count] = number;
+                        crowded_count += 1;
+                    }
+                }
+            }
+            let crowded = &crowded[..crowded_count];
+            self.fetch(crowded.iter().flat_map(|&number| self.ways_out_for(&news[number])));
+            for &number in crowded {
                 if let Some(found) = self.insert_new(&news[number]) {
                     known(part * FETCHED + number, found);
                 }
@@ -214,21 +257,6 @@ impl Index {
         std::hint::black_box(words.fold(0, |all, word| all ^ word));
     }
 
-    /// Adds a block that is not in.
-    fn add(&mut self, new: Cell) {
-        assert!(self.len < self.cells.len(), "more blocks than slots in the index");
-        self.len += 1;
-        let hash = mix(new[0]);
-        let (first, second) = (self.first_of(hash), self.second_of(hash));
-        if self.put(first, new) {
-            return;
-        }
-        self.cells.mark_passed(first);
-        if !self.put(second, new) {
-            self.displace(second, new);
-        }
-    }
-
     /// Puts `new` into a free cell of the bucket; false when there is none.
     fn put(&mut self, bucket: usize, new: Cell) -> bool {
         let free = self.cells.bucket(bucket).iter().position(|&cell| is_empty(cell));
@@ -238,28 +266,40 @@ impl Index {
         free.is_some()
     }
 
-    /// Puts `new` into a full bucket, whose first bucket is marked if it is another. What gives way goes to its other
-    /// bucket, where something may have to give way in turn.
+    /// Puts `new` into a full bucket, in place of a block that finds room in its other bucket. When none does, any of them
+    /// goes there nevertheless, in place of another in turn.
     fn displace(&mut self, mut bucket: usize, mut new: Cell) {
         for _ in 0..MOVES_MAX {
+            let cells = self.cells.bucket(bucket);
+            let others = cells.map(|cell| self.other_of(cell, bucket));
+            self.fetch(others.into_iter());
             // The numbers of Knuth and Lewis; their upper bits are the good ones.
             self.turn = self.turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let at = bucket * BUCKET_CELLS + (self.turn >> 30) as usize;
-            let moved = self.cells.get(at);
-            self.cells.set(at, new);
-            new = [moved[0], moved[1] & !PASSED];
-            let hash = mix(new[0]);
-            if bucket == self.first_of(hash) {
+            let has_room = |&at: &usize| self.cells.bucket(others[at]).into_iter().any(is_empty);
+            let at = (0..BUCKET_CELLS).find(has_room).unwrap_or((self.turn >> 30) as usize);
+            if bucket == self.first_of(mix(cells[at][0])) {
                 self.cells.mark_passed(bucket);
-                bucket = self.second_of(hash);
-            } else {
-                bucket = self.first_of(hash);
             }
+            self.cells.set(bucket * BUCKET_CELLS + at, new);
+            (bucket, new) = (others[at], [cells[at][0], cells[at][1] & !PASSED]);
             if self.put(bucket, new) {
                 return;
             }
         }
         self.outside.insert(BlockId::from_u64(new[0]), found(new));
+    }
+
+    /// Where what is in the second bucket of `new` may go.
+    fn ways_out_for(&self, new: &New) -> [usize; BUCKET_CELLS] {
+        let bucket = self.second_of(mix(new.block.as_u64()));
+        self.cells.bucket(bucket).map(|cell| self.other_of(cell, bucket))
+    }
+
+    /// The other bucket of what is in this one.
+    fn other_of(&self, cell: Cell, bucket: usize) -> usize {
+        let hash = mix(cell[0]);
+        let first = self.first_of(hash);
+        if bucket == first { self.second_of(hash) } else { first }
     }
 
     /// Notes the checksum of `block`, if that is in `place` still.
@@ -292,8 +332,8 @@ impl Index {
 
     /// There may be room now for one that is outside.
     fn bring_in_one(&mut self) {
-        if let Some(found) = self.take_outside() {
-            self.add(cell(found.0, found.1.place, found.1.crc));
+        if let Some((block, Found { place, crc })) = self.take_outside() {
+            self.insert(block, place, crc);
         }
     }
 

@@ -12,6 +12,7 @@
 //! | segment    | the states of one segment                                                          |
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
+//! | log_filter | which blocks the log of dirty blocks may have, in a few bits                        |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
 //! | tombstones | ranges that read as zeros and are not discarded below                              |
 //! | volumes    | numbers and identities of volumes                                                  |
@@ -55,6 +56,7 @@ mod index;
 mod inspect;
 mod journal;
 mod log;
+mod log_filter;
 mod moving_index;
 mod overwritten;
 mod plan;

@@ -7,6 +7,7 @@ mod driver;
 mod format;
 mod inspect;
 mod journal;
+mod log_gap;
 mod opening;
 mod races;
 mod scan;

@@ -15,11 +15,11 @@ const BLOCKS: usize = 24;
 /// Blocks that fit the cache file.
 const ROOM: u64 = 64;
 
-fn size() -> BlockSize {
+pub(super) fn size() -> BlockSize {
     BlockSize::new(16 << 10).expect("a power of two")
 }
 
-fn geometry() -> Geometry {
+pub(super) fn geometry() -> Geometry {
     Geometry::for_blocks(size(), ROOM).expect("fits")
 }
 
@@ -69,9 +69,9 @@ impl History {
 }
 
 /// A cache above with all its blocks in RAM, one call after the other.
-struct Writer {
-    ssd: Ssd,
-    device: MemoryDevice,
+pub(super) struct Writer {
+    pub(super) ssd: Ssd,
+    pub(super) device: MemoryDevice,
     volume: VolumeId,
     next: u64,
     /// The newest content, by the number of what made it, and which sectors of it are neither below nor in the log.
@@ -92,7 +92,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let device = MemoryDevice::new(geometry().file_bytes());
         let mut ssd = Ssd::create(&device, geometry(), SsdPolicy::default()).expect("creates");
         let volume = ssd.attach_volume("disk", Some(IDENTITY)).expect("attaches");
@@ -117,7 +117,7 @@ impl Writer {
         writer
     }
 
-    fn block(&self, number: usize) -> BlockId {
+    pub(super) fn block(&self, number: usize) -> BlockId {
         BlockId::new(self.volume, number as u64)
     }
 
@@ -133,7 +133,7 @@ impl Writer {
         content.iter().enumerate().map(shown).collect()
     }
 
-    fn settle_journal(&mut self) {
+    pub(super) fn settle_journal(&mut self) {
         loop {
             match self.ssd.plan_journal() {
                 JournalPlan::Nothing => return,
@@ -184,11 +184,11 @@ impl Writer {
         }
     }
 
-    fn checkpoint(&mut self) {
+    pub(super) fn checkpoint(&mut self) {
         assert!(checkpoint(&mut self.ssd, &self.device, false));
     }
 
-    fn write(&mut self, number: usize, sectors: Range<usize>) {
+    pub(super) fn write(&mut self, number: usize, sectors: Range<usize>) {
         let version = self.version();
         self.ssd.void_clean(self.block(number), version);
         self.ram[number][sectors.clone()].fill(self.next);
@@ -197,7 +197,7 @@ impl Writer {
     }
 
     /// Puts the dirty ones of `numbers` into the log, not synced.
-    fn log(&mut self, numbers: impl Iterator<Item = usize>) {
+    pub(super) fn log(&mut self, numbers: impl Iterator<Item = usize>) {
         let is_under_way = |number: &usize| self.logged.iter().any(|(other, _)| other == number);
         let numbers: Vec<usize> =
             numbers.filter(|number| self.dirty[*number] != 0 && !is_under_way(number)).collect();
@@ -230,7 +230,7 @@ impl Writer {
         }
     }
 
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         let Some(sync) = self.ssd.plan_log_sync() else { return };
         self.device.sync().expect("works");
         self.ssd.finish_log_sync(sync);
@@ -300,7 +300,7 @@ impl Writer {
         self.checkpoint();
     }
 
-    fn destage(&mut self, from: usize) {
+    pub(super) fn destage(&mut self, from: usize) {
         let mut tombstones: Vec<Tombstone> = Vec::new();
         let run = loop {
             let epoch = tombstones.last().map(Tombstone::epoch);
