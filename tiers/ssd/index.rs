@@ -304,10 +304,13 @@ impl Index {
 
     /// Notes the checksum of `block`, if that is in `place` still.
     pub(super) fn confirm(&mut self, block: BlockId, place: Place, crc: u32) -> bool {
-        if self.get(block).is_none_or(|found| found.place != place) {
+        let at = self.find(block);
+        let known =
+            at.map_or_else(|| self.outside.get(&block).copied(), |at| Some(found(self.cells.get(at))));
+        if known.is_none_or(|known| known.place != place) {
             return false;
         }
-        match self.find(block) {
+        match at {
             Some(at) => self.cells.set(at, cell(block, place, crc)),
             None => {
                 self.outside.insert(block, Found { place, crc });
