@@ -35,7 +35,7 @@ impl LogFilter {
 
     fn bits_of(&self, block: BlockId) -> (usize, u64) {
         let hash = mix(block.as_u64());
-        let word = ((hash >> 32) * self.words.len() as u64 >> 32) as usize;
+        let word = (((hash >> 32) * self.words.len() as u64) >> 32) as usize;
         (word, 1 << (hash & 63) | 1 << (hash >> 6 & 63))
     }
 }

@@ -9,6 +9,19 @@
 //!    missing or torn ends the log: neither it nor what follows was promised to anyone. The end goes into the checkpoint
 //!    that opening writes, so that what is forgotten now is never found later.
 //! 4. The tombstones of the checkpoint and the journal take the place of every copy with a lower version.
+//!
+//! Where the log begins matters as much (`first_record`). A segment that no checkpoint lists is known by its first header
+//! alone: when that is torn it is not found, and in an empty log the next segment would seem to be the first. So the log
+//! begins where the checkpoint says, with its oldest segment or its next record, and what is missing there is a gap like
+//! any other. Only when segments were retired since does it begin with what is found, for nobody knows which records
+//! those had. Then a torn segment before that is not missed. That breaks no promise: what was synced is not torn by a
+//! crash, and what was not needs none of the others, since a record has blocks whose older copies are all durable.
+//!
+//! | situation                                                      | test in `tests/log_gap.rs`                             |
+//! |----------------------------------------------------------------|--------------------------------------------------------|
+//! | the first header of a log that was not synced is torn          | `nothing_behind_a_first_segment_with_a_torn_header_...` |
+//! | the same, and what follows says that it was synced             | `a_first_segment_with_a_torn_header_is_damage_...`      |
+//! | the first segments are retired                                 | `what_is_left_behind_retired_segments_is_the_log_...`   |
 
 use std::io::IoSliceMut;
 
