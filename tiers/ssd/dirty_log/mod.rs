@@ -290,10 +290,10 @@ impl DirtyLog {
         let mut found = vec![0; self.size.mask_words()];
         let mut copies = self.copies_of(block);
         copies.retain(|copy| {
-            let is_needed = !mask::covers(&found, &copy.mask)
-                && !(is_buried && self.tombstones.bury(block, copy.version));
+            let is_hidden = is_buried && self.tombstones.bury(block, copy.version);
+            let is_covered = mask::covers(&found, &copy.mask);
             mask::add(&mut found, &copy.mask);
-            is_needed
+            !is_hidden && !is_covered
         });
         copies
     }
