@@ -20,6 +20,8 @@
 mod done;
 mod export;
 mod exports;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod input;
 mod limits;
 mod listen;

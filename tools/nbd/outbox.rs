@@ -168,7 +168,7 @@ impl Outbox {
         }
         let rings = match state.waiting {
             Some(Waiting::Room) => true,
-            Some(Waiting::Replies) => !state.queue.is_empty() || state.is_broken,
+            Some(Waiting::Replies) => !state.queue.is_empty() || state.is_broken || state.is_draining,
             None => false,
         };
         if rings {

@@ -60,12 +60,14 @@ fn contexts_need_structured_replies() {
     }
 }
 
-fn status(client: &mut Client, flags: u16, length: u64) -> Result<Vec<(u32, Vec<(u64, u64)>)>, u32> {
+/// For each context, by its number, its extents: lengths and flags.
+type Status = Vec<(u32, Vec<(u64, u64)>)>;
+
+fn status(client: &mut Client, flags: u16, length: u64) -> Result<Status, u32> {
     ask_status(client, Ask { flags, command: STATUS, length, ..Ask::default() })
 }
 
-/// For each context its extents: lengths and flags.
-fn ask_status(client: &mut Client, ask: Ask<'_>) -> Result<Vec<(u32, Vec<(u64, u64)>)>, u32> {
+fn ask_status(client: &mut Client, ask: Ask<'_>) -> Result<Status, u32> {
     client.send_request(ask);
     let mut found = Vec::new();
     loop {

@@ -1,6 +1,7 @@
 //! The server over real sockets, asked byte by byte, and by the clients that people use.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
+#![allow(clippy::print_stdout, reason = "a test says its seed, and what it leaves out")]
 
 mod client;
 mod clients;
