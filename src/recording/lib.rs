@@ -23,6 +23,9 @@
 mod encoding;
 mod error;
 mod format;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod read;
 mod request;
 mod write;

@@ -85,6 +85,16 @@ pub(crate) struct Scan {
 impl Scan {
     /// Reads the trace to its end, so that a line that cannot be read is found before anything is made on disk.
     pub(crate) fn of(source: &Source, addressing: &Addressing, progress: &Progress) -> Result<Self> {
+        Self::with(source, addressing, progress, |_| ())
+    }
+
+    /// The same, with `visit` called for each request.
+    pub(crate) fn with(
+        source: &Source,
+        addressing: &Addressing,
+        progress: &Progress,
+        mut visit: impl FnMut(&Request),
+    ) -> Result<Self> {
         let (mut reader, position) = source.reader()?;
         let mut scan = Self::default();
         let (mut passed, mut discards) = (0u64, 0);
@@ -95,6 +105,7 @@ impl Scan {
                 progress.show(&position);
             }
             passed += 1;
+            visit(&request);
             if request.kind == Kind::Discard {
                 discards += 1;
                 continue;
