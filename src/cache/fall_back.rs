@@ -22,9 +22,9 @@ use std::sync::Arc;
 use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
+use super::fill::Runner;
 use super::flush::FlushDone;
 use super::mode::Route;
-use super::read::Runner;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::Error;

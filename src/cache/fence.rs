@@ -25,8 +25,8 @@ use terrace_tiers::ssd::VoidMark;
 
 use super::Inner;
 use super::dirty::{Dirty, VolumeState};
+use super::fill::Runner;
 use super::index::{Entry, Shard};
-use super::read::Runner;
 use super::write::WriteWaiter;
 use crate::pool::Priority;
 use crate::sync::{Wake, wake_all};

@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, mask};
 
 use super::dirty::VolumeState;
+use super::fill::Runner;
 use super::index::Shard;
-use super::read::Runner;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::Error;

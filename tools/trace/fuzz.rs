@@ -93,6 +93,7 @@ fn check(request: &Request, names: usize, format: Format) {
     assert!(start.checked_add(length.saturating_sub(1)).is_some(), "{format:?}: {request:?}");
     let is_short = length < LENGTH_LIMIT || !matches!(request.kind, Kind::Read | Kind::Write);
     assert!(is_short, "{format:?}: {request:?}");
-    let volumes = if names == 0 { VOLUMES_MAX } else { names };
+    // A recording may have requests of volumes whose names were never noted.
+    let volumes = if names == 0 || format == Format::Terrace { VOLUMES_MAX } else { names };
     assert!((request.volume as usize) < volumes, "{format:?}: {request:?}");
 }
