@@ -13,7 +13,8 @@ use crate::failure::Result;
 
 /// 192 KiB of them: to hand them over then costs nothing beside reading them.
 const BATCH_REQUESTS: usize = 4096;
-const BATCHES_MAX: usize = 2;
+/// 3 MiB: on a busy machine each hand-over to a thread that sleeps waits for a turn of others, and so many share one.
+const BATCHES_MAX: usize = 16;
 
 pub(super) struct Ahead {
     /// None once the thread is to end.
