@@ -34,7 +34,7 @@ fn requests() -> impl Iterator<Item = Request> {
     (0..REQUESTS).map(|number| Request {
         volume: (number % 2) as u32,
         kind: if number % 3 == 0 { Kind::Write } else { Kind::Read },
-        span: Span::Bytes { offset: number * 7 % 5 << 20, bytes: 4096 << (number % 3) },
+        span: Span::Bytes { offset: (number * 7 % 5) << 20, bytes: 4096 << (number % 3) },
         time_ns: Some(1_000_000_000 + number * 5_000_000),
     })
 }
