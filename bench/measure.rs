@@ -38,6 +38,21 @@ pub fn processor_seconds() -> f64 {
     fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
+/// How long this thread is on a processor while it runs `work` so many times: what others have of the machine does not
+/// count, as in time by the clock it would.
+pub fn time_on_processor(times: u64, mut work: impl FnMut()) -> Duration {
+    let clock = Instant::now();
+    let before = on_processor();
+    (0..times).for_each(|_| work());
+    before.zip(on_processor()).map_or(clock.elapsed(), |(before, after)| after - before)
+}
+
+/// Of this thread so far; none where the system does not tell.
+fn on_processor() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
 /// The rates of two sides that were measured in turns.
 #[derive(Clone, Debug, Default)]
 pub struct Turns {

@@ -44,7 +44,7 @@ impl Input {
         Ok(Self { name: name.into(), reader, packing, taken, bytes_out: 0 })
     }
 
-    #[cfg(test)]
+    #[cfg(feature = "fuzz")]
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
         let reader = Box::new(io::Cursor::new(bytes.to_vec()));
         Self::new(reader, Packing::of(bytes), "test", &Arc::default()).expect("no I/O can fail")

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::ahead::Ahead;
 use super::detect::{self, PREFIX_BYTES};
 use super::formats::recording::{self, RecordingReader};
 use super::input::{Input, cannot_open};
@@ -121,13 +122,14 @@ impl Source {
         self.file_bytes
     }
 
-    /// A reader from the trace's beginning, and how many of [`Self::file_bytes`] it has taken so far.
+    /// A reader from the trace's beginning, on a thread of its own, and how many of [`Self::file_bytes`] it has taken so
+    /// far.
     pub(crate) fn reader(&self) -> Result<(Box<dyn TraceReader>, Arc<AtomicU64>)> {
         let position = Arc::default();
-        Ok((self.reader_counting(&position)?, position))
+        Ok((Ahead::of(self.reader_counting(&position)?), position))
     }
 
-    /// The same, counting in `position`.
+    /// The same on the thread that asks for requests, counting in `position`.
     pub(super) fn reader_counting(&self, position: &Arc<AtomicU64>) -> Result<Box<dyn TraceReader>> {
         let mut readers = Vec::new();
         for path in &self.paths {
