@@ -30,6 +30,12 @@ pub fn time_callers(callers: usize, work: impl Fn(usize) + Sync) -> Duration {
     ended - began
 }
 
+/// Nanoseconds that the calling thread has had a processor; 0 where the system does not tell.
+pub fn thread_nanoseconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0.0)
+}
+
 /// Seconds that all threads of this process have had a processor, in hundredths; 0 where the system does not tell.
 pub fn processor_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
