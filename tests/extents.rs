@@ -153,7 +153,9 @@ fn whatever_is_written_and_discarded_on_a_real_file_no_data_is_called_a_hole() {
                 1 | 2 => volume.discard(offset, bytes).expect("a discard succeeds"),
                 _ => drop(volume.write(offset, &vec![7; bytes as usize]).expect("a write succeeds")),
             }
-            let extents = volume.extents(offset, bytes, 4).expect("the volume answers");
+            let count_max = random.usize(1..5);
+            let extents = volume.extents(offset, bytes, count_max).expect("the volume answers");
+            assert!((1..=count_max).contains(&extents.len()), "step {step} in {mode:?}: {extents:?}");
             let mut at = offset;
             for extent in extents {
                 assert!(extent.bytes > 0);
@@ -176,6 +178,11 @@ fn an_answer_has_at_most_so_many_pieces_and_ends_with_the_volume() {
     }
     let all = volume.extents(0, DISK_BLOCKS * BLOCK_U64, 5).expect("the volume answers");
     assert_eq!(all.len(), 5);
+    volume.flush().expect("the disk takes all");
+    for count_max in 1..5 {
+        let below = volume.extents(0, DISK_BLOCKS * BLOCK_U64, count_max).expect("the volume answers");
+        assert_eq!(below, all[..count_max], "the disk is asked for no more");
+    }
     let one = volume.extents(BLOCK_U64 + 100, 50, 5).expect("the volume answers");
     assert_eq!(one, [Extent { bytes: 50, is_hole: true }]);
     let past = volume.extents(DISK_BLOCKS * BLOCK_U64 - 10, 20, 5);

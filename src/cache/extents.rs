@@ -63,7 +63,8 @@ impl Inner {
                 Newer::Nothing => {
                     let below = volume.device.extents(at, stop - at, extents.count_max)?;
                     let told: u64 = below.iter().map(|extent| extent.bytes).sum();
-                    told < stop - at || !below.into_iter().all(|extent| extents.push(extent))
+                    let all_fit = below.into_iter().all(|extent| extents.push(extent));
+                    !all_fit || told < stop - at
                 }
             };
             if is_full {

@@ -25,6 +25,9 @@
 mod encoding;
 mod error;
 mod format;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod read;
 mod request;
 mod write;

@@ -208,10 +208,14 @@ impl Data {
 
     /// Gives back what was lent.
     pub(crate) fn into_owned(self) -> Self {
-        Self::Owned(match self {
-            Self::Owned(bytes) => bytes,
-            Self::Lent(_) => self.parts().flatten().copied().collect(),
-        })
+        match self {
+            Self::Owned(_) => self,
+            Self::Lent(_) => {
+                let mut bytes = Vec::with_capacity(self.len_bytes());
+                self.parts().for_each(|part| bytes.extend_from_slice(part));
+                Self::Owned(bytes)
+            }
+        }
     }
 }
 

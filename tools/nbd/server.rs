@@ -198,14 +198,16 @@ impl Server {
 
     fn close(&self, grace: Duration) -> Drained {
         let shared = &self.shared;
+        let (were_here, first_new) = shared.count();
         shared.is_draining.store(true, Ordering::SeqCst);
         shared.closing.ring();
         for listener in self.listeners.lock().drain(..) {
             // A panic of it was reported when it came.
             let _ = listener.join();
         }
+        // Some came in the meantime, and some may have left.
+        let count = were_here + (shared.count().1 - first_new) as usize;
         let connections: Vec<_> = shared.here.lock().connections.values().cloned().collect();
-        let count = connections.len();
         connections.into_iter().for_each(|connection| connection.drain());
         let cut = shared.wait_until_empty(Instant::now() + grace);
         shared.here.lock().connections.values().for_each(|connection| connection.socket.cut());
@@ -274,6 +276,12 @@ impl Shared {
         here.next += 1;
         here.connections.insert(id, connection.clone());
         Some((id, connection))
+    }
+
+    /// How many are here, and the number of the next one.
+    fn count(&self) -> (usize, u64) {
+        let here = self.here.lock();
+        (here.connections.len(), here.next)
     }
 
     fn dismiss(&self, id: u64) {

@@ -1,21 +1,26 @@
 //! Recorded traces: what each request asked for, streamed from any of the formats we read, and `terrace trace`.
 //!
 //! ```text
-//! file ──> unpack ──> input ──> buffer (lines, records) ──> formats/ ──> merge ──> place ──> requests
+//! file ──> unpack ──> input ──> buffer (lines, records) ──> formats/ ──> merge ──> place ──> ahead ──> requests
 //!                                                              ▲
 //!                                                            detect, from the first 64 KiB
 //! ```
 //!
-//! A reader holds one buffer, or a block of a recording, whatever the trace's length; only the names of volumes add to
-//! it, and there is a bound to those (`text`). `Format` has a line for each format; a new one is a file in `formats`, a
+//! A reader holds one buffer, or a block of a recording, and some batches of requests (`ahead`, which reads on a thread of
+//! its own), whatever the trace's length; only the names of volumes add to it, and there is a bound to those (`text`). `Format` has a line for each format; a new one is a file in `formats`, a
 //! variant there, and its place in `detect`.
 //!
-//! No bytes make a reader panic, loop or eat memory: `formats/random_tests.rs`.
+//! No bytes make a reader panic, loop or eat memory: `fuzz`, `tests/any_bytes.rs`.
 
+mod ahead;
+#[cfg(feature = "fuzz")]
+pub mod bench;
 mod buffer;
 pub(crate) mod command;
 mod detect;
 mod formats;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod input;
 mod merge;
 mod options;
@@ -34,7 +39,7 @@ use formats::{
 use text::{LineParser, TextReader};
 
 pub(crate) use options::{InputArgs, Options};
-pub(crate) use profile::Alignment;
+pub(crate) use profile::{Alignment, Touched};
 pub(crate) use source::Source;
 pub(crate) use terrace_recording::{Kind, Lost, Request, Span};
 
@@ -161,6 +166,12 @@ impl Format {
 #[cfg(test)]
 fn read_all(format: Format, bytes: &[u8]) -> std::result::Result<Vec<Request>, String> {
     read_all_with(format, &Options::default(), bytes)
+}
+
+/// A request of bytes at a time.
+#[cfg(test)]
+fn request(volume: u32, kind: Kind, offset: u64, bytes: u64, time_ns: u64) -> Request {
+    Request { volume, kind, span: Span::Bytes { offset, bytes }, time_ns: Some(time_ns) }
 }
 
 #[cfg(test)]

@@ -187,7 +187,7 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    fn add(&mut self, volume: u32, block: u64) {
+    pub(crate) fn add(&mut self, volume: u32, block: u64) {
         let hash = mix(mix(u64::from(volume)) ^ block);
         if self.halvings > 0 && hash >> (64 - self.halvings) != 0 {
             return;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::ahead::Ahead;
 use super::detect::{self, PREFIX_BYTES};
 use super::formats::recording::{self, RecordingReader};
 use super::input::{Input, cannot_open};
@@ -32,7 +33,8 @@ pub(crate) struct Source {
     options: Options,
     format: Format,
     packing: Packing,
-    file_bytes: u64,
+    /// Of each file when it was opened: a cache that records itself goes on, and every pass must find the same.
+    lengths: Vec<u64>,
     /// Of a recording of ours, which names them at its end.
     volume_names: Vec<String>,
 }
@@ -60,14 +62,12 @@ impl Source {
             Format::Blktrace => siblings(&path),
             _ => vec![path],
         };
-        let mut file_bytes = 0;
-        for path in &paths {
-            file_bytes += check_is_file(path, &path.display().to_string())?;
-        }
+        let length = |path: &PathBuf| check_is_file(path, &path.display().to_string());
+        let lengths = paths.iter().map(length).collect::<Result<Vec<_>>>()?;
         let options = options.clone();
         let volume_names = Vec::new();
         let mut source =
-            Self { name, paths, is_numbered, spooled, options, format, packing, file_bytes, volume_names };
+            Self { name, paths, is_numbered, spooled, options, format, packing, lengths, volume_names };
         if let Some(mut reader) = source.recording()? {
             let index = reader.index().map_err(|error| recording::explain(&source.name, error))?;
             source.volume_names = index.unwrap_or_default().volumes;
@@ -118,21 +118,23 @@ impl Source {
 
     /// The size of the trace as it is stored, packed or not.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.file_bytes
+        self.lengths.iter().sum()
     }
 
-    /// A reader from the trace's beginning, and how many of [`Self::file_bytes`] it has taken so far.
+    /// A reader from the trace's beginning, on a thread of its own, and how many of [`Self::file_bytes`] it has taken so
+    /// far.
     pub(crate) fn reader(&self) -> Result<(Box<dyn TraceReader>, Arc<AtomicU64>)> {
         let position = Arc::default();
-        Ok((self.reader_counting(&position)?, position))
+        Ok((Ahead::of(self.reader_counting(&position)?), position))
     }
 
-    /// The same, counting in `position`.
+    /// The same on the thread that asks for requests, counting in `position`.
     pub(super) fn reader_counting(&self, position: &Arc<AtomicU64>) -> Result<Box<dyn TraceReader>> {
         let mut readers = Vec::new();
-        for path in &self.paths {
+        for (path, &length) in self.paths.iter().zip(&self.lengths) {
             let name = if self.paths.len() > 1 { path.display().to_string() } else { self.name.clone() };
-            let input = Input::open(path, &name, position)?;
+            let length = if self.is_numbered { length } else { u64::MAX };
+            let input = Input::open_up_to(path, &name, position, length)?;
             readers.push(match self.format {
                 Format::Terrace if self.is_numbered => {
                     Box::new(RecordingReader::one_of_many(input)) as Box<dyn TraceReader>

@@ -66,6 +66,7 @@ pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
         profile: None,
         variants: Vec::new(),
         warnings: Vec::new(),
+        memory_peak_bytes: None,
         uncached_mean_us: world.uncached_mean_us(),
         world,
     };

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::args::{Effort, TuneArgs};
+use super::args::TuneArgs;
 use super::candidate::{Candidate, World};
 use super::choose::{Change, Choice, Constraints, choose};
 use super::curves::Curves;
 use super::load::{Grid, Recording, Survey};
 use super::probe;
 use super::profile::Profile;
-use super::surface::{Sizes, Surface, rate_for, sampled_rate};
+use super::surface::{Sizes, Surface, rate_for};
 use super::sweep::{Sweep, Variant};
 use super::work::Work;
 use crate::failure::{Failure, Result};
@@ -58,6 +58,10 @@ const KEYS: &[(&str, &str)] = &[
     ("variants", "other block sizes, and a better shift, at the recommended sizes"),
     ("warnings", "what to know before believing any of it"),
     ("uncached_mean_us", "mean latency of reads without any cache"),
+    (
+        "memory_peak_bytes",
+        "the most memory that this took; null of a cache that runs, and where the system does not tell",
+    ),
 ];
 
 #[derive(Clone, Debug, Serialize)]
@@ -90,6 +94,7 @@ pub(crate) struct Report {
     pub(crate) variants: Vec<Variant>,
     pub(crate) warnings: Vec<String>,
     pub(crate) uncached_mean_us: f64,
+    pub(crate) memory_peak_bytes: Option<u64>,
 }
 
 impl Report {
@@ -134,20 +139,17 @@ pub(super) fn make(args: &TuneArgs) -> Result<Report> {
         return Err(Failure::input("the trace has no times, so --life-years has no days to count")
             .remedy("say with --trace-time how long the recording took"));
     }
-    let recording = Recording::load(&source, &grid, &survey, &work)?;
+    let recording = Recording::load(&source, &grid, &survey, args.effort.limits(), &work)?;
     let trace = recording.dense();
     let curves = Curves::of(&trace, &recording, &work);
     let sizes = sizes_to_try(args, curves.unique_blocks << args.block_size.shift())?;
-    let rate = match args.effort {
-        Effort::Exact => 1.0,
-        Effort::Sampled => sampled_rate(trace.unique().into()),
-        Effort::Auto => rate_for(recording.references(), trace.unique().into(), &sizes),
-    };
+    let rate = rate_for(&recording, trace.unique().into(), &sizes, args.effort);
     let surface = Surface::simulate(&recording, &sizes, rate, &work)?;
     let constraints = constraints(args);
     let choice = choose(&surface.cells, &world, &constraints);
     let profile = Profile::of(&trace, &recording, &survey);
-    drop(trace);
+    // The variants read it again, each for itself.
+    drop((trace, recording));
     let variants = variants(args, &source, grid, &profile, &choice, &work)?;
     Ok(report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants))
 }
@@ -228,8 +230,7 @@ fn variants(
         ssd_write_budget: args.ssd_write_budget,
     };
     let better_shift = profile.better_shift_bytes;
-    let is_sampled = args.effort == Effort::Sampled;
-    Sweep { source, grid, block_sizes: &block_sizes, better_shift, is_sampled }.run(&sizes, work)
+    Sweep { source, grid, block_sizes: &block_sizes, better_shift, effort: args.effort }.run(&sizes, work)
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is a part of the answer")]
@@ -273,6 +274,7 @@ fn report(
         variants,
         warnings: Vec::new(),
         uncached_mean_us: world.uncached_mean_us(),
+        memory_peak_bytes: crate::memory::memory_peak_bytes(),
         world,
     };
     report.warnings = warnings(&report);

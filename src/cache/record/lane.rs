@@ -76,6 +76,11 @@ impl Stock {
         Some(())
     }
 
+    /// Gives the memory back: no lane is left.
+    pub(super) fn release(&self) {
+        *self.chunks.lock() = Chunks { empty: Vec::new(), full: Vec::new() };
+    }
+
     /// The requests of all full chunks, behind those in `out`. The chunks are empty from now on.
     pub(super) fn drain(&self, out: &mut Vec<Taken>) {
         let count = self.chunks.lock().full.len();

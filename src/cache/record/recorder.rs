@@ -152,6 +152,7 @@ impl Recorder {
                 Err(error) => failure = Some(error),
             }
         }
+        self.recording.stock.release();
         self.recording.publish(RecordStatus {
             is_running: false,
             requests,

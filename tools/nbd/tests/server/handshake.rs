@@ -132,6 +132,7 @@ fn the_empty_name_is_the_only_exports() {
     assert_eq!(client.go(""), (4096, PLAIN_FLAGS));
 }
 
+/// Also queries for contexts that are longer than any server takes, which one aborted over.
 #[test]
 fn a_refused_option_leaves_the_stream_in_step() {
     let served = served();
@@ -245,7 +246,7 @@ fn a_command_before_the_choice_of_an_export_reaches_no_export() {
     assert_eq!(disk.calls.load(Ordering::SeqCst), 0);
 }
 
-/// CVE-2017-9524 and CVE-2013-7441: servers that fell over clients which left in the middle.
+/// CVE-2017-9524, CVE-2017-7539 and CVE-2013-7441: servers that fell over clients which left in the middle.
 #[test]
 fn a_client_may_leave_at_every_byte_of_the_handshake() {
     let served = served();

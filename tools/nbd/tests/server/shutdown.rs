@@ -52,7 +52,7 @@ fn who_is_not_done_in_time_is_cut_off() {
     waiting.go("held");
     waiting.send_request(Ask { command: READ, length: 512, ..Ask::default() });
     held.wait_for(1);
-    let drained = served.server.take().unwrap().shutdown(Duration::from_millis(100));
+    let drained = served.server.take().unwrap().shutdown(Duration::from_secs(1));
     assert_eq!(drained, Drained { in_order: 0, cut: 2, stuck: 1 });
     waiting.expect_end();
     assert_eq!(disk.lent(), 0);
