@@ -154,7 +154,8 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
         (other_file, "ssd-file"),
     ]
     .into_iter()
-    .filter_map(|(differs, what)| differs.then(|| what.to_string()))
+    .filter(|(differs, _)| *differs)
+    .map(|(_, what)| what.to_string())
     .collect();
     for export in &wanted.exports {
         let Some(before) = find(current, export) else { continue };
