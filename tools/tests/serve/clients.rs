@@ -206,9 +206,8 @@ fn what_one_connection_wrote_another_reads_and_its_flush_covers_it() {
     let ground = Playground::new();
     let disk = make_disk(&ground, "disk", 4 * MIB);
     let server = Server::of_disk(&ground, &["--write", "back"]);
-    nbdsh(
-        &ground,
-        r#"
+    let script = r#"
+import os, signal
 assert h.can_multi_conn()
 others = [nbd.NBD() for _ in range(3)]
 for other in others:
@@ -218,9 +217,11 @@ for number in range(64):
     h.pwrite(data, number * 7000)
     assert others[number % 3].pread(5000, number * 7000) == data
 others[1].flush()
-"#,
-    );
-    server.kill();
+# At once: what write-back brings below by itself is no flush.
+os.kill(PID, signal.SIGKILL)
+"#;
+    nbdsh(&ground, &script.replace("PID", &server.pid().to_string()));
+    server.ended();
     let stored = contents(&disk);
     for number in 0..64 {
         let piece = &stored[number * 7000..][..5000];

@@ -1,11 +1,25 @@
 //! Bad input: one line with the remedy, exit code 2, nothing changed on disk.
 
-use crate::common::Playground;
+use std::io::{BufRead, BufReader};
+
+use crate::common::{Playground, Run};
 use crate::harness::{MIB, make_disk};
+
+/// Runs the service to its end, which comes at once if it gets ready.
+fn serve(ground: &Playground, arguments: &[&str]) -> Run {
+    let mut child = ground.command(&[&["serve"], arguments].concat()).spawn().expect("it was built");
+    let mut stdout = String::new();
+    let mut lines = BufReader::new(child.stdout.take().expect("it is a pipe"));
+    if lines.read_line(&mut stdout).expect("text") > 0 {
+        child.kill().expect("it serves");
+    }
+    let output = child.wait_with_output().expect("it ends");
+    Run { code: output.status.code(), stdout, stderr: String::from_utf8(output.stderr).expect("text") }
+}
 
 fn refused(ground: &Playground, arguments: &[&str]) -> String {
     let before = ground.listing();
-    let run = ground.terrace(&[&["serve"], arguments].concat());
+    let run = serve(ground, arguments);
     let stderr = &run.stderr;
     assert_eq!(run.code, Some(2), "{arguments:?}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
