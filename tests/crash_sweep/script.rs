@@ -240,7 +240,7 @@ pub(crate) const SCRIPTS: &[Script] = &[
         mixture: &[
             (14, WritePart),
             (2, WriteAgain),
-            (1, Discard),
+            (4, Discard),
             (2, Read),
             (3, Scan),
             (10, Flush),

@@ -45,7 +45,7 @@ const CELL_BYTES: usize = size_of::<Cell>();
 const BUCKET_CELLS: usize = 4;
 
 /// Cells that give way to one block at the most, before one is put outside.
-const MOVES_MAX: usize = 256;
+const MOVES_MAX: usize = 64;
 
 /// Blocks whose lines are fetched together.
 // 64: more wait for nothing else, and their lines are in the nearest cache still when their turn comes.
@@ -65,6 +65,14 @@ pub(super) struct New {
     pub(super) block: BlockId,
     pub(super) place: Place,
     pub(super) crc: u32,
+}
+
+/// What became of a block to be added.
+enum Put {
+    Added,
+    Known(Found),
+    /// Both of its buckets are full; this is the second.
+    Full(usize),
 }
 
 /// The table's memory: zero pages until they are written to, and large ones where the system has them. With small pages
@@ -151,17 +159,39 @@ impl Index {
 
     /// Adds a block that is not in yet.
     pub(super) fn insert(&mut self, block: BlockId, place: Place, crc: u32) {
-        debug_assert!(self.get(block).is_none(), "{block} is in the index already");
-        self.add(cell(block, place, crc));
+        let known = self.insert_new(&New { block, place, crc });
+        debug_assert!(known.is_none(), "{block} is in the index already");
     }
 
     /// Adds `new`, unless its block is in: what is known of it stays then, and is the answer.
     pub(super) fn insert_new(&mut self, new: &New) -> Option<Found> {
-        let known = self.get(new.block);
-        if known.is_none() {
-            self.add(cell(new.block, new.place, new.crc));
+        match self.put_new(new) {
+            Put::Added => None,
+            Put::Known(found) => Some(found),
+            Put::Full(second) => {
+                self.len += 1;
+                self.displace(second, cell(new.block, new.place, new.crc));
+                None
+            }
         }
-        known
+    }
+
+    /// The same, but for when another block would have to give way.
+    fn put_new(&mut self, new: &New) -> Put {
+        if let Some(found) = self.get(new.block) {
+            return Put::Known(found);
+        }
+        assert!(self.len < self.cells.len(), "more blocks than slots in the index");
+        let (hash, cell) = (mix(new.block.as_u64()), cell(new.block, new.place, new.crc));
+        let (first, second) = (self.first_of(hash), self.second_of(hash));
+        if !self.put(first, cell) {
+            self.cells.mark_passed(first);
+            if !self.put(second, cell) {
+                return Put::Full(second);
+            }
+        }
+        self.len += 1;
+        Put::Added
     }
 
     /// Adds all of `news`, but those whose blocks are in: these are given to `known`, by their number, with what is known.
@@ -184,7 +214,20 @@ impl Index {
             }
             let left = &left[..left_count];
             self.fetch(left.iter().map(|&number| self.second_of(mix(news[number].block.as_u64()))));
+            let (mut crowded, mut crowded_count) = ([0; FETCHED], 0);
             for &number in left {
+                match self.put_new(&news[number]) {
+                    Put::Added => {}
+                    Put::Known(found) => known(part * FETCHED + number, found),
+                    Put::Full(_) => {
+                        crowded[crowded_count] = number;
+                        crowded_count += 1;
+                    }
+                }
+            }
+            let crowded = &crowded[..crowded_count];
+            self.fetch(crowded.iter().flat_map(|&number| self.ways_out_for(&news[number])));
+            for &number in crowded {
                 if let Some(found) = self.insert_new(&news[number]) {
                     known(part * FETCHED + number, found);
                 }
@@ -214,21 +257,6 @@ impl Index {
         std::hint::black_box(words.fold(0, |all, word| all ^ word));
     }
 
-    /// Adds a block that is not in.
-    fn add(&mut self, new: Cell) {
-        assert!(self.len < self.cells.len(), "more blocks than slots in the index");
-        self.len += 1;
-        let hash = mix(new[0]);
-        let (first, second) = (self.first_of(hash), self.second_of(hash));
-        if self.put(first, new) {
-            return;
-        }
-        self.cells.mark_passed(first);
-        if !self.put(second, new) {
-            self.displace(second, new);
-        }
-    }
-
     /// Puts `new` into a free cell of the bucket; false when there is none.
     fn put(&mut self, bucket: usize, new: Cell) -> bool {
         let free = self.cells.bucket(bucket).iter().position(|&cell| is_empty(cell));
@@ -238,23 +266,22 @@ impl Index {
         free.is_some()
     }
 
-    /// Puts `new` into a full bucket, whose first bucket is marked if it is another. What gives way goes to its other
-    /// bucket, where something may have to give way in turn.
+    /// Puts `new` into a full bucket, in place of a block that finds room in its other bucket. When none does, any of them
+    /// goes there nevertheless, in place of another in turn.
     fn displace(&mut self, mut bucket: usize, mut new: Cell) {
         for _ in 0..MOVES_MAX {
+            let cells = self.cells.bucket(bucket);
+            let others = cells.map(|cell| self.other_of(cell, bucket));
+            self.fetch(others.into_iter());
             // The numbers of Knuth and Lewis; their upper bits are the good ones.
             self.turn = self.turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let at = bucket * BUCKET_CELLS + (self.turn >> 30) as usize;
-            let moved = self.cells.get(at);
-            self.cells.set(at, new);
-            new = [moved[0], moved[1] & !PASSED];
-            let hash = mix(new[0]);
-            if bucket == self.first_of(hash) {
+            let has_room = |&at: &usize| self.cells.bucket(others[at]).into_iter().any(is_empty);
+            let at = (0..BUCKET_CELLS).find(has_room).unwrap_or((self.turn >> 30) as usize);
+            if bucket == self.first_of(mix(cells[at][0])) {
                 self.cells.mark_passed(bucket);
-                bucket = self.second_of(hash);
-            } else {
-                bucket = self.first_of(hash);
             }
+            self.cells.set(bucket * BUCKET_CELLS + at, new);
+            (bucket, new) = (others[at], [cells[at][0], cells[at][1] & !PASSED]);
             if self.put(bucket, new) {
                 return;
             }
@@ -262,12 +289,28 @@ impl Index {
         self.outside.insert(BlockId::from_u64(new[0]), found(new));
     }
 
+    /// Where what is in the second bucket of `new` may go.
+    fn ways_out_for(&self, new: &New) -> [usize; BUCKET_CELLS] {
+        let bucket = self.second_of(mix(new.block.as_u64()));
+        self.cells.bucket(bucket).map(|cell| self.other_of(cell, bucket))
+    }
+
+    /// The other bucket of what is in this one.
+    fn other_of(&self, cell: Cell, bucket: usize) -> usize {
+        let hash = mix(cell[0]);
+        let first = self.first_of(hash);
+        if bucket == first { self.second_of(hash) } else { first }
+    }
+
     /// Notes the checksum of `block`, if that is in `place` still.
     pub(super) fn confirm(&mut self, block: BlockId, place: Place, crc: u32) -> bool {
-        if self.get(block).is_none_or(|found| found.place != place) {
+        let at = self.find(block);
+        let known =
+            at.map_or_else(|| self.outside.get(&block).copied(), |at| Some(found(self.cells.get(at))));
+        if known.is_none_or(|known| known.place != place) {
             return false;
         }
-        match self.find(block) {
+        match at {
             Some(at) => self.cells.set(at, cell(block, place, crc)),
             None => {
                 self.outside.insert(block, Found { place, crc });
@@ -292,8 +335,8 @@ impl Index {
 
     /// There may be room now for one that is outside.
     fn bring_in_one(&mut self) {
-        if let Some(found) = self.take_outside() {
-            self.add(cell(found.0, found.1.place, found.1.crc));
+        if let Some((block, Found { place, crc })) = self.take_outside() {
+            self.insert(block, place, crc);
         }
     }
 
@@ -371,13 +414,13 @@ impl Index {
 
     #[inline]
     fn first_of(&self, hash: u64) -> usize {
-        ((hash >> 32) * self.cells.buckets as u64 >> 32) as usize
+        (((hash >> 32) * self.cells.buckets as u64) >> 32) as usize
     }
 
     /// Another one than the first.
     #[inline]
     fn second_of(&self, hash: u64) -> usize {
-        let ahead = (hash & u64::from(u32::MAX)) * (self.cells.buckets as u64 - 1) >> 32;
+        let ahead = ((hash & u64::from(u32::MAX)) * (self.cells.buckets as u64 - 1)) >> 32;
         let bucket = self.first_of(hash) + 1 + ahead as usize;
         if bucket < self.cells.buckets { bucket } else { bucket - self.cells.buckets }
     }
@@ -415,170 +458,4 @@ pub(super) fn mix(id: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-
-    #[test]
-    fn a_full_index_agrees_with_a_hash_map_through_random_changes() {
-        let seed = fastrand::u64(..);
-        let mut random = fastrand::Rng::with_seed(seed);
-        let slot_count = 1000;
-        let mut index = Index::new(slot_count);
-        let mut twin: HashMap<u64, (u32, u32)> = HashMap::new();
-        for step in 0..200_000 {
-            // Ids come in runs, and 0 and the largest are among them.
-            let id = if random.bool() { random.u64(..1200) } else { u64::MAX - random.u64(..300) };
-            let block = BlockId::from_u64(id);
-            let (place, crc) = (random.u32(..PLACE_LIMIT), random.u32(..));
-            let known = twin.get(&id).copied();
-            assert_eq!(index.get(block), known.map(|(place, crc)| Found { place, crc }), "seed {seed}");
-            if known.is_some() && random.u32(..4) == 0 {
-                assert!(index.remove(block).is_some());
-                twin.remove(&id);
-            } else if let Some((place, _)) = known {
-                assert!(index.confirm(block, place, crc) && !index.confirm(block, place + 1, crc));
-                twin.insert(id, (place, crc));
-            } else if index.len() < slot_count {
-                index.insert(block, place, crc);
-                twin.insert(id, (place, crc));
-            }
-            if step % 20_000 == 19_999 {
-                index.remove_where(|block, _| block.as_u64() % 3 == 0);
-                twin.retain(|id, _| id % 3 != 0);
-                for (&id, &(place, crc)) in &twin {
-                    assert_eq!(index.get(BlockId::from_u64(id)), Some(Found { place, crc }), "seed {seed}");
-                }
-            }
-            assert_eq!(index.len(), twin.len(), "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn removing_by_a_condition_shows_every_block_once_and_leaves_the_others() {
-        let seed = fastrand::u64(..);
-        let mut random = fastrand::Rng::with_seed(seed);
-        for _ in 0..200 {
-            let mut index = Index::new(40);
-            let ids: Vec<u64> = (0..40).map(|n| n << 40 | random.u64(..1 << 40)).collect();
-            for (place, &id) in ids.iter().enumerate() {
-                index.insert(BlockId::from_u64(id), place as u32, 0);
-            }
-            let mut seen = Vec::new();
-            index.remove_where(|block, found| {
-                seen.push(block.as_u64());
-                found.place % 2 == 0
-            });
-            seen.sort_unstable();
-            assert_eq!(seen, ids, "seed {seed}");
-            for (place, &id) in ids.iter().enumerate() {
-                assert_eq!(index.get(BlockId::from_u64(id)).is_some(), place % 2 == 1, "seed {seed}");
-            }
-        }
-    }
-
-    /// Ids that all have the same two buckets in a table for `slot_count` blocks.
-    fn rivals(slot_count: usize, count: usize) -> Vec<u64> {
-        let index = Index::new(slot_count);
-        let buckets = |id: u64| (index.first_of(mix(id)), index.second_of(mix(id)));
-        (0..).filter(|&id| buckets(id) == buckets(0)).take(count).collect()
-    }
-
-    #[test]
-    fn ids_made_to_share_their_buckets_are_all_found_and_leave_as_any_others() {
-        let seed = fastrand::u64(..);
-        let mut random = fastrand::Rng::with_seed(seed);
-        let ids = rivals(60, 40);
-        let (mut index, mut twin) = (Index::new(60), HashMap::new());
-        let (mut outside, mut brought_in) = (0, 0);
-        for step in 0..20_000 {
-            let (id, place) = (ids[random.usize(..ids.len())], random.u32(..PLACE_LIMIT));
-            let (block, before) = (BlockId::from_u64(id), index.outside.len());
-            match random.u32(..8) {
-                0 => {
-                    let is_out = |block: BlockId| block.as_u64() % 5 == 0;
-                    index.remove_where(|block, _| is_out(block));
-                    twin.retain(|&id, _| !is_out(BlockId::from_u64(id)));
-                }
-                1..4 => {
-                    assert_eq!(index.remove(block).map(|found| found.place), twin.remove(&id), "seed {seed}");
-                    brought_in += before.saturating_sub(index.outside.len());
-                }
-                _ => {
-                    let new = New { block, place, crc: 1 };
-                    let known = index.insert_new(&new).map(|found| found.place);
-                    assert_eq!(known, twin.get(&id).copied(), "seed {seed}");
-                    let place = *twin.entry(id).or_insert(place);
-                    assert!(index.confirm(block, place, 2) && !index.confirm(block, place ^ 1, 3));
-                }
-            }
-            outside = outside.max(index.outside.len());
-            assert_eq!(index.len(), twin.len(), "seed {seed} step {step}");
-            for &id in &ids {
-                let place = index.get(BlockId::from_u64(id)).map(|found| found.place);
-                assert_eq!(place, twin.get(&id).copied(), "seed {seed} step {step}");
-            }
-        }
-        assert!(outside > 8 && brought_in > 0, "seed {seed}: {outside} {brought_in}");
-        let (mut cursor, mut taken) = (0, HashMap::new());
-        while index.take_some(&mut cursor, 3, |block, found| {
-            assert_eq!(taken.insert(block.as_u64(), found.place), None, "seed {seed}");
-        }) {}
-        assert_eq!(taken, twin, "seed {seed}");
-    }
-
-    #[test]
-    fn a_full_table_keeps_nothing_outside_after_any_number_of_changes() {
-        let seed = fastrand::u64(..);
-        let mut random = fastrand::Rng::with_seed(seed);
-        for slot_count in [8, 100, 1000, 30_000] {
-            let mut index = Index::new(slot_count);
-            let mut ids: Vec<u64> = (0..slot_count as u64).map(|n| n << 20 | random.u64(..1 << 20)).collect();
-            ids.iter().for_each(|&id| index.insert(BlockId::from_u64(id), 1, 2));
-            for _ in 0..3 * slot_count {
-                let at = random.usize(..slot_count);
-                assert!(index.remove(BlockId::from_u64(ids[at])).is_some(), "seed {seed}");
-                ids[at] = random.u64(1 << 50..);
-                index.insert(BlockId::from_u64(ids[at]), 1, 2);
-            }
-            assert!(index.outside.is_empty(), "seed {seed}: {} of {slot_count}", index.outside.len());
-        }
-    }
-
-    #[test]
-    fn blocks_added_together_are_as_if_added_one_by_one() {
-        let seed = fastrand::u64(..);
-        let mut random = fastrand::Rng::with_seed(seed);
-        let shared = rivals(900, 12);
-        for _ in 0..50 {
-            let (mut together, mut twin) = (Index::new(900), HashMap::new());
-            while twin.len() < 850 {
-                let count = random.usize(1..200).min(900 - twin.len());
-                let id = |random: &mut fastrand::Rng| match random.u32(..20) {
-                    0 => shared[random.usize(..shared.len())],
-                    _ => random.u64(..3000),
-                };
-                let news: Vec<New> = (0..count)
-                    .map(|_| (id(&mut random), random.u32(..1000)))
-                    .map(|(id, place)| New { block: BlockId::from_u64(id), place, crc: !place })
-                    .collect();
-                let mut refused = Vec::new();
-                together.insert_all(&news, |number, found| refused.push((number, found)));
-                for (number, new) in news.iter().enumerate() {
-                    if refused.iter().all(|&(other, _)| other != number) {
-                        let before = twin.insert(new.block, Found { place: new.place, crc: new.crc });
-                        assert_eq!(before, None, "seed {seed}: {} is added twice", new.block);
-                    }
-                }
-                for (number, found) in refused {
-                    assert_eq!(twin.get(&news[number].block), Some(&found), "seed {seed}");
-                }
-            }
-            assert_eq!(together.len(), twin.len(), "seed {seed}");
-            for (&block, found) in &twin {
-                assert_eq!(together.get(block), Some(*found), "seed {seed}");
-            }
-        }
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@
 //! | segment    | the states of one segment                                                          |
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
+//! | log_filter | which blocks the log of dirty blocks may have, in a few bits                        |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
 //! | record     | the bytes of records of dirty blocks                                               |
 //! | dirty_log  | blocks newer than the backing store: the copies of each, until they are below      |
@@ -60,6 +61,7 @@ mod index;
 mod inspect;
 mod journal;
 mod log;
+mod log_filter;
 mod log_read;
 mod memory;
 mod moving_index;

@@ -266,6 +266,7 @@ impl Ssd {
         let Some(scan) = &mut self.scan else { return };
         scan.sealed.sort_unstable();
         (scan.overwritten, scan.overwritten_ranges) = Default::default();
+        self.dirty.end_scan();
         self.log.restore_order(std::mem::take(&mut scan.sealed).into_iter().map(|(_, segment)| segment));
         self.fills = self.log.has_room();
     }

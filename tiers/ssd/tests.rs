@@ -8,6 +8,7 @@ mod format;
 mod inspect;
 mod journal;
 mod log_chains;
+mod log_gap;
 mod log_writer;
 mod opening;
 mod races;

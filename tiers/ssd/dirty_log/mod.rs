@@ -58,6 +58,7 @@ use hashbrown::HashMap;
 use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId, mask};
 
 use super::geometry::Geometry;
+use super::log_filter::LogFilter;
 use super::record::SectorMask;
 use super::tombstones::Tombstones;
 use chains::{Chains, CopyId};
@@ -126,6 +127,8 @@ pub(super) struct DirtyLog {
     /// Blocks in `records`.
     pending: HashMap<BlockId, PendingCopy, Hasher>,
     records: BTreeMap<u64, OpenRecord>,
+    /// Has all blocks of `chains` and `pending`; only while summaries are read.
+    filter: Option<LogFilter>,
     pub(super) tombstones: Tombstones,
     pub(super) next_sequence: u64,
     pub(super) synced_through: u64,
@@ -154,6 +157,7 @@ impl DirtyLog {
             bad: BTreeSet::new(),
             pending: HashMap::default(),
             records: BTreeMap::new(),
+            filter: None,
             tombstones: Tombstones::default(),
             next_sequence: 1,
             synced_through: 0,
@@ -212,9 +216,26 @@ impl DirtyLog {
         (self.chains.len() + self.pending.len()) as u64
     }
 
+    /// Copies are restored now, about so many, and summaries read then, until [`Self::end_scan`].
+    pub(super) fn begin_scan(&mut self, copies: usize) {
+        self.filter = Some(LogFilter::new(copies));
+    }
+
+    pub(super) fn end_scan(&mut self) {
+        self.filter = None;
+    }
+
+    /// The log is to have a copy of `block`.
+    fn note(&mut self, block: BlockId) {
+        if let Some(filter) = &mut self.filter {
+            filter.add(block);
+        }
+    }
+
     /// Whether recovery might find a copy of `block`.
     pub(super) fn may_be_found(&self, block: BlockId) -> bool {
-        self.chains.has(block) || self.pending.contains_key(&block)
+        self.filter.as_ref().is_none_or(|filter| filter.may_have(block))
+            && (self.chains.has(block) || self.pending.contains_key(&block))
     }
 
     /// Those of `ids` with a copy or a record under way, found without a look at the others when there are more of them.
@@ -269,10 +290,10 @@ impl DirtyLog {
         let mut found = vec![0; self.size.mask_words()];
         let mut copies = self.copies_of(block);
         copies.retain(|copy| {
-            let is_needed = !mask::covers(&found, &copy.mask)
-                && !(is_buried && self.tombstones.bury(block, copy.version));
+            let is_hidden = is_buried && self.tombstones.bury(block, copy.version);
+            let is_covered = mask::covers(&found, &copy.mask);
             mask::add(&mut found, &copy.mask);
-            is_needed
+            !is_hidden && !is_covered
         });
         copies
     }

@@ -148,6 +148,7 @@ impl DirtyLog {
         segment.needed += copies.len() as u32;
         let generation = segment.generation;
         for (copy, index) in copies.iter().zip(first_index..) {
+            self.note(copy.block);
             let before = self.pending.insert(copy.block, PendingCopy { generation, index, is_void: false });
             assert!(before.is_none(), "{} goes to the log twice at once", copy.block);
         }

@@ -135,6 +135,7 @@ impl DirtyLog {
             segment.set_dead(copy.index);
         } else {
             segment.needed += u32::from(copy.state == CopyState::Dirty);
+            self.note(block);
             self.install(block, copy);
         }
     }

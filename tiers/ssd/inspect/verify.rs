@@ -229,7 +229,7 @@ impl Verifier<'_> {
         let (geometry, file_id) = (loaded.superblock.geometry, loaded.superblock.file_id);
         for half in 0..2 {
             let generation = loaded.counters.journal_generation;
-            let end = read_half(self.device, &geometry, file_id, half, generation, &mut Vec::new())?;
+            let end = read_half(self.device, &geometry, file_id, half, generation, |_| Ok(()))?;
             let row = self.row(Structure::JournalFrame);
             row.checked += end.frames;
             row.bytes += end.bytes;
