@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use terrace::tiers::testing::{Cut, Journal, Loss, MemoryDevice};
-use terrace::{Cache, Config, SsdConfig, SsdSize, Volume, WriteMode};
+use terrace::{Cache, Config, Device, SsdConfig, SsdSize, Volume, WriteMode};
 
 use crate::common::{BLOCK, bytes_of, content, ssd_bytes, stored};
 
@@ -31,8 +31,18 @@ impl World {
     }
 
     pub(crate) fn open(&self, config: Config, mode: WriteMode) -> (Cache, Volume) {
+        self.open_through(self.disk.clone(), config, mode)
+    }
+
+    /// The same with the disk behind `device`.
+    pub(crate) fn open_through(
+        &self,
+        device: Arc<dyn Device>,
+        config: Config,
+        mode: WriteMode,
+    ) -> (Cache, Volume) {
         let cache = Cache::open(&self.config(config)).expect("the cache opens");
-        let volume = cache.attach("disk", self.disk.clone(), mode).expect("the volume attaches");
+        let volume = cache.attach("disk", device, mode).expect("the volume attaches");
         (cache, volume)
     }
 
