@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use terrace::tiers::ram::arc_policy::{ArcPolicy, List};
 use terrace::tiers::testing::{Fault, Loss, MemoryDevice, Operation};
-use terrace::{Background, BlockId, Cache, Config, Device, RamSize, SsdConfig, SsdSize, VolumeId, WriteMode};
+use terrace::{
+    Background, BlockId, Cache, Config, Device, RamSize, SsdConfig, SsdSize, Volume, VolumeId, WriteMode,
+};
 
 use crate::common::{
     BLOCK, Files, bytes_of, content, eventually, held, seed, small, stored, without_hanging,
@@ -159,25 +161,28 @@ fn a_log_reopened_and_appended_to_at_every_page_keeps_all_of_it() {
     }
 }
 
+/// Every record is as long as every other, so that a newer one ends where an older one begins.
 #[test]
 fn a_log_that_went_round_many_times_replays_only_its_newest_generation() {
     let world = World::new();
-    let (cache, volume) = world.open(Config { writeback_delay_ms: 1, ..small(64) }, WriteMode::BackSsd);
+    let (cache, volume) = world.open(held(64), WriteMode::BackSsd);
     let mut round = 0;
+    let flush_eight = |volume: &Volume, first: u64, round| {
+        (first..first + 8).for_each(|block| write(volume, block, round));
+        volume.flush().expect("the log is there");
+    };
     while cache.stats().ssd.blocks_destaged < 6 * SSD_BLOCKS {
         round += 1;
-        (0..48).for_each(|block| write(&volume, block, round));
-        volume.flush().expect("the log is there");
+        (0..6).for_each(|record| flush_eight(&volume, record * 8, round));
         cache.settle().expect("all goes below");
     }
     world.disk.fail(Fault::every(Operation::Write));
-    // The older half of what is in the next segment is of earlier generations.
-    (0..24).for_each(|block| write(&volume, block, round + 1));
-    volume.flush().expect("the log is there");
+    // What follows these in their segment is of earlier generations.
+    (0..2).for_each(|record| flush_eight(&volume, record * 8, round + 1));
     for loss in Loss::ALL {
         let (cache, volume) = world.after_power_loss(loss).open(held(64), WriteMode::BackSsd);
         for block in 0..48 {
-            let wanted = round + u64::from(block < 24);
+            let wanted = round + u64::from(block < 16);
             assert_eq!(number_of(block, &read(&volume, block)), wanted, "{loss:?}: block {block}");
         }
         drop(cache);
