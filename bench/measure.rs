@@ -30,6 +30,35 @@ pub fn time_callers(callers: usize, work: impl Fn(usize) + Sync) -> Duration {
     ended - began
 }
 
+/// Nanoseconds that the calling thread has had a processor; 0 where the system does not tell.
+pub fn thread_nanoseconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0.0)
+}
+
+/// Seconds that all threads of this process have had a processor, in hundredths; 0 where the system does not tell.
+pub fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may have anything in it: user and system time are the 12th and 13th from there.
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// How long this thread is on a processor while it runs `work` so many times: what others have of the machine does not
+/// count, as in time by the clock it would.
+pub fn time_on_processor(times: u64, mut work: impl FnMut()) -> Duration {
+    let clock = Instant::now();
+    let before = on_processor();
+    (0..times).for_each(|_| work());
+    before.zip(on_processor()).map_or(clock.elapsed(), |(before, after)| after - before)
+}
+
+/// Of this thread so far; none where the system does not tell.
+fn on_processor() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
 /// The rates of two sides that were measured in turns.
 #[derive(Clone, Debug, Default)]
 pub struct Turns {

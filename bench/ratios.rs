@@ -7,16 +7,19 @@
 
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use terrace::RecordConfig;
 use terrace_bench::is_trial;
-use terrace_bench::measure::{Turns, median};
+use terrace_bench::measure::{Turns, median, processor_seconds, thread_nanoseconds};
 use terrace_bench::scenes::append::{Demotions, source};
 use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT};
+use terrace_bench::scenes::whole::Whole;
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
 
 /// What a run costs: rounds of each pair, and how much one side does in a round.
@@ -28,12 +31,24 @@ struct Effort {
     read_rounds: usize,
     reads: usize,
     flushes: usize,
+    /// Requests of a round of all three tiers, a second or more.
+    requests: usize,
+    whole_rounds: usize,
 }
 
 impl Effort {
     fn of_this_run() -> Self {
         if is_trial() {
-            Self { rounds: 1, hits: 1 << 13, append_bytes: 16 << 20, read_rounds: 1, reads: 256, flushes: 64 }
+            Self {
+                rounds: 1,
+                hits: 1 << 13,
+                append_bytes: 16 << 20,
+                read_rounds: 1,
+                reads: 256,
+                flushes: 64,
+                requests: 4096,
+                whole_rounds: 1,
+            }
         } else {
             Self {
                 rounds: 21,
@@ -42,6 +57,8 @@ impl Effort {
                 read_rounds: 63,
                 reads: 4096,
                 flushes: 256,
+                requests: 1 << 17,
+                whole_rounds: 31,
             }
         }
     }
@@ -57,8 +74,11 @@ type Part = fn(&Effort);
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 8] = [
         ("ram/hit", ram_hit),
+        ("ram/recorded", ram_recorded),
+        ("whole/recorded", whole_recorded),
+        ("whole/watched", whole_watched),
         ("ssd/append", ssd_append),
         ("ssd/read", ssd_read),
         ("flush/back_ssd", flush_back_ssd),
@@ -90,6 +110,94 @@ fn ram_hit(effort: &Effort) {
     }
     println!("ram/hit by reference: {:.0} ns", median(by_reference.into_iter()));
     println!("ram/hit copied out: {:.0} ns", median(copied.into_iter()));
+}
+
+/// Pure hits in RAM on one thread: what a recording adds to the least that a request can take.
+fn ram_recorded(effort: &Effort) {
+    let (cache, volume) = resident();
+    let folder = temporary_folder();
+    let (offsets, config) = (zipf_offsets(), RecordConfig::new(folder.path().join("record")));
+    let requests = RefCell::new(offsets.iter().cycle());
+    let hits = effort.hits / 8;
+    // The caller's own time, so that what the recorder's thread and strangers take is not in it.
+    let own = RefCell::new([Vec::new(), Vec::new()]);
+    let round = |side: usize| {
+        let mut requests = requests.borrow_mut();
+        let before = thread_nanoseconds();
+        let took = time_each(hits, || {
+            let _ = black_box(volume.read_ref(*requests.next().expect("endless"), BLOCK_BYTES));
+        });
+        own.borrow_mut()[side].push((thread_nanoseconds() - before) / hits as f64);
+        1e9 / took
+    };
+    let mut lost = 0;
+    let recorded = || {
+        cache.start_recording(&config).expect("the folder can be written");
+        let rate = round(0);
+        lost += cache.stop_recording().map_or(0, |status| status.requests_lost);
+        rate
+    };
+    let turns = Turns::run(effort.rounds, recorded, || round(1));
+    print_ratio("ram/hit recorded", "the same without", &turns, "hits/s");
+    let [ours, floor] = own.into_inner();
+    println!(
+        "ram/hit recorded: a hit takes its caller {:.1} ns, {:.1} without; {:.1} % of the requests found no room",
+        median(ours.into_iter()),
+        median(floor.into_iter()),
+        100.0 * lost as f64 / (hits * effort.rounds) as f64
+    );
+}
+
+fn whole_recorded(effort: &Effort) {
+    let folder = temporary_folder();
+    let (mut whole, path) = (Whole::new(folder.path()), folder.path().join("record"));
+    let (mut requests, mut lost, mut bytes) = (0, 0, 0);
+    whole_beside(effort, "recorded", &mut whole, |whole, count| {
+        let (took, status) = whole.time_recorded(count, &path);
+        (requests, lost, bytes) = (requests + status.requests, lost + status.requests_lost, status.bytes);
+        took
+    });
+    println!(
+        "whole/zipf recorded: {:.1} bytes a request; {lost} of {requests} found no room",
+        bytes as f64 / requests.max(1) as f64
+    );
+}
+
+fn whole_watched(effort: &Effort) {
+    let folder = temporary_folder();
+    whole_beside(effort, "watched", &mut Whole::new(folder.path()), Whole::time_watched);
+}
+
+/// What `run` takes of the throughput of all three tiers, and of the processors: of these the whole process counts, and
+/// strangers do not.
+fn whole_beside(
+    effort: &Effort,
+    what: &str,
+    whole: &mut Whole,
+    mut run: impl FnMut(&mut Whole, usize) -> Duration,
+) {
+    let (whole, count) = (RefCell::new(whole), effort.requests);
+    let processors = RefCell::new([Vec::new(), Vec::new()]);
+    let rate = |side: usize, run: &mut dyn FnMut(&mut Whole, usize) -> Duration| {
+        let before = processor_seconds();
+        let took = run(&mut whole.borrow_mut(), count);
+        processors.borrow_mut()[side].push(processor_seconds() - before);
+        count as f64 / took.as_secs_f64()
+    };
+    let turns = Turns::run(
+        effort.whole_rounds,
+        || rate(0, &mut run),
+        || rate(1, &mut |whole, count| whole.time(count)),
+    );
+    print_ratio(&format!("whole/zipf {what}"), "the same without", &turns, "requests/s");
+    let [ours, floor] = processors.into_inner();
+    let ratio = median(ours.iter().zip(&floor).map(|(ours, floor)| ours / floor));
+    let (ours, floor): (f64, f64) = (ours.iter().sum(), floor.iter().sum());
+    println!(
+        "whole/zipf {what}: {ratio:.3} times the processor time; {:.0} of {:.0} ns a request in all",
+        ours * 1e9 / (count * effort.whole_rounds) as f64,
+        floor * 1e9 / (count * effort.whole_rounds) as f64
+    );
 }
 
 /// Nanoseconds of one of `count` runs of `work`.

@@ -10,7 +10,7 @@ use terrace_tiers::device::Device;
 use terrace_tiers::mark::MarkPlace;
 use terrace_tiers::ram::arc_policy::ArcPolicy;
 use terrace_tiers::ram::frames::Frames;
-use terrace_tiers::ssd::SsdPolicy;
+use terrace_tiers::ssd::{Geometry, SsdPolicy};
 
 use crate::error::{Error, Result};
 
@@ -68,6 +68,23 @@ impl SsdConfig {
         Self { path: path.into(), device: None, size, policy, direct: true, prepare: true, recovery }
     }
 
+    /// RAM that the index of the tier takes at the most, on top of [`Config::ram`], with blocks of this size: 20 bytes for
+    /// each that fits the file, and when a volume is in mode [`WriteMode::BackSsd`], what the blocks in its log take.
+    ///
+    /// # Errors
+    /// When no cache file can be of this size; for [`SsdSize::AsFound`], which only the file knows.
+    pub fn index_bytes_max(&self, block_size: BlockSize) -> Result<u64> {
+        let geometry = match self.size {
+            SsdSize::Bytes(bytes) => Geometry::for_bytes(block_size, bytes)?,
+            SsdSize::Blocks(blocks) => Geometry::for_blocks(block_size, blocks)?,
+            SsdSize::AsFound => {
+                let what = "the size of the cache file is as found";
+                return Err(Error::Config(what.into()));
+            }
+        };
+        Ok(geometry.index_bytes_max())
+    }
+
     /// The tier on a device of the caller's, at least as long as [`terrace_tiers::ssd::Geometry::file_bytes`] says; one
     /// that begins with zeros is a new one. Nobody locks it, and nothing of it is written through ahead.
     pub fn on_device(device: Arc<dyn Device>, size: SsdSize) -> Self {
@@ -123,6 +140,37 @@ pub struct AttachOptions {
     /// covered; otherwise a volume that was not left in order comes back cold. Attaching costs a sync of the backing store.
     /// Needs a place for the mark, and changes nothing without one.
     pub exclusive: bool,
+}
+
+/// A recording of all that callers ask for, which `terrace trace`, `tune` and `replay` read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordConfig {
+    /// What the files are called, with a number behind: `PATH.1`, `PATH.2` and so on, each a whole recording. Numbers go on
+    /// behind those that are there. `terrace trace info PATH` takes all of them as one.
+    pub path: PathBuf,
+    /// All files of this path together never have more bytes: the oldest go, three quarters are kept. At least 32 MiB.
+    pub bytes_max: u64,
+    /// RAM for requests on their way to a disk that is slow, 32 bytes a request; what finds none is lost and counted.
+    pub buffer_bytes: usize,
+    /// So many requests of a shard that come close together may have one time: a look at the clock takes half as long as a
+    /// hit in RAM. With 1 each has its own, and those of one caller are in order.
+    pub stamp_every: u32,
+    /// How long a request waits at the most for the block that it is written with, in milliseconds: what a kill loses.
+    pub block_ms: u64,
+}
+
+impl RecordConfig {
+    /// A recording at this path, and the default of everything else.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            bytes_max: 1 << 30,
+            // Half a million requests: five seconds of 100,000 a second.
+            buffer_bytes: 16 << 20,
+            stamp_every: 16,
+            block_ms: 5000,
+        }
+    }
 }
 
 /// The time that the SSD's write budget runs on.
@@ -195,6 +243,8 @@ pub struct Config {
     pub frame_wait_ms: u64,
     pub background: Background,
     pub clock: Clock,
+    /// Records all that callers ask for from the start; see [`crate::Cache::start_recording`].
+    pub record: Option<RecordConfig>,
 }
 
 impl Config {
@@ -218,6 +268,7 @@ impl Config {
             frame_wait_ms: 1000,
             background: Background::Continuous,
             clock: Clock::System,
+            record: None,
         }
     }
 

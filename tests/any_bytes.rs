@@ -4,90 +4,22 @@
 //! corpus is made anew: valid inputs, and a mutation of each.
 
 mod common;
+#[path = "common/measuring.rs"]
+mod measuring;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use common::{seed, without_hanging};
+use measuring::{Memory, measured};
 use terrace::tiers::ssd::fuzz::{TARGETS, Target, Valid, geometry, valid};
 
 /// What one run may have allocated at a time, in lengths of the file: one is the device itself, two are copies of the
 /// input, and the rest is what recovery makes of the metadata.
 const FILES_AT_ONCE_MAX: u64 = 8;
 
-thread_local! {
-    /// Bytes that this thread holds, may be negative where another thread's were freed; their highest; and the largest
-    /// single one.
-    static HELD: Cell<i64> = const { Cell::new(0) };
-    static HELD_MAX: Cell<i64> = const { Cell::new(0) };
-    static LARGEST: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator, measuring.
-struct Measuring;
-
-fn took(bytes: usize) {
-    // A thread that ends has no counters any more, and is none that is looked at.
-    let _ = HELD.try_with(|held| {
-        held.set(held.get() + bytes as i64);
-        HELD_MAX.set(HELD_MAX.get().max(held.get()));
-        LARGEST.set(LARGEST.get().max(bytes as u64));
-    });
-}
-
-fn gave_back(bytes: usize) {
-    let _ = HELD.try_with(|held| held.set(held.get() - bytes as i64));
-}
-
-// SAFETY: bounds   - every call goes to `System` with the caller's own arguments, and its answer comes back unchanged.
-//         no alias - nothing here touches the memory; the counters are the thread's own and were not allocated.
-//         lifetime - as `System` has it: what it gave out is given back to it.
-unsafe impl GlobalAlloc for Measuring {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: the caller's promises are those of `System`; see above.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: as in `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        took(bytes);
-        gave_back(layout.size());
-        // SAFETY: as in `alloc`; `memory` came from `System`.
-        unsafe { System.realloc(memory, layout, bytes) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        gave_back(layout.size());
-        // SAFETY: as in `alloc`; `memory` came from `System`.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Measuring = Measuring;
-
-/// The most that was held at a time, and the largest single allocation.
-#[derive(Clone, Copy, Default, Debug)]
-struct Memory {
-    held_max: u64,
-    largest: u64,
-}
-
 /// Runs `target` on `bytes`, and fails when that takes too much memory; whether they were believed.
 fn run(target: Target, bytes: &[u8]) -> (bool, Memory) {
-    let before = HELD.get();
-    HELD_MAX.set(before);
-    LARGEST.set(0);
-    let is_believed = target(bytes);
-    let held_max = u64::try_from(HELD_MAX.get() - before).expect("it rises only");
-    let memory = Memory { held_max, largest: LARGEST.get() };
+    let (is_believed, memory) = measured(|| target(bytes));
     // A target copies its input, which may be longer than the file.
     let file_bytes = geometry().file_bytes().max(bytes.len() as u64);
     assert!(memory.largest <= 2 * file_bytes, "{memory:?} for {file_bytes} bytes");

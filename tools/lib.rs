@@ -17,6 +17,10 @@ mod trace;
 mod tune;
 mod units;
 
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use trace::{bench, fuzz};
+
 use std::io::Write;
 use std::process::ExitCode;
 

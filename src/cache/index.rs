@@ -31,6 +31,7 @@ use terrace_tiers::ram::frames::{FrameMut, FrameRef};
 use super::WriteWaiter;
 use super::fence::Fence;
 use super::read::FillWaiter;
+use super::record::Lane;
 
 pub(super) type FastHash = foldhash::fast::FixedState;
 
@@ -206,6 +207,8 @@ pub(super) struct Shard {
     pub(super) counters: Counters,
     /// Discards and forgets that are not over.
     pub(super) fences: Vec<Fence>,
+    /// While requests are recorded.
+    pub(super) lane: Option<Box<Lane>>,
     size: BlockSize,
 }
 
@@ -221,6 +224,7 @@ impl Shard {
             write_waiters: HashMap::default(),
             counters: Counters::default(),
             fences: Vec::new(),
+            lane: None,
             size,
         }
     }

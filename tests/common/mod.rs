@@ -1,11 +1,13 @@
 //! What the tests of the whole cache share.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
+
+mod hanging;
 
 use std::future::Future;
 use std::io::IoSliceMut;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 use terrace::tiers::backing::file::FileBacking;
 use terrace::tiers::ssd::Geometry;
 use terrace::{BlockSize, Config, Device, RamSize, Volume};
+
+pub(crate) use hanging::without_hanging;
 
 /// A folder for one test: a backing file and a cache file, gone when it ends.
 pub(crate) struct Files {
@@ -100,23 +104,6 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < until, "it never came to this: {what}");
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Runs `work` and fails when that does not end: a deadlock must not hold up the other tests.
-pub(crate) fn without_hanging<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, receiver) = mpsc::channel();
-    let worker = std::thread::spawn(move || {
-        // Nobody is left to tell when the limit has passed.
-        let _ = sender.send(work());
-    });
-    match receiver.recv_timeout(Duration::from_secs(120)) {
-        Ok(answer) => answer,
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
-        Err(mpsc::RecvTimeoutError::Disconnected) => match worker.join() {
-            Err(panic) => std::panic::resume_unwind(panic),
-            Ok(()) => unreachable!("it sends before it ends"),
-        },
     }
 }
 

@@ -275,14 +275,16 @@ pub(super) struct HalfEnd {
     lost_before: Option<Seq>,
 }
 
-pub(super) struct Record {
-    half: usize,
+/// A whole frame.
+pub(super) struct Frame {
     generation: u64,
     first: u64,
     entries: Vec<JournalEntry>,
 }
 
-/// Gives the entries after the entry `absorbed` to `apply`, in order, of frames from `generation` on.
+/// Gives the entries after the entry `absorbed` to `apply`, in order, of frames from `generation` on; one frame at a time,
+/// since a journal may have as many entries as there is room for in both halves. What was applied means nothing when it
+/// fails.
 ///
 /// # Errors
 /// Those of the device and of `apply`; [`Error::Damaged`] when entries are missing in the middle.
@@ -294,48 +296,66 @@ pub(super) fn replay(
     generation: u64,
     mut apply: impl FnMut(JournalEntry) -> Result<()>,
 ) -> Result<Replayed> {
-    let mut records = Vec::new();
-    let mut used_bytes = [0; 2];
-    for (half, used_bytes) in used_bytes.iter_mut().enumerate() {
-        let end = read_half(device, geometry, file_id, half, generation, &mut records)?;
+    let end = JournalEnd::before(generation);
+    let mut replayed = Replayed { last: JournalSeq(absorbed), count: 0, end };
+    for half in halves_in_order(device, geometry, file_id)? {
+        let mut is_used = false;
+        let end = read_half(device, geometry, file_id, half, generation, |frame| {
+            is_used = true;
+            replayed.end.generation = frame.generation;
+            replayed.end.last_in_half[half] = replayed.take(frame, &mut apply)?;
+            Ok(())
+        })?;
         if let Some(last) = end.lost_before.filter(|last| last.0 > absorbed) {
             let what =
                 format!("a frame of the journal before entry {} is torn, and not the last one", last.0);
             return Err(Error::Damaged { what });
         }
-        *used_bytes = end.bytes;
-    }
-    records.sort_by_key(|record| (record.generation, record.first));
-    let end = JournalEnd::before(generation);
-    let mut replayed = Replayed { last: JournalSeq(absorbed), count: 0, end };
-    for record in records {
-        let next = replayed.last.0 + 1;
-        let end = record.first + record.entries.len() as u64;
-        if record.first > next {
-            let what = format!("journal entries {next} to {} are missing", record.first - 1);
-            return Err(Error::Damaged { what });
+        if is_used {
+            (replayed.end.half, replayed.end.used_bytes) = (half, end.bytes);
         }
-        if end > next {
-            let news = record.entries.into_iter().skip((next - record.first) as usize);
-            news.into_iter().try_for_each(&mut apply)?;
-            replayed.count += end - next;
-            replayed.last = JournalSeq(end - 1);
-        }
-        (replayed.end.half, replayed.end.generation) = (record.half, record.generation);
-        replayed.end.used_bytes = used_bytes[record.half];
-        replayed.end.last_in_half[record.half] = JournalSeq(end - 1);
     }
     Ok(replayed)
 }
 
-/// Adds the intact chain of frames from the start of `half` on.
+impl Replayed {
+    /// Applies what is new in `frame`; its last entry.
+    fn take(&mut self, frame: Frame, apply: &mut impl FnMut(JournalEntry) -> Result<()>) -> Result<Seq> {
+        let next = self.last.0 + 1;
+        let end = frame.first + frame.entries.len() as u64;
+        if frame.first > next {
+            let what = format!("journal entries {next} to {} are missing", frame.first - 1);
+            return Err(Error::Damaged { what });
+        }
+        if end > next {
+            frame.entries.into_iter().skip((next - frame.first) as usize).try_for_each(apply)?;
+            self.count += end - next;
+            self.last = JournalSeq(end - 1);
+        }
+        Ok(JournalSeq(end - 1))
+    }
+}
+
+/// The half with the older frames first. One that does not begin with a header has none, wherever it comes.
+fn halves_in_order(device: &dyn Device, geometry: &Geometry, file_id: u64) -> Result<[usize; 2]> {
+    let mut begins = [None; 2];
+    for (half, begin) in begins.iter_mut().enumerate() {
+        let mut page = Pages::new(PAGE_BYTES);
+        device.read(geometry.journal_half_offset(half), &mut [IoSliceMut::new(&mut page)])?;
+        let header = FrameHeader::from_bytes(&page, JOURNAL_MAGIC, file_id);
+        *begin = header.map(|header| (header.number, header.first));
+    }
+    Ok(if begins[0] <= begins[1] { [0, 1] } else { [1, 0] })
+}
+
+/// Gives the intact chain of frames from the start of `half` on to `take`.
 pub(super) fn read_half(
     device: &dyn Device,
     geometry: &Geometry,
     file_id: u64,
     half: usize,
     generation: u64,
-    records: &mut Vec<Record>,
+    mut take: impl FnMut(Frame) -> Result<()>,
 ) -> Result<HalfEnd> {
     let (start, half_bytes) = (geometry.journal_half_offset(half), geometry.journal_half_bytes());
     let mut window = Pages::new(FRAME_BYTES_MAX.min(half_bytes as usize));
@@ -371,7 +391,7 @@ pub(super) fn read_half(
         frames += 1;
         chain = Some((header.number, header.first + entries.len() as u64));
         at += header.frame_bytes() as u64;
-        records.push(Record { half, generation: header.number, first: header.first, entries });
+        take(Frame { generation: header.number, first: header.first, entries })?;
     }
     let is_later = |header: &FrameHeader| match chain {
         None => header.number >= generation,

@@ -12,7 +12,13 @@
 //! | segment    | the states of one segment                                                          |
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
+//! | log_filter | which blocks the log of dirty blocks may have, in a few bits                        |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
+//! | record     | the bytes of records of dirty blocks                                               |
+//! | dirty_log  | blocks newer than the backing store: the copies of each, until they are below      |
+//! | dirty, log_read | writing, reading and destaging them                                            |
+//! | recover_log | finding them again                                                                |
+//! | memory     | the RAM that all this takes at the most                                            |
 //! | tombstones | ranges that read as zeros and are not discarded below                              |
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
@@ -55,6 +61,9 @@ mod index;
 mod inspect;
 mod journal;
 mod log;
+mod log_filter;
+mod log_read;
+mod memory;
 mod moving_index;
 mod overwritten;
 mod plan;
@@ -83,7 +92,7 @@ use crate::error::{Error, Result};
 
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
-pub use dirty::{DestageRun, LogRead};
+pub use dirty::DestageRun;
 pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
 pub use inspect::{
@@ -91,6 +100,7 @@ pub use inspect::{
     Severity, Structure, Verdict, VolumeInfo, Warmth, Watcher, verify,
 };
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
+pub use log_read::LogRead;
 pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };

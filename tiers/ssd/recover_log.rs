@@ -9,8 +9,23 @@
 //!    missing or torn ends the log: neither it nor what follows was promised to anyone. The end goes into the checkpoint
 //!    that opening writes, so that what is forgotten now is never found later.
 //! 4. The tombstones of the checkpoint and the journal take the place of every copy with a lower version.
+//!
+//! Where the log begins matters as much (`first_record`). A segment that no checkpoint lists is known by its first header
+//! alone: when that is torn it is not found, and in an empty log the next segment would seem to be the first. So the log
+//! begins where the checkpoint says, with its oldest segment or its next record, and what is missing there is a gap like
+//! any other. Only when segments were retired since does it begin with what is found, for nobody knows which records
+//! those had. Then a torn segment before that is not missed. That breaks no promise: what was synced is not torn by a
+//! crash, and what was not needs none of the others, since a record has blocks whose older copies are all durable.
+//!
+//! | situation                                                      | test in `tests/log_gap.rs`                             |
+//! |----------------------------------------------------------------|--------------------------------------------------------|
+//! | the first header of a log that was not synced is torn          | `nothing_behind_a_first_segment_with_a_torn_header_...` |
+//! | the same, and what follows says that it was synced             | `a_first_segment_with_a_torn_header_is_damage_...`      |
+//! | the first segments are retired                                 | `what_is_left_behind_retired_segments_is_the_log_...`   |
 
 use std::io::IoSliceMut;
+
+use hashbrown::HashMap;
 
 use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version};
 use crate::device::{Device, PageBuf};
@@ -23,8 +38,10 @@ use super::geometry::Geometry;
 use super::record::{RecordEntry, RecordHeader, RecordPlace, header_pages, page_count};
 use super::recover::{Believed, Doubt};
 
-/// Headers are looked for in pieces of so many bytes.
+/// Headers that are near each other are read in pieces of so many bytes.
 const WINDOW_BYTES: usize = 64 << 10;
+
+type Hasher = foldhash::fast::FixedState;
 
 /// A record and its place in its segment, in pages.
 pub(super) struct Located {
@@ -50,12 +67,14 @@ impl Located {
 /// Those of the device; [`Error::Damaged`] when a record that was synced is missing.
 pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &Counters) -> Result<DirtyLog> {
     let geometry = &believed.geometry;
-    let (mut segments, mut records) = read_records(device, believed)?;
-    for segment in &segments {
-        check_behind(device, believed, segment, &records)?;
+    let mut found = read_segments(device, believed)?;
+    for (segment, records) in &found {
+        check_behind(device, believed, segment, records)?;
     }
-    segments.sort_unstable_by_key(|segment: &DirtySegment| segment.generation);
-    records.sort_unstable_by_key(|record| record.header.sequence);
+    found.sort_unstable_by_key(|(segment, _)| segment.generation);
+    let (segments, records): (Vec<DirtySegment>, Vec<Vec<Located>>) = found.into_iter().unzip();
+    let mut records: Vec<Located> = records.into_iter().flatten().collect();
+    records.sort_by_key(|record| record.header.sequence);
 
     let in_order = |a: &DirtySegment, b: &DirtySegment| {
         a.generation < b.generation && a.first_sequence <= b.first_sequence
@@ -67,22 +86,14 @@ pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &C
     let mut log = DirtyLog::new(geometry);
     let synced = records.iter().map(|record| record.header.synced_through).max().unwrap_or(0);
     let synced = synced.max(counters.records_synced);
-    let first = segments.first().map_or(counters.next_record, |segment| segment.first_sequence);
+    let first = first_record(believed, counters, segments.first());
     let whole = count_whole(device, geometry, &records, first, synced, !segments.is_empty())?;
     records.truncate(whole);
     log.next_sequence = first + whole as u64;
     log.synced_through = log.next_sequence - 1;
 
-    for segment in segments {
-        let mine = records.iter().filter(|record| record.header.generation == segment.generation);
-        let end_page =
-            mine.map(|record| record.page + record.header.pages(geometry.block_size)).max().unwrap_or(0);
-        // One that began after the end of the log has nothing, and the next record takes the number of what is forgotten:
-        // while something keeps it in line it must not seem to come after that.
-        let first_sequence = segment.first_sequence.min(log.next_sequence);
-        let cut = DirtySegment { first_sequence, end_page: Some(end_page), next_page: end_page, ..segment };
-        log.restore_segment(cut);
-    }
+    restore_segments(&mut log, segments, &records, geometry.block_size);
+    log.begin_scan(records.iter().map(|record| record.header.entries.len()).sum());
     for record in records {
         restore(&mut log, believed, record);
     }
@@ -91,18 +102,54 @@ pub(super) fn recover_log(device: &dyn Device, believed: &Believed, counters: &C
     Ok(log)
 }
 
+/// The record that the log begins with. That is not always the first that is found: a segment of which not even the first
+/// header is whole is not found at all, and what follows in the next is behind a gap.
+fn first_record(believed: &Believed, counters: &Counters, first: Option<&DirtySegment>) -> u64 {
+    let Some(first) = first else { return counters.next_record };
+    let is_listed =
+        believed.dirty_segments.get(&first.segment).is_some_and(|known| known.generation == first.generation);
+    // One that was opened since the checkpoint and is retired took its records with it: which those were nobody knows, but
+    // what comes next in line begins behind them.
+    let may_be_behind_retired = believed.retired.iter().any(|&(segment, generation)| {
+        let was_listed =
+            believed.dirty_segments.get(&segment).is_some_and(|known| known.generation == generation);
+        was_listed || (counters.next_generation..first.generation).contains(&generation)
+    });
+    if is_listed || may_be_behind_retired { first.first_sequence } else { counters.next_record }
+}
+
+/// Puts the segments in line, each up to the end of its last one of `records`.
+fn restore_segments(log: &mut DirtyLog, segments: Vec<DirtySegment>, records: &[Located], size: BlockSize) {
+    let mut ends: HashMap<u32, u32, Hasher> = HashMap::default();
+    for record in records {
+        let end = ends.entry(record.header.generation).or_default();
+        *end = (record.page + record.header.pages(size)).max(*end);
+    }
+    for segment in segments {
+        let end_page = ends.get(&segment.generation).copied().unwrap_or(0);
+        // One that began after the end of the log has nothing, and the next record takes the number of what is forgotten:
+        // while something keeps it in line it must not seem to come after that.
+        let first_sequence = segment.first_sequence.min(log.next_sequence);
+        let cut = DirtySegment { first_sequence, end_page: Some(end_page), next_page: end_page, ..segment };
+        log.restore_segment(cut);
+    }
+}
+
+/// A segment of the dirty stream, and every record that is found in it.
+type FoundSegment = (DirtySegment, Vec<Located>);
+
+fn read_segments(device: &dyn Device, believed: &Believed) -> Result<Vec<FoundSegment>> {
+    let segments = 0..believed.geometry.segment_count;
+    segments.filter_map(|segment| read_segment(device, believed, segment).transpose()).collect()
+}
+
 /// The segments of the dirty stream, and every record that is found in them.
 pub(super) fn read_records(
     device: &dyn Device,
     believed: &Believed,
 ) -> Result<(Vec<DirtySegment>, Vec<Located>)> {
-    let (mut segments, mut records) = (Vec::new(), Vec::new());
-    for segment in 0..believed.geometry.segment_count {
-        let Some((known, found)) = read_segment(device, believed, segment)? else { continue };
-        segments.push(known);
-        records.extend(found);
-    }
-    Ok((segments, records))
+    let (segments, records): (Vec<_>, Vec<Vec<_>>) = read_segments(device, believed)?.into_iter().unzip();
+    Ok((segments, records.into_iter().flatten().collect()))
 }
 
 /// The records that are found from the start of `segment` on, whatever generation the first is of.
@@ -121,7 +168,7 @@ pub(super) fn read_segment(
     device: &dyn Device,
     believed: &Believed,
     segment: u32,
-) -> Result<Option<(DirtySegment, Vec<Located>)>> {
+) -> Result<Option<FoundSegment>> {
     let known = believed.dirty_segments.get(&segment);
     let known = known.filter(|known| !believed.retired.contains(&(segment, known.generation)));
     if known.is_none() && (believed.is_clean || believed.is_checkpointed(segment)) {
@@ -164,11 +211,12 @@ fn check_behind(
     chain.end_page = known_end.unwrap_or(chain.end_page).min(chain.end_page);
     chain.generation = Some(segment.generation);
     chain.last_sequence = segment.first_sequence - 1;
-    for record in records.iter().filter(|record| record.header.generation == segment.generation) {
+    if let Some(record) = records.last() {
         chain.page = record.page + record.header.pages(believed.geometry.block_size);
         chain.last_sequence = record.header.sequence;
     }
     let last = chain.last_sequence;
+    chain.reads_ahead = true;
     while chain.page < chain.end_page {
         match chain.next()? {
             Some(record) if record.header.synced_through > last => return Err(missing(last + 1)),
@@ -192,9 +240,12 @@ struct Chain<'a> {
     page: u32,
     end_page: u32,
     last_sequence: u64,
+    /// The next header is near, so that it is worth reading with this one.
+    reads_ahead: bool,
     window: PageBuf,
     /// The first page in the window; none when there is nothing in it.
     window_page: Option<u32>,
+    window_bytes: usize,
 }
 
 impl<'a> Chain<'a> {
@@ -209,8 +260,10 @@ impl<'a> Chain<'a> {
             page: 0,
             end_page: (geometry.segment_bytes / PAGE_BYTES as u64) as u32,
             last_sequence: 0,
-            window: PageBuf::zeroed(WINDOW_BYTES),
+            reads_ahead: false,
+            window: PageBuf::zeroed(0),
             window_page: None,
+            window_bytes: 0,
         }
     }
 
@@ -239,7 +292,9 @@ impl<'a> Chain<'a> {
             return Ok(None);
         };
         let page = self.page;
-        self.page += header.pages(self.size);
+        let length = header.pages(self.size);
+        self.page += length;
+        self.reads_ahead = length as usize * PAGE_BYTES <= WINDOW_BYTES / 4;
         self.last_sequence = header.sequence;
         Ok(Some(Located { header, page }))
     }
@@ -251,17 +306,17 @@ impl<'a> Chain<'a> {
             .window_page
             .and_then(|first| self.page.checked_sub(first))
             .map(|ahead| ahead as usize * PAGE_BYTES);
-        if let Some(at) = at.filter(|at| at + bytes <= self.window.len()) {
+        if let Some(at) = at.filter(|at| at + bytes <= self.window_bytes) {
             return Ok(at);
         }
-        if bytes > self.window.len() {
-            self.window = PageBuf::zeroed(bytes);
-        }
         let left = (self.end_page - self.page) as usize * PAGE_BYTES;
-        let length = self.window.len().min(left);
+        let length = if self.reads_ahead { bytes.max(WINDOW_BYTES) } else { bytes }.min(left);
+        if length > self.window.len() {
+            self.window = PageBuf::zeroed(length);
+        }
         let offset = self.segment_offset + u64::from(self.page) * PAGE_BYTES as u64;
         self.device.read(offset, &mut [IoSliceMut::new(&mut self.window[..length])])?;
-        self.window_page = Some(self.page);
+        (self.window_page, self.window_bytes) = (Some(self.page), length);
         Ok(0)
     }
 }
@@ -332,8 +387,8 @@ fn restore(log: &mut DirtyLog, believed: &Believed, record: Located) {
         // Of an epoch that is below an older copy would go over a newer one there.
         let is_below = (1..=believed.volumes.destaged_epoch(block.volume())).contains(&epoch);
         let state = if is_below { CopyState::Destaged } else { CopyState::Dirty };
-        let copy = LogCopy { segment, generation, page, index, crc, version, mask, epoch, state };
-        log.restore_copy(block, copy, doubt.is_some());
+        let copy = LogCopy { generation, page, index, crc, version, mask, epoch, state };
+        log.restore_copy(block, &copy, doubt.is_some());
         page += pages;
     }
 }

@@ -5,46 +5,22 @@
 //!
 //! The hand that walks round and the queue whose coldest is looked at and put back are the same thing.
 
-use super::Policy;
 use super::lists::Lists;
+use super::marked_queue::{Hand, MarkedQueue, Marks};
 
-pub(super) struct Clock {
-    lists: Lists,
-    was_used: Vec<bool>,
-    capacity: u32,
+pub(super) struct Clock;
+
+pub(super) fn new(capacity: u32, ids: u32) -> MarkedQueue<Clock> {
+    MarkedQueue::new(capacity, ids, Clock)
 }
 
-impl Clock {
-    pub(super) fn new(capacity: u32, ids: u32) -> Self {
-        Self { lists: Lists::new(ids, 1), was_used: vec![false; ids as usize], capacity }
-    }
-
-    /// Ends: every turn clears a bit.
-    fn evict(&mut self) {
-        while let Some(block) = self.lists.pop_coldest(0) {
-            if !std::mem::take(&mut self.was_used[block as usize]) {
+impl Hand for Clock {
+    fn evict(&mut self, queue: &mut Lists, marks: &mut Marks) {
+        while let Some(block) = queue.pop_coldest(0) {
+            if !marks.take(block) {
                 return;
             }
-            self.lists.push_hot(block, 0);
+            queue.push_hot(block, 0);
         }
-    }
-}
-
-impl Policy for Clock {
-    fn request(&mut self, block: u32) -> bool {
-        if self.lists.contains(block) {
-            self.was_used[block as usize] = true;
-            return true;
-        }
-        if self.lists.len(0) == self.capacity {
-            self.evict();
-        }
-        self.lists.push_hot(block, 0);
-        false
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> u32 {
-        self.lists.len(0)
     }
 }

@@ -26,6 +26,7 @@ mod fifo;
 mod lirs;
 mod lists;
 mod lru;
+mod marked_queue;
 #[cfg(test)]
 mod oracle_tests;
 mod own;
@@ -42,7 +43,7 @@ use clap::ValueEnum;
 use terrace::simulate::DenseTrace;
 
 /// A cache of ids.
-trait Policy {
+pub(crate) trait Policy {
     /// One reference; whether the block was there. It is there afterwards, or as good as: a policy may refuse it.
     fn request(&mut self, block: u32) -> bool;
 
@@ -96,16 +97,24 @@ impl PolicyName {
         }
     }
 
-    /// A cache of `capacity` blocks, at least one, for `trace`.
-    fn cache(self, capacity: u32, trace: &DenseTrace) -> Box<dyn Policy> {
+    /// Whether it must be given the references of a trace before the first of them.
+    pub(crate) fn knows_the_future(self) -> bool {
+        self == Self::Belady
+    }
+
+    /// An empty cache of `capacity` blocks for those of `trace`; of its references only Belady's optimum takes notice.
+    pub(crate) fn cache(self, trace: &DenseTrace, capacity: u64) -> Box<dyn Policy> {
         let ids = trace.unique();
+        // With room for all, a larger cache is the same to all policies but in the sizes of their parts.
+        let capacity = capacity.clamp(1, u64::from(terrace::tiers::ram::arc_policy::ArcPolicy::CAPACITY_MAX));
+        let capacity = capacity as u32;
         match self {
             Self::Arc => Box::new(own::Own::new(capacity, ids)),
             Self::Lru => Box::new(lru::Lru::new(capacity, ids)),
             Self::Fifo => Box::new(fifo::Fifo::new(capacity, ids)),
-            Self::Clock => Box::new(clock::Clock::new(capacity, ids)),
+            Self::Clock => Box::new(clock::new(capacity, ids)),
             Self::S3Fifo => Box::new(s3_fifo::S3Fifo::new(capacity, ids)),
-            Self::Sieve => Box::new(sieve::Sieve::new(capacity, ids)),
+            Self::Sieve => Box::new(sieve::new(capacity, ids)),
             Self::TwoQ => Box::new(two_q::TwoQ::new(capacity, ids)),
             Self::Lirs => Box::new(lirs::Lirs::new(capacity, ids)),
             Self::WTinyLfu => Box::new(w_tiny_lfu::WTinyLfu::new(capacity, ids)),
@@ -113,17 +122,10 @@ impl PolicyName {
         }
     }
 
-    /// Whether each of the trace's references hits, in order, in a cache of `capacity` blocks.
-    pub(crate) fn run(self, trace: &DenseTrace, capacity: u64) -> impl Iterator<Item = bool> + '_ {
-        // With room for all, a larger cache is the same to all policies but in the sizes of their parts.
-        let capacity = capacity.clamp(1, u64::from(terrace::tiers::ram::arc_policy::ArcPolicy::CAPACITY_MAX));
-        let mut cache = self.cache(capacity as u32, trace);
-        trace.references().iter().map(move |&block| cache.request(block))
-    }
-
     /// References that miss, in a cache of `capacity` blocks.
     #[cfg(test)]
     fn misses(self, trace: &DenseTrace, capacity: u64) -> u64 {
-        self.run(trace, capacity).filter(|&is_hit| !is_hit).count() as u64
+        let mut cache = self.cache(trace, capacity);
+        trace.references().iter().filter(|&&block| !cache.request(block)).count() as u64
     }
 }

@@ -6,48 +6,26 @@
 //!
 //! Invariant: the hand is on a block that is there, or nowhere, which means the cold end.
 
-use super::Policy;
 use super::lists::Lists;
+use super::marked_queue::{Hand, MarkedQueue, Marks};
 
+#[derive(Default)]
 pub(super) struct Sieve {
-    lists: Lists,
-    was_used: Vec<bool>,
-    hand: Option<u32>,
-    capacity: u32,
+    at: Option<u32>,
 }
 
-impl Sieve {
-    pub(super) fn new(capacity: u32, ids: u32) -> Self {
-        Self { lists: Lists::new(ids, 1), was_used: vec![false; ids as usize], hand: None, capacity }
-    }
+pub(super) fn new(capacity: u32, ids: u32) -> MarkedQueue<Sieve> {
+    MarkedQueue::new(capacity, ids, Sieve::default())
+}
 
-    /// Ends: a whole round clears every bit.
-    fn evict(&mut self) {
-        while let Some(block) = self.hand.or_else(|| self.lists.coldest(0)) {
-            self.hand = self.lists.hotter_than(block);
-            if !std::mem::take(&mut self.was_used[block as usize]) {
-                self.lists.remove(block);
+impl Hand for Sieve {
+    fn evict(&mut self, queue: &mut Lists, marks: &mut Marks) {
+        while let Some(block) = self.at.or_else(|| queue.coldest(0)) {
+            self.at = queue.hotter_than(block);
+            if !marks.take(block) {
+                queue.remove(block);
                 return;
             }
         }
-    }
-}
-
-impl Policy for Sieve {
-    fn request(&mut self, block: u32) -> bool {
-        if self.lists.contains(block) {
-            self.was_used[block as usize] = true;
-            return true;
-        }
-        if self.lists.len(0) == self.capacity {
-            self.evict();
-        }
-        self.lists.push_hot(block, 0);
-        false
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> u32 {
-        self.lists.len(0)
     }
 }

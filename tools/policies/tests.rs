@@ -30,7 +30,7 @@ fn no_policy_holds_more_than_its_capacity_hits_what_it_never_saw_or_beats_the_op
         let optimum = PolicyName::Belady.misses(&trace, capacity.into());
         for &name in PolicyName::value_variants() {
             let context = format!("seed {seed}, {name:?} of {capacity} blocks");
-            let (mut cache, mut misses) = (name.cache(capacity, &trace), 0);
+            let (mut cache, mut misses) = (name.cache(&trace, capacity.into()), 0);
             let mut seen = vec![false; trace.unique() as usize];
             for &block in trace.references() {
                 let is_hit = cache.request(block);

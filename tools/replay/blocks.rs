@@ -72,6 +72,8 @@ pub(crate) struct Scan {
     pub(crate) requests: u64,
     /// Discards, and commands that neither move data nor order it.
     pub(crate) skipped_commands: u64,
+    /// Requests that whoever recorded the trace had no room for.
+    pub(crate) lost_requests: u64,
     pub(crate) has_times: bool,
     /// The earliest and the latest time.
     pub(crate) times_ns: Option<(u64, u64)>,
@@ -85,6 +87,16 @@ pub(crate) struct Scan {
 impl Scan {
     /// Reads the trace to its end, so that a line that cannot be read is found before anything is made on disk.
     pub(crate) fn of(source: &Source, addressing: &Addressing, progress: &Progress) -> Result<Self> {
+        Self::with(source, addressing, progress, |_| ())
+    }
+
+    /// The same, with `visit` called for each request.
+    pub(crate) fn with(
+        source: &Source,
+        addressing: &Addressing,
+        progress: &Progress,
+        mut visit: impl FnMut(&Request),
+    ) -> Result<Self> {
         let (mut reader, position) = source.reader()?;
         let mut scan = Self::default();
         let (mut passed, mut discards) = (0u64, 0);
@@ -95,6 +107,7 @@ impl Scan {
                 progress.show(&position);
             }
             passed += 1;
+            visit(&request);
             if request.kind == Kind::Discard {
                 discards += 1;
                 continue;
@@ -111,6 +124,7 @@ impl Scan {
             *volume = end.max(*volume);
         }
         scan.skipped_commands = reader.skipped_commands() + discards;
+        scan.lost_requests = reader.lost().requests;
         if highest == 0 {
             return Err(Failure::input(format!("{} holds no reads and no writes", source.name()))
                 .remedy("name another trace, or its format with --format"));

@@ -1,4 +1,7 @@
 //! A simulation of RAM alone with another policy: the trace's blocks, numbered off once, through one of `policies`.
+//!
+//! Memory grows with the different blocks of a trace, some 30 bytes each, and not with its length: what a block's number is
+//! is looked up again for each reference. Only Belady's optimum has to know all references ahead, 12 bytes each.
 
 use std::time::{Duration, Instant};
 
@@ -15,54 +18,47 @@ use crate::policies::PolicyName;
 use crate::progress::Progress;
 use crate::trace::{Kind, Source};
 
-/// Every block that a trace touches, one after another.
-pub(crate) struct References {
-    pub(crate) trace: DenseTrace,
-    /// By reference.
-    kinds: Vec<Kind>,
-    /// By request: one more than its last reference.
-    ends: Vec<usize>,
+/// The blocks of a trace numbered off; with `keeps_references`, all of its references too.
+pub(crate) fn numbered(feeder: &Feeder<'_>, keeps_references: bool) -> Result<DenseTrace> {
+    let mut trace = DenseTrace::default();
+    while let Some(piece) = feeder.next_piece()? {
+        for number in piece.first..piece.first + piece.count {
+            let block = block_id(piece.volume, number);
+            if keeps_references {
+                trace.push(block);
+            } else {
+                trace.number(block);
+            }
+        }
+    }
+    Ok(trace)
 }
 
-impl References {
-    pub(crate) fn of(feeder: &Feeder<'_>) -> Result<Self> {
-        let (mut trace, mut kinds, mut ends) = (DenseTrace::default(), Vec::new(), Vec::new());
-        while let Some(piece) = feeder.next_piece()? {
-            for number in piece.first..piece.first + piece.count {
-                trace.push(block_id(piece.volume, number));
-                kinds.push(piece.kind);
-            }
-            if piece.is_last {
-                ends.push(kinds.len());
-            }
+/// One pass of what `feeder` deals out, whose blocks are those of `trace`, from an empty cache of `blocks` blocks.
+fn pass(policy: PolicyName, trace: &mut DenseTrace, blocks: u64, feeder: &Feeder<'_>) -> Result<Pass> {
+    let begun = Instant::now();
+    let mut cache = policy.cache(trace, blocks);
+    let (mut counters, mut requests, mut first) = (Counters::default(), 0, None);
+    while let Some(piece) = feeder.next_piece()? {
+        for number in piece.first..piece.first + piece.count {
+            let is_hit = cache.request(trace.number(block_id(piece.volume, number)));
+            count(&mut counters, piece.kind, is_hit);
         }
-        Ok(Self { trace: trace.finished(), kinds, ends })
-    }
-
-    /// One pass from an empty cache of `blocks` blocks.
-    fn pass(&self, policy: PolicyName, blocks: u64) -> Pass {
-        let begun = Instant::now();
-        let mut counters = Counters::default();
-        let first_requests = FIRST_REQUESTS.min(self.ends.len() as u64);
-        let first_end = self.ends.get(first_requests as usize - 1).copied().unwrap_or(0);
-        let mut first = counters;
-        for (number, (is_hit, &kind)) in policy.run(&self.trace, blocks).zip(&self.kinds).enumerate() {
-            count(&mut counters, kind, is_hit);
-            if number + 1 == first_end {
-                first = counters;
-            }
-        }
-        Pass {
-            counters,
-            first: FirstRequests { requests: first_requests, counters: first },
-            requests: self.ends.len() as u64,
-            wrong_blocks: 0,
-            took: begun.elapsed(),
-            settled_in: Duration::ZERO,
-            memory_peak_bytes: memory_peak_bytes(),
-            latencies: None,
+        requests += u64::from(piece.is_last);
+        if piece.is_last && requests == FIRST_REQUESTS {
+            first = Some(FirstRequests { requests, counters });
         }
     }
+    Ok(Pass {
+        counters,
+        first: first.unwrap_or(FirstRequests { requests, counters }),
+        requests,
+        wrong_blocks: 0,
+        took: begun.elapsed(),
+        settled_in: Duration::ZERO,
+        memory_peak_bytes: memory_peak_bytes(),
+        latencies: None,
+    })
 }
 
 fn count(counters: &mut Counters, kind: Kind, is_hit: bool) {
@@ -93,7 +89,17 @@ pub(super) fn simulate(
     let mut config = Config::new(args.ram()?);
     config.block_size = args.block_size;
     let blocks = config.ram_blocks()?;
-    let progress = Progress::new("reading", source.file_bytes());
-    let references = References::of(&Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress))?;
-    Ok((0..args.passes).map(|_| references.pass(policy, blocks)).collect())
+    let mut trace = DenseTrace::default();
+    let mut passes = Vec::new();
+    // Once to number its blocks off, then for each pass.
+    for number in 0..=args.passes {
+        let progress = Progress::new(if number == 0 { "reading" } else { "simulating" }, source.file_bytes());
+        let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
+        if number == 0 {
+            trace = numbered(&feeder, policy.knows_the_future())?;
+        } else {
+            passes.push(pass(policy, &mut trace, blocks, &feeder)?);
+        }
+    }
+    Ok(passes)
 }

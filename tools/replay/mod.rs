@@ -4,6 +4,7 @@
 //! trace ──> blocks::Scan (once, to see sizes and errors)
 //!   └─────> blocks::Feeder ──> session (threads) ──> Cache        ──> report ──> table, or JSON
 //!                         │      └─ checker ── content                ▲
+//!                         │                          └─> live: records itself, asks itself for other sizes
 //!                         ├──> run::simulate ────> Simulation   ──────┤
 //!                         └──> compare ──────────> policies     ──────┘
 //! ```
@@ -19,6 +20,7 @@ mod compare;
 mod content;
 mod demo;
 mod latency;
+mod live;
 #[cfg(test)]
 pub(crate) mod oracle_tests;
 mod places;

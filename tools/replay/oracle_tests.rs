@@ -9,7 +9,7 @@ use terrace::simulate::DenseTrace;
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
 use super::blocks::{Addressing, Feeder, Scan};
-use super::compare::References;
+use super::compare::numbered;
 use super::report::Counters;
 use super::run::simulate_pieces;
 use crate::progress::Progress;
@@ -116,7 +116,7 @@ pub(crate) fn dense(directory: &Path, case: Case) -> DenseTrace {
     let scan = Scan::of(&source, &addressing, &progress).expect("the trace can be read");
     let reader = source.reader().expect("it was just read");
     let feeder = Feeder::new(reader, addressing, scan.renumbers, &progress);
-    References::of(&feeder).expect("the trace can be read").trace
+    numbered(&feeder, true).expect("the trace can be read").finished()
 }
 
 fn open(directory: &Path, case: Case) -> (Source, Addressing) {

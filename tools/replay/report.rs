@@ -10,6 +10,7 @@ use serde::Serialize;
 use terrace::Stats;
 
 use super::latency::{Latencies, LatencySummary};
+use super::live::Recorded;
 
 /// Counters that the library keeps: the key, where [`Stats`] has it, and what it says.
 macro_rules! counters {
@@ -108,6 +109,19 @@ const PASS_KEYS: &[(&str, &str)] = &[
     ("first_requests", "in each pass: the counters after its first 10,000 requests, or all if it has fewer"),
 ];
 
+const LIVE_KEYS: &[(&str, &str)] = &[
+    (
+        "recorded",
+        "with --record: its path; requests in its files, and requests_lost that found no room; files and bytes there now; \
+         failure, why it ended early, or null. Else null",
+    ),
+    (
+        "what_if",
+        "with --what-if: the object that `terrace tune --json` prints, told by the cache itself; null without, and when it \
+         was asked for too little to tell",
+    ),
+];
+
 /// Early in a pass: what a cache that was just opened again still knows.
 pub(crate) const FIRST_REQUESTS: u64 = 10_000;
 
@@ -118,6 +132,11 @@ pub(crate) struct Report {
     #[serde(flatten)]
     pub(crate) total: Measures,
     pub(crate) passes: Vec<PassReport>,
+    pub(crate) recorded: Option<Recorded>,
+    pub(crate) what_if: Option<crate::tune::Report>,
+    /// It was asked for, and there is none.
+    #[serde(skip)]
+    pub(crate) is_what_if_short: bool,
 }
 
 #[derive(Clone, Serialize)]
@@ -227,7 +246,7 @@ impl Report {
         let mut rest = passes.into_iter();
         let first = rest.next().expect("a replay has at least one pass");
         let total = rest.fold(first, |total, pass| total.plus(&pass)).measures(block_bytes);
-        Self { setup, total, passes: reports }
+        Self { setup, total, passes: reports, recorded: None, what_if: None, is_what_if_short: false }
     }
 }
 
@@ -237,7 +256,9 @@ pub(crate) fn json_help() -> String {
         "JSON: --json prints one object with these keys, all of them always. Counts are blocks unless another unit is \
          named, and begin at 0 when the cache opens.\n\n",
     );
-    for (key, text) in SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS) {
+    for (key, text) in
+        SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS).chain(LIVE_KEYS)
+    {
         writeln!(help, "  {key}: {text}").expect("a string takes everything");
     }
     help.push_str(
@@ -299,7 +320,8 @@ mod tests {
         let first = json["passes"][0].as_object().expect("an object");
         assert!(first.contains_key("first_requests") && first["first_requests"]["ram_hits"] == 0);
         printed.insert("first_requests".into());
-        let tables = SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS);
+        let tables =
+            SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS).chain(LIVE_KEYS);
         let explained: BTreeSet<String> =
             tables.flat_map(|(keys, _)| keys.split(", ")).map(String::from).collect();
         assert_eq!(printed, explained);

@@ -13,6 +13,7 @@ use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::compare;
 use super::content::block_id;
+use super::live::LiveAnswers;
 use super::places::Places;
 use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup};
 use super::session::{Driven, Session};
@@ -46,8 +47,10 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
         };
         return Ok(Outcome { report: Report::new(setup, passes), failure: None });
     }
-    let (passes, failure) = replay(args, &source, &addressing, &scan)?;
-    Ok(Outcome { report: Report::new(setup, passes), failure })
+    let (passes, answers, failure) = replay(args, &source, &addressing, &scan)?;
+    let mut report = Report::new(setup, passes);
+    answers.tell(&args.live, &mut report)?;
+    Ok(Outcome { report, failure })
 }
 
 pub(crate) fn addressing(args: &ReplayArgs) -> Addressing {
@@ -72,7 +75,7 @@ fn replay(
     source: &Source,
     addressing: &Addressing,
     scan: &Scan,
-) -> Result<(Vec<Pass>, Option<Failure>)> {
+) -> Result<(Vec<Pass>, LiveAnswers, Option<Failure>)> {
     let volume_bytes: Vec<u64> =
         scan.volume_blocks.iter().map(|blocks| blocks.max(&1) << args.block_size.shift()).collect();
     let mut places = Places::choose(args, &volume_bytes, source.path())?;
@@ -85,10 +88,11 @@ fn replay(
         .zip(&volume_bytes)
         .map(|(path, &bytes)| open_backing(path, bytes, model))
         .collect::<Result<_>>()?;
-    let mut passes = Vec::new();
+    let (mut passes, mut answers) = (Vec::new(), LiveAnswers::default());
     for number in 1..=args.passes {
         let config = config(args, scan, &places)?;
         let session = Session::open(&config, &devices, args.write.mode(), args.settle, &checker)?;
+        let watcher = args.live.watcher(session.cache(), &config)?;
         let title = if args.passes > 1 { format!("pass {number}") } else { "replaying".into() };
         let progress = Progress::new(&title, source.file_bytes());
         let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
@@ -100,16 +104,18 @@ fn replay(
                 // What is on disk may be of use to who looks for the cause.
                 places.keep();
                 passes.push(pass(driven, &session, Duration::ZERO));
-                return Ok((passes, failure));
+                answers.end_pass(&args.live, session.cache(), watcher.as_ref());
+                return Ok((passes, answers, failure));
             }
             None => {}
         }
         let settled_in = session.settle()?;
         passes.push(pass(driven, &session, settled_in));
+        answers.end_pass(&args.live, session.cache(), watcher.as_ref());
         session.close()?;
     }
     places.keep();
-    Ok((passes, None))
+    Ok((passes, answers, None))
 }
 
 pub(crate) fn pass(driven: Driven, session: &Session<'_>, settled_in: Duration) -> Pass {
@@ -185,6 +191,7 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
     config.ordered_destage = args.ordered;
     // What the simulation does between requests, the cache then does when it settles.
     config.background = if args.settle { Background::OnSettle } else { Background::Continuous };
+    config.record = args.live.record_config();
     config.clock = if scan.has_times { Clock::Manual(Arc::new(AtomicU64::new(0))) } else { Clock::System };
     Ok(config)
 }

@@ -361,7 +361,7 @@ fn a_damaged_dirty_block_is_named_explained_and_left_behind_by_a_drain() {
 fn damage_that_keeps_the_file_from_opening_is_told_by_verify_and_named_by_the_others() {
     let ground = Playground::new();
     closed_with_dirty(&ground);
-    flip(&ground, find(&ground, b"TERRREC1") + 70);
+    flip(&ground, find(&ground, b"TERRREC2") + 70);
     let run = inspect(&ground, &["verify", "cache", "--json"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     let report: Value = serde_json::from_str(&run.stdout).expect("one JSON object");

@@ -144,19 +144,68 @@ impl Lines {
 /// Takes a decimal number off the front of `text`; none when there is none or it does not fit.
 #[inline]
 pub(super) fn take_number(text: &mut &[u8]) -> Option<u64> {
-    let (mut value, mut digits) = (0u64, 0);
-    while let Some(digit) = text.get(digits).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10) {
-        // Below 20 digits nothing overflows; beyond, the standard library decides.
-        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
-        digits += 1;
-    }
-    let (number, rest) = text.split_at(digits);
-    *text = rest;
+    let all = *text;
+    let (value, digits) = take_digits(text);
     match digits {
         0 => None,
+        // Below 20 digits nothing overflows; beyond, the standard library decides.
         1..=19 => Some(value),
-        _ => str::from_utf8(number).ok()?.parse().ok(),
+        _ => str::from_utf8(&all[..digits]).ok()?.parse().ok(),
     }
+}
+
+/// Takes all decimal digits off the front of `text`: the number that they are, modulo 2^64, and how many there are.
+#[inline]
+pub(super) fn take_digits(text: &mut &[u8]) -> (u64, usize) {
+    let (mut value, mut digits) = (0u64, 0);
+    loop {
+        let (part, count) = leading_digits(first_eight(text));
+        value = value.wrapping_mul(POWERS_OF_TEN[count]).wrapping_add(part);
+        digits += count;
+        *text = &text[count..];
+        if count < 8 {
+            return (value, digits);
+        }
+    }
+}
+
+pub(super) const POWERS_OF_TEN: [u64; 10] =
+    [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
+
+/// The first eight bytes, the first of them lowest; zeros where there are fewer.
+#[inline]
+fn first_eight(text: &[u8]) -> u64 {
+    if let Some(eight) = text.first_chunk() {
+        return u64::from_le_bytes(*eight);
+    }
+    // Two loads that overlap, or three bytes that do: no loop, whose end would be hard to foresee.
+    let length = text.len();
+    match (text.first_chunk(), text.last_chunk()) {
+        (Some(first), Some(last)) => {
+            let word = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+            word(first) | word(last) << (8 * (length - 4))
+        }
+        _ if length == 0 => 0,
+        _ => [0, length / 2, length - 1].iter().fold(0, |sum, &at| sum | u64::from(text[at]) << (8 * at)),
+    }
+}
+
+/// The number that the decimal digits at the low end of `bytes` are, and how many there are: all eight at once.
+#[inline]
+fn leading_digits(bytes: u64) -> (u64, usize) {
+    // A digit becomes 0 to 9, to which 0x76 is added without reaching the uppermost bit; all else has it then. What is
+    // carried over goes to bytes behind the first of those, which do not count.
+    let digits = bytes ^ 0x3030_3030_3030_3030;
+    let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+    let count = others.trailing_zeros() as usize / 8;
+    if count == 0 {
+        return (0, 0);
+    }
+    // Zeros before them, then pairs, fours and eights: ten, a hundred, ten thousand times the one plus the other.
+    let pairs = (digits << (64 - 8 * count)).wrapping_mul(10 << 8 | 1) >> 8;
+    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(100 << 16 | 1) >> 16;
+    let eight = (fours & 0x0000_ffff_0000_ffff).wrapping_mul(10_000 << 32 | 1) >> 32;
+    (eight, count)
 }
 
 /// Takes white space off the front of `text`; false when there is none.
@@ -215,5 +264,27 @@ mod tests {
         assert_eq!(take("-1"), None);
         let mut text = &b"12 rest"[..];
         assert_eq!((take_number(&mut text), text), (Some(12), &b" rest"[..]));
+    }
+
+    #[test]
+    fn digits_are_taken_as_one_by_one_whatever_stands_behind_them() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..20_000 {
+            let digits: Vec<u8> = (0..random.usize(..22)).map(|_| random.u8(b'0'..=b'9')).collect();
+            let rest: Vec<u8> = (0..random.usize(..12)).map(|_| random.u8(..)).collect();
+            let mut text = &[&digits[..], &rest].concat()[..];
+            let all = text;
+            let is_digit = |byte: &&u8| byte.is_ascii_digit();
+            let count = all.iter().take_while(is_digit).count();
+            let number = all[..count]
+                .iter()
+                .fold(0u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
+            assert_eq!(
+                (take_digits(&mut text), text),
+                ((number, count), &all[count..]),
+                "seed {seed}: {all:?}"
+            );
+        }
     }
 }

@@ -22,15 +22,20 @@ pub(super) struct Input {
 impl Input {
     /// The file at `path`; what is taken from it is counted in `position` too.
     pub(super) fn open(path: &Path, name: &str, position: &Arc<AtomicU64>) -> Result<Self> {
-        Self::try_open(path, name, position).map_err(|error| cannot_open(name, error))
+        Self::open_up_to(path, name, position, u64::MAX)
     }
 
-    fn try_open(path: &Path, name: &str, position: &Arc<AtomicU64>) -> io::Result<Self> {
+    /// The same of a file that may grow: its first `bytes` bytes.
+    pub(super) fn open_up_to(path: &Path, name: &str, position: &Arc<AtomicU64>, bytes: u64) -> Result<Self> {
+        Self::try_open(path, name, position, bytes).map_err(|error| cannot_open(name, error))
+    }
+
+    fn try_open(path: &Path, name: &str, position: &Arc<AtomicU64>, bytes: u64) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let mut magic = Vec::new();
         file.by_ref().take(MAGIC_BYTES).read_to_end(&mut magic)?;
         file.rewind()?;
-        Self::new(Box::new(file), Packing::of(&magic), name, position)
+        Self::new(Box::new(file.take(bytes)), Packing::of(&magic), name, position)
     }
 
     fn new(
@@ -44,7 +49,7 @@ impl Input {
         Ok(Self { name: name.into(), reader, packing, taken, bytes_out: 0 })
     }
 
-    #[cfg(test)]
+    #[cfg(feature = "fuzz")]
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
         let reader = Box::new(io::Cursor::new(bytes.to_vec()));
         Self::new(reader, Packing::of(bytes), "test", &Arc::default()).expect("no I/O can fail")

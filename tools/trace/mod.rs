@@ -1,21 +1,26 @@
 //! Recorded traces: what each request asked for, streamed from any of the formats we read, and `terrace trace`.
 //!
 //! ```text
-//! file ──> unpack ──> input ──> buffer (lines, records) ──> formats/ ──> merge ──> place ──> requests
+//! file ──> unpack ──> input ──> buffer (lines, records) ──> formats/ ──> merge ──> place ──> ahead ──> requests
 //!                                                              ▲
 //!                                                            detect, from the first 64 KiB
 //! ```
 //!
-//! A reader holds one buffer, or a block of a recording, whatever the trace's length; only the names of volumes add to
-//! it, and there is a bound to those (`text`). `Format` has a line for each format; a new one is a file in `formats`, a
+//! A reader holds one buffer, or a block of a recording, and some batches of requests (`ahead`, which reads on a thread of
+//! its own), whatever the trace's length; only the names of volumes add to it, and there is a bound to those (`text`). `Format` has a line for each format; a new one is a file in `formats`, a
 //! variant there, and its place in `detect`.
 //!
-//! No bytes make a reader panic, loop or eat memory: `formats/random_tests.rs`.
+//! No bytes make a reader panic, loop or eat memory: `fuzz`, `tests/any_bytes.rs`.
 
+mod ahead;
+#[cfg(feature = "fuzz")]
+pub mod bench;
 mod buffer;
 pub(crate) mod command;
 mod detect;
 mod formats;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod input;
 mod merge;
 mod options;
@@ -34,9 +39,9 @@ use formats::{
 use text::{LineParser, TextReader};
 
 pub(crate) use options::{InputArgs, Options};
-pub(crate) use profile::Alignment;
+pub(crate) use profile::{Alignment, Touched};
 pub(crate) use source::Source;
-pub(crate) use terrace_recording::{Kind, Request, Span};
+pub(crate) use terrace_recording::{Kind, Lost, Request, Span};
 
 /// A stream of requests.
 pub(crate) trait TraceReader: Send {
@@ -46,6 +51,11 @@ pub(crate) trait TraceReader: Send {
     /// Commands so far that neither move data nor order it, and were passed over.
     fn skipped_commands(&self) -> u64 {
         0
+    }
+
+    /// Requests up to here that whoever recorded the trace knows to be missing.
+    fn lost(&self) -> Lost {
+        Lost::default()
     }
 
     /// What the volumes met so far are called; empty where they have no names.
@@ -102,7 +112,7 @@ formats! {
     Spc "spc" "512-byte sectors and bytes, times in s" "UMass traces, in the format of SPC: ASU, LBA, size, r or w, time"
     Systor "systor" "bytes, times in s" "SYSTOR '17, CSV: time, response, R or W, LUN, offset, size"
     Tencent "tencent" "512-byte sectors, times in s" "Tencent CBS, CSV: time, offset, size, 0 (read) or 1, volume"
-    Terrace "terrace" "bytes or ids, times in ns" "Our own recordings: packed, checked, with an index"
+    Terrace "terrace" "bytes or ids, times in ns" "Our own recordings: packed, checked, with an index; PATH takes all files that a cache recorded as PATH.1 and so on"
     TraceRar "tracerar" "bytes, times in ms" "TraceRAR: `time device offset size op`, 1 a read"
     Vscsi "vscsi" "512-byte sectors and bytes, times in us" "CloudPhysics vscsi version 1, 32 bytes a request"
     Vscsi2 "vscsi2" "512-byte sectors and bytes, times in us" "CloudPhysics vscsi version 2, 40 bytes a request"
@@ -156,6 +166,12 @@ impl Format {
 #[cfg(test)]
 fn read_all(format: Format, bytes: &[u8]) -> std::result::Result<Vec<Request>, String> {
     read_all_with(format, &Options::default(), bytes)
+}
+
+/// A request of bytes at a time.
+#[cfg(test)]
+fn request(volume: u32, kind: Kind, offset: u64, bytes: u64, time_ns: u64) -> Request {
+    Request { volume, kind, span: Span::Bytes { offset, bytes }, time_ns: Some(time_ns) }
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! A format is a [`LineParser`]. [`TextReader`] does the rest: lines, the numbers of volumes, what a bad line is told.
 //!
 //! No request of a read or a write is [`LENGTH_LIMIT`] long or ends behind the last address, so that nothing further on
-//! can be made to count for ever; a trace names at most [`VOLUMES_MAX`] volumes, so that memory is bounded.
+//! can be made to count for ever; a trace names at most [`VOLUMES_MAX`] volumes in [`NAME_BYTES_MAX`] bytes, so that memory
+//! is bounded.
 
 use std::collections::HashMap;
 
-use super::buffer::Lines;
+use super::buffer::{Lines, POWERS_OF_TEN, take_byte, take_digits, take_number};
 use super::input::Input;
 use super::{Kind, Request, Span, TraceReader};
 use crate::failure::Result;
@@ -16,7 +17,11 @@ use crate::failure::Result;
 pub(super) const LENGTH_LIMIT: u64 = 4 << 30;
 /// More than any published trace has.
 pub(super) const VOLUMES_MAX: usize = 1 << 16;
+/// Of all their names: 256 each if there are as many.
+const NAME_BYTES_MAX: usize = 16 << 20;
 pub(super) const SECTOR_BYTES: u64 = 512;
+pub(super) const MILLISECOND_NS: u64 = 1_000_000;
+pub(super) const SECOND_NS: u64 = 1_000_000_000;
 
 /// What one line means.
 #[derive(Debug)]
@@ -99,7 +104,7 @@ impl TraceReader for TextReader {
             };
             let Some(volume) = self.volumes.number(row.volume) else {
                 let line = line.to_vec();
-                return Err(self.lines.bad_line("one of at most 65,536 volumes", &line));
+                return Err(self.lines.bad_line("one of at most 65,536 volumes, in names of 16 MiB", &line));
             };
             return Ok(Some(Request { volume, kind: row.kind, span: row.span, time_ns: row.time_ns }));
         }
@@ -119,28 +124,35 @@ impl TraceReader for TextReader {
 pub(super) struct Volumes {
     numbers: HashMap<Vec<u8>, u32>,
     pub(super) names: Vec<String>,
-    last: Option<(Vec<u8>, u32)>,
+    name_bytes: usize,
+    /// The volume that was asked for last, and its name.
+    last: Option<u32>,
+    last_name: Vec<u8>,
 }
 
 impl Volumes {
     /// The number of the volume called `name`; none when there are too many.
     pub(super) fn number(&mut self, name: &[u8]) -> Option<u32> {
-        // Neighbouring lines mostly come from one volume.
-        match &self.last {
-            Some((last, number)) if last == name => return Some(*number),
-            _ => {}
+        // Neighbouring lines mostly come from one volume, or all do and it has no name: nothing is to be compared then.
+        let is_last = name.is_empty() && self.last_name.is_empty() || name == self.last_name;
+        if let Some(last) = self.last.filter(|_| is_last) {
+            return Some(last);
         }
         let number = match self.numbers.get(name) {
             Some(&number) => number,
             None if self.names.len() == VOLUMES_MAX => return None,
+            None if self.name_bytes + name.len() > NAME_BYTES_MAX => return None,
             None => {
+                self.name_bytes += name.len();
                 let number = u32::try_from(self.names.len()).expect("at most VOLUMES_MAX");
                 self.numbers.insert(name.to_vec(), number);
                 self.names.push(String::from_utf8_lossy(name).into_owned());
                 number
             }
         };
-        self.last = Some((name.to_vec(), number));
+        self.last_name.clear();
+        self.last_name.extend_from_slice(name);
+        self.last = Some(number);
         Some(number)
     }
 }
@@ -166,7 +178,7 @@ pub(super) fn ids(first: u64, count: u64) -> Option<Span> {
 #[inline]
 pub(super) fn number(field: &[u8]) -> Option<u64> {
     let rest = &mut field.trim_ascii();
-    super::buffer::take_number(rest).filter(|_| rest.is_empty())
+    take_number(rest).filter(|_| rest.is_empty())
 }
 
 /// A field that is a hexadecimal number, with `0x` or without.
@@ -177,27 +189,25 @@ pub(super) fn hexadecimal(field: &[u8]) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// A field that is a time: a decimal number of units of `unit_ns`, as nanoseconds; what is finer is cut off.
+/// A field that is a time: a decimal number of units of `unit_ns`, a power of ten up to a second, as nanoseconds; what is
+/// finer is cut off.
 pub(super) fn time(field: &[u8], unit_ns: u64) -> Option<u64> {
-    let field = field.trim_ascii();
-    let point = memchr::memchr(b'.', field);
-    let (whole, fraction) = match point {
-        Some(point) => (&field[..point], &field[point + 1..]),
-        None => (field, &[][..]),
-    };
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let whole = if whole.is_empty() { 0 } else { number(whole)? };
-    let (mut part, mut scale) = (0, unit_ns);
-    for digit in fraction {
-        if !digit.is_ascii_digit() {
+    let rest = &mut field.trim_ascii();
+    let whole = if rest.first() == Some(&b'.') { None } else { Some(take_number(rest)?) };
+    let mut part = 0;
+    if take_byte(rest, b'.') {
+        let (finer, coarse) = (rest.get(9..).unwrap_or_default(), &mut &rest[..rest.len().min(9)]);
+        let (billionths, digits) = take_digits(coarse);
+        let is_number =
+            coarse.is_empty() && finer.iter().all(u8::is_ascii_digit) && (digits > 0 || whole.is_some());
+        if !is_number {
             return None;
         }
-        scale /= 10;
-        part += scale * u64::from(digit - b'0');
+        part = billionths * POWERS_OF_TEN[9 - digits] * unit_ns / SECOND_NS;
+    } else if !rest.is_empty() {
+        return None;
     }
-    whole.checked_mul(unit_ns)?.checked_add(part)
+    whole.unwrap_or(0).checked_mul(unit_ns)?.checked_add(part)
 }
 
 /// Exactly `N` fields between separators.
@@ -242,6 +252,10 @@ mod tests {
             ("1.5", 1_000_000_000, Some(1_500_000_000)),
             ("0.123456789123", 1_000_000_000, Some(123_456_789)),
             ("223.412", 1_000_000, Some(223_412_000)),
+            ("1.9999999999", 1000, Some(1999)),
+            ("5.", 1_000_000, Some(5_000_000)),
+            ("1.123456789x", 1_000_000_000, None),
+            ("+1", 1, None),
             (".5", 1000, Some(500)),
             ("7", 100, Some(700)),
             ("18446744073709551615", 1, Some(u64::MAX)),
@@ -288,5 +302,9 @@ mod tests {
         }
         assert_eq!(volumes.number(b"one more"), None);
         assert_eq!(volumes.number(b"17"), Some(17));
+        let mut volumes = Volumes::default();
+        let long = vec![b'n'; NAME_BYTES_MAX - 1];
+        assert_eq!((volumes.number(&long), volumes.number(b"n")), (Some(0), Some(1)));
+        assert_eq!((volumes.number(b"m"), volumes.number(b"n")), (None, Some(1)));
     }
 }

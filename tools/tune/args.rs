@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use terrace::BlockSize;
 
 use super::devices::{Latency, Probe};
+use super::load::Limits;
 use crate::failure::{Failure, Result};
 use crate::trace::InputArgs;
 use crate::units::{parse_duration_us, parse_size};
@@ -114,7 +115,9 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = positive, help_heading = "Constraints")]
     pub(crate) within: f64,
 
-    /// Simulate all of the trace, or samples of it; by itself: all of it where that takes seconds
+    /// Simulate all of the trace, or samples of it; by itself: all of it where that takes seconds. Of a trace that takes
+    /// more than 192 MiB of memory a sample is kept, so that less than 200 MiB are needed whatever its length; with
+    /// `exact` all of it is kept, 4 bytes for each block that is touched and 24 for each request
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Effort::Auto, help_heading = "Run")]
     pub(crate) effort: Effort,
 
@@ -150,6 +153,13 @@ pub(crate) enum Effort {
     Sampled,
 }
 
+impl Effort {
+    /// How much of the trace to keep in memory for it.
+    pub(super) fn limits(self) -> Limits {
+        if self == Self::Exact { Limits::NONE } else { Limits::BOUNDED }
+    }
+}
+
 fn block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
 }
@@ -159,7 +169,19 @@ fn positive(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number above 0".into())
 }
 
+/// A command line of these arguments alone.
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    args: TuneArgs,
+}
+
 impl TuneArgs {
+    /// The defaults of everything, for those who ask without a command line.
+    pub(crate) fn defaults() -> Self {
+        <Line as clap::Parser>::parse_from(["tune", "-"]).args
+    }
+
     /// What must hold between arguments and is not clap's to say.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(&bytes) =

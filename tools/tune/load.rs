@@ -1,7 +1,8 @@
 //! A trace in memory, as the blocks that its requests touch: the one place where `tune` meets the readers.
 //!
-//! A trace of more references than [`REFERENCES_MAX`] is thinned while it is read, by blocks, so that memory is bounded
-//! whatever its length; `rate` then says by how much, and everything after scales sizes by it.
+//! A trace that is too large to be kept whole ([`Limits`]) is thinned while it is read, by blocks, so that memory is bounded
+//! whatever its length; `rate` then says by how much, and everything after scales sizes by it. What is thinned is thinned
+//! to what samples need and not to what would just fit: more would cost memory and tell no more.
 
 use terrace::simulate::{DenseTrace, Sample};
 use terrace::{BlockId, BlockSize};
@@ -9,10 +10,35 @@ use terrace::{BlockId, BlockSize};
 use super::work::Work;
 use crate::failure::{Failure, Result};
 use crate::replay::{Addressing, Scan, block_id};
-use crate::trace::{Alignment, Kind, Request, Source, Span};
+use crate::trace::{Alignment, Kind, Request, Source, Span, Touched};
 
-/// 8 bytes each at the worst (a number and a request of 24 bytes for every third), and 24 for a block.
-const REFERENCES_MAX: u64 = 1 << 25;
+/// How much of a trace is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// What a trace that is kept whole may take.
+    pub(super) whole_bytes: u64,
+    /// What is kept of a larger one.
+    pub(super) references: u64,
+    pub(super) blocks: u64,
+}
+
+impl Limits {
+    /// A thinned trace, samples of it and their simulation take some 140 MiB.
+    pub(super) const BOUNDED: Self = Self { whole_bytes: 192 << 20, references: 3 << 19, blocks: 1 << 18 };
+    pub(super) const NONE: Self = Self { whole_bytes: u64::MAX, references: u64::MAX, blocks: u64::MAX };
+
+    /// The share of the blocks to keep.
+    fn rate(&self, survey: &Survey) -> f64 {
+        let blocks = survey.touched.count();
+        // A request as it is kept, a reference's number, and a block in the widest of the passes that follow.
+        let whole = survey.requests * size_of::<Touch>() as u64 + survey.references * 4 + blocks * 32;
+        if whole <= self.whole_bytes {
+            return 1.0;
+        }
+        let share = |limit: u64, all: u64| limit as f64 / all.max(1) as f64;
+        share(self.references, survey.references).min(share(self.blocks, blocks)).min(1.0)
+    }
+}
 
 /// What a request touches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +90,8 @@ pub(super) struct Recording {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Survey {
     pub(super) requests: u64,
+    /// Those that the trace knows to be missing.
+    pub(super) lost_requests: u64,
     pub(super) references: u64,
     /// From the first request to the last; none where the trace has no times.
     pub(super) time_us: Option<u64>,
@@ -73,6 +101,8 @@ pub(super) struct Survey {
     pub(super) sizes: [[u64; SIZES]; 2],
     pub(super) bytes: [u64; 2],
     pub(super) renumbers: bool,
+    /// The different blocks, as many as could be counted.
+    touched: Touched,
 }
 
 /// Powers of two from 512 bytes to a GiB.
@@ -82,21 +112,15 @@ impl Survey {
     /// Reads `source` to its end.
     pub(super) fn of(source: &Source, grid: &Grid, work: &Work) -> Result<Self> {
         let progress = work.reading("surveying", source.file_bytes());
-        let scan = Scan::of(source, &grid.addressing, &progress)?;
-        let mut survey = Self {
+        let mut survey = Self::default();
+        let scan = Scan::with(source, &grid.addressing, &progress, |request| survey.count(request, grid))?;
+        Ok(Self {
             renumbers: scan.renumbers,
             time_us: scan.duration_ns().map(|ns| ns / 1000).filter(|&us| us > 0),
             alignment: scan.alignment,
-            ..Self::default()
-        };
-        let (mut reader, position) = source.reader()?;
-        while let Some(request) = reader.next_request()? {
-            if survey.requests.is_multiple_of(4096) {
-                progress.show(&position);
-            }
-            survey.count(&request, grid);
-        }
-        Ok(survey)
+            lost_requests: scan.lost_requests,
+            ..survey
+        })
     }
 
     fn count(&mut self, request: &Request, grid: &Grid) {
@@ -104,8 +128,9 @@ impl Survey {
             return;
         }
         self.requests += 1;
-        let (_, count) = grid.addressing.blocks(grid.place(request.span));
+        let (first, count) = grid.addressing.blocks(grid.place(request.span));
         self.references += count;
+        (first..first + count).for_each(|block| self.touched.add(request.volume, block));
         let bytes = match request.span {
             Span::Bytes { bytes, .. } => bytes,
             Span::Ids { .. } => count << grid.addressing.block_size.shift(),
@@ -122,9 +147,15 @@ fn size_class(bytes: u64) -> usize {
 }
 
 impl Recording {
-    /// Reads `source`, of which `survey` was made.
-    pub(super) fn load(source: &Source, grid: &Grid, survey: &Survey, work: &Work) -> Result<Self> {
-        let rate = (REFERENCES_MAX as f64 / survey.references as f64).min(1.0);
+    /// Reads `source`, of which `survey` was made, as much of it as `limits` let.
+    pub(super) fn load(
+        source: &Source,
+        grid: &Grid,
+        survey: &Survey,
+        limits: Limits,
+        work: &Work,
+    ) -> Result<Self> {
+        let rate = limits.rate(survey);
         let mut recording = Self { touches: Vec::new(), rate, block_size: grid.addressing.block_size };
         let sample = (rate < 1.0).then(|| Sample::new(rate, 0));
         let progress = work.reading("reading", source.file_bytes());
@@ -136,31 +167,42 @@ impl Recording {
                 progress.show(&position);
             }
             requests += 1;
-            if !matches!(request.kind, Kind::Read | Kind::Write) {
-                continue;
-            }
-            let (first, count) = grid.addressing.blocks(grid.place(request.span));
-            let touch = |first, count| Touch {
-                first,
-                count,
-                is_write: request.kind == Kind::Write && !grid.addressing.writes_as_reads,
-                time_us: request.time_us().unwrap_or(0),
-            };
-            match &mut numbers {
-                None => recording.push(touch(block_id(request.volume, first), count as u32), sample.as_ref()),
-                // Ids beyond every block number: in order of appearance, and no longer neighbours.
-                Some(numbers) => {
-                    for id in first..first + count {
-                        let number = numbers.number(BlockId::from_u64(id ^ u64::from(request.volume) << 56));
-                        recording.push(touch(BlockId::from_u64(number.into()), 1), sample.as_ref());
-                    }
-                }
+            if matches!(request.kind, Kind::Read | Kind::Write) {
+                recording.add(&request, grid, sample.as_ref(), numbers.as_mut());
             }
         }
         if recording.touches.is_empty() {
             return Err(Failure::input("nothing of the trace is left").remedy("name a longer one"));
         }
         Ok(recording)
+    }
+
+    /// Adds what a read or a write touches, of `sample` if there is one. Ids beyond every block number are counted off
+    /// in `numbers`, in order of appearance, and no longer neighbours.
+    fn add(
+        &mut self,
+        request: &Request,
+        grid: &Grid,
+        sample: Option<&Sample>,
+        numbers: Option<&mut DenseTrace>,
+    ) {
+        let (first, count) = grid.addressing.blocks(grid.place(request.span));
+        let touch = |first, count| Touch {
+            first,
+            count,
+            is_write: request.kind == Kind::Write && !grid.addressing.writes_as_reads,
+            time_us: request.time_us().unwrap_or(0),
+        };
+        let Some(numbers) = numbers else {
+            return self.push(touch(block_id(request.volume, first), count as u32), sample);
+        };
+        for id in first..first + count {
+            let id = BlockId::from_u64(id ^ u64::from(request.volume) << 56);
+            // Before it gets a number: those of blocks that are left out would fill the memory.
+            if sample.is_none_or(|sample| sample.takes(id)) {
+                self.touches.push(touch(BlockId::from_u64(numbers.number(id).into()), 1));
+            }
+        }
     }
 
     fn push(&mut self, touch: Touch, sample: Option<&Sample>) {

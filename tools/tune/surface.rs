@@ -10,11 +10,13 @@
 //! agree better over the whole surface.
 //!
 //! The error is the half width of the 95 % confidence interval of the samples' mean, and [`SCALING_ERROR`] for what
-//! scaling itself changes.
+//! scaling itself changes. A recording that was thinned is a sample of its own. Of it each sample takes a quarter at the
+//! most: their means then vary by more than the recording as a whole does around what it was taken from.
 
 use terrace::tiers::ssd::Geometry;
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
+use super::args::Effort;
 use super::load::{Recording, Touch};
 use super::work::Work;
 use crate::failure::Result;
@@ -118,16 +120,19 @@ impl Surface {
     }
 }
 
-/// The share of blocks to simulate so that it takes seconds: 1 where that is all of them.
-pub(super) fn rate_for(references: u64, unique: u64, sizes: &Sizes) -> f64 {
-    let steps = references * sizes.ram_bytes.len() as u64 * (1 + sizes.ssd_bytes.len() as u64);
-    if steps <= EXACT_STEPS_MAX { 1.0 } else { sampled_rate(unique) }
-}
-
-/// The share that keeps enough blocks in each sample; 1 where samples would together be half as long as the trace.
-pub(super) fn sampled_rate(unique: u64) -> f64 {
-    let rate = SAMPLE_BLOCKS as f64 / unique.max(1) as f64;
-    if rate * SALTS as f64 >= 0.5 { 1.0 } else { rate }
+/// The share of the blocks of `recording`, of which there are `unique`, to simulate for each sample; 1: all, once.
+pub(super) fn rate_for(recording: &Recording, unique: u64, sizes: &Sizes, effort: Effort) -> f64 {
+    let steps = || recording.references() * sizes.ram_bytes.len() as u64 * (1 + sizes.ssd_bytes.len() as u64);
+    let sampled = SAMPLE_BLOCKS as f64 / unique.max(1) as f64;
+    match effort {
+        Effort::Exact => 1.0,
+        // It is a sample already, and how far off that may be only samples of it tell.
+        _ if recording.rate < 1.0 => sampled.min(1.0 / SALTS as f64),
+        Effort::Auto if steps() <= EXACT_STEPS_MAX => 1.0,
+        // Samples would together be half as long as the trace.
+        _ if sampled * SALTS as f64 >= 0.5 => 1.0,
+        _ => sampled,
+    }
 }
 
 /// One RAM size over all SSD sizes.

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use terrace::BlockSize;
 
+use super::args::Effort;
 use super::load::{Grid, Recording, Survey};
-use super::surface::{Sizes, Surface, rate_for, sampled_rate};
+use super::surface::{Sizes, Surface, rate_for};
 use super::work::Work;
 use crate::failure::Result;
 use crate::trace::Source;
@@ -30,7 +31,7 @@ pub(super) struct Sweep<'a> {
     pub(super) grid: Grid,
     pub(super) block_sizes: &'a [BlockSize],
     pub(super) better_shift: Option<u64>,
-    pub(super) is_sampled: bool,
+    pub(super) effort: Effort,
 }
 
 impl Sweep<'_> {
@@ -48,13 +49,8 @@ impl Sweep<'_> {
     fn variant(&self, grid: &Grid, sizes: &Sizes, work: &Work) -> Result<Option<Variant>> {
         let block_size = grid.addressing.block_size;
         let survey = Survey::of(self.source, grid, work)?;
-        let recording = Recording::load(self.source, grid, &survey, work)?;
-        let unique = recording.dense().unique().into();
-        let rate = if self.is_sampled {
-            sampled_rate(unique)
-        } else {
-            rate_for(recording.references(), unique, sizes)
-        };
+        let recording = Recording::load(self.source, grid, &survey, self.effort.limits(), work)?;
+        let rate = rate_for(&recording, recording.dense().unique().into(), sizes, self.effort);
         let Ok(surface) = Surface::simulate(&recording, sizes, rate, work) else { return Ok(None) };
         let cell = &surface.cells[0];
         let reads =

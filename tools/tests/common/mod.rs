@@ -106,6 +106,17 @@ pub(crate) fn is_slow_run() -> bool {
     is_slow
 }
 
+/// A seed that varies from run to run, or the one in `TERRACE_SEED`; printed, and so shown when the test fails.
+#[expect(clippy::print_stdout, reason = "a failing test names its seed")]
+pub(crate) fn seed() -> u64 {
+    let seed = match std::env::var("TERRACE_SEED") {
+        Ok(seed) => seed.parse().expect("TERRACE_SEED is a number"),
+        Err(_) => fastrand::u64(..),
+    };
+    println!("seed {seed}");
+    seed
+}
+
 /// A text of ids, one a line, with some reuse.
 pub(crate) fn many_ids(lines: u64) -> Vec<u8> {
     let id = |line: u64| line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;

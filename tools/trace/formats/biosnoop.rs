@@ -6,7 +6,9 @@
 //!
 //! (`biosnoop.bt` of bpftrace prints neither sector nor size, and cannot be read.)
 
-use super::super::text::{Line, LineParser, Row, SECTOR_BYTES, bytes, kind, number, split_words, time};
+use super::super::text::{
+    Line, LineParser, MILLISECOND_NS, Row, SECOND_NS, SECTOR_BYTES, bytes, kind, number, split_words, time,
+};
 use super::super::{Kind, Span};
 
 pub(in super::super) struct BiosnoopParser;
@@ -22,8 +24,8 @@ impl LineParser for BiosnoopParser {
             return is_known.then_some(Line::Nothing);
         }
         let mut words = split_words(line);
-        let ended_ns = time(words.next()?, 1_000_000_000)?;
-        let latency_ns = time(words.next_back()?, 1_000_000)?;
+        let ended_ns = time(words.next()?, SECOND_NS)?;
+        let latency_ns = time(words.next_back()?, MILLISECOND_NS)?;
         let (last, before) = (words.next_back()?, words.next_back()?);
         // One more column, the time in the queue, has a point; a number of bytes has none.
         let (length, sector) = if time(last, 1).is_some() && last.contains(&b'.') {
@@ -50,7 +52,7 @@ impl LineParser for BiosnoopParser {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Request, bad_lines_are_named, read_all};
+    use super::super::super::{Format, bad_lines_are_named, read_all, request};
     use super::*;
 
     #[test]
@@ -60,12 +62,6 @@ mod tests {
             2.5 jbd2/vda 2-8 276 vda R 16 8192 100.00\n\
             3.0 a 1 vdb D 0 4294967296 1.00\n\
             3.0 a 1 vda F 0 0 1.00\n";
-        let request = |volume, kind, offset, bytes, time| Request {
-            volume,
-            kind,
-            span: Span::Bytes { offset, bytes },
-            time_ns: Some(time),
-        };
         assert_eq!(
             read_all(Format::Biosnoop, text).expect("good"),
             [

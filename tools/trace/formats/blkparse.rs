@@ -6,7 +6,7 @@
 //! RWBS says what it is: `D` or `E` a discard; else `W` a write, `R` a read; `F` without a place a flush. Other letters
 //! are hints. Messages (action `m`) and the summary at the end mean nothing here.
 
-use super::super::text::{Line, LineParser, Row, SECTOR_BYTES, number, split_words, time, units};
+use super::super::text::{Line, LineParser, Row, SECOND_NS, SECTOR_BYTES, number, split_words, time, units};
 use super::super::{Kind, Span};
 
 #[derive(Default)]
@@ -30,7 +30,7 @@ fn event(line: &[u8]) -> Option<Line<'_>> {
     let volume = words.next().filter(|device| is_device(device))?;
     number(words.next()?)?;
     number(words.next()?)?;
-    let time_ns = time(words.next()?, 1_000_000_000)?;
+    let time_ns = time(words.next()?, SECOND_NS)?;
     number(words.next()?)?;
     match words.next()? {
         b"Q" => {}
@@ -70,7 +70,7 @@ fn is_device(word: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Request, bad_lines_are_named, read_all};
+    use super::super::super::{Format, bad_lines_are_named, read_all, request};
     use super::*;
 
     #[test]
@@ -84,12 +84,6 @@ mod tests {
             8,0 1 6 1.7 697 Q DS 0 + 2048 [fstrim]\n\
             8,0 1 7 1.8 697 Q N [sg]\n\
             CPU0 (sda):\n Reads Queued: 1, 1KiB\t Writes Queued: 5\n";
-        let request = |volume, kind, offset, bytes, time| Request {
-            volume,
-            kind,
-            span: Span::Bytes { offset, bytes },
-            time_ns: Some(time),
-        };
         assert_eq!(
             read_all(Format::Blkparse, text).expect("good"),
             [

@@ -10,9 +10,7 @@
 //! look like; its publisher does not say.
 
 use super::super::Kind;
-use super::super::text::{Plain, Row, SECTOR_BYTES, bytes, fields, kind, number, time, units};
-
-const SECOND_NS: u64 = 1_000_000_000;
+use super::super::text::{Plain, Row, SECOND_NS, SECTOR_BYTES, bytes, fields, kind, number, time, units};
 
 pub(in super::super) const ALIBABA: Plain =
     Plain { expected: "`device,R or W,offset,length,time`, in bytes and microseconds", row: alibaba };
@@ -53,11 +51,7 @@ fn k5cloud(line: &[u8]) -> Option<Row<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Kind, Request, Span, bad_lines_are_named, read_all};
-
-    fn request(volume: u32, kind: Kind, offset: u64, bytes: u64, time_ns: u64) -> Request {
-        Request { volume, kind, span: Span::Bytes { offset, bytes }, time_ns: Some(time_ns) }
-    }
+    use super::super::super::{Format, Kind, bad_lines_are_named, read_all, request};
 
     #[test]
     fn alibabas_are_in_bytes_and_microseconds() {

@@ -16,9 +16,12 @@
 //!
 //! A first line whose fields do not fit is taken for a heading. Fields in quotes may hold the separator.
 
+use std::ops::Range;
 use std::str::FromStr;
 
-use super::super::text::{Line, LineParser, Row, bytes, ids, number, time, units};
+use super::super::text::{
+    Line, LineParser, MILLISECOND_NS, Row, SECOND_NS, bytes, ids, number, split_words, time, units,
+};
 use super::super::{Kind, Span};
 use super::vscsi;
 use crate::units::parse_size;
@@ -134,8 +137,8 @@ impl FromStr for Column {
 /// Nanoseconds of a unit of time.
 pub(crate) fn time_unit(name: &str) -> Result<u64, String> {
     match name {
-        "s" => Ok(1_000_000_000),
-        "ms" => Ok(1_000_000),
+        "s" => Ok(SECOND_NS),
+        "ms" => Ok(MILLISECOND_NS),
         "us" => Ok(1000),
         "100ns" => Ok(100),
         "ns" => Ok(1),
@@ -162,9 +165,10 @@ pub(in super::super) struct CsvParser {
     separator: u8,
     reader: csv_core::Reader,
     is_first: bool,
-    /// The fields of the line, one behind the other, and where each ends.
-    text: Vec<u8>,
-    ends: [usize; FIELDS_MAX],
+    /// Where the fields of a line are: in the line, or in `unquoted`.
+    fields: Vec<Range<usize>>,
+    /// The fields of a line with quotes, one behind the other.
+    unquoted: Vec<u8>,
     volume: Vec<u8>,
 }
 
@@ -172,56 +176,82 @@ impl CsvParser {
     /// For fields between `separator` with these columns, or those of the heading.
     pub(in super::super) fn new(columns: Option<Columns>, separator: u8) -> Self {
         let reader = csv_core::ReaderBuilder::new().delimiter(separator).build();
-        let (text, ends) = (vec![0; 4096], [0; FIELDS_MAX]);
-        Self { columns, separator, reader, is_first: true, text, ends, volume: Vec::new() }
+        Self {
+            columns,
+            separator,
+            reader,
+            is_first: true,
+            fields: Vec::with_capacity(FIELDS_MAX),
+            unquoted: vec![0; 4096],
+            volume: Vec::new(),
+        }
     }
 
-    /// Splits `line` to `text` and `ends`; gives the number of fields.
-    fn split(&mut self, line: &[u8]) -> Option<usize> {
-        use csv_core::ReadRecordResult::{End, InputEmpty, OutputEndsFull, OutputFull, Record};
+    /// Finds the fields of `line`; whether they are in it, rather than in `unquoted`. None when there are too many.
+    fn split(&mut self, line: &[u8]) -> Option<bool> {
+        self.fields.clear();
         if self.separator == b' ' {
-            return self.split_at_spaces(line);
+            for word in split_words(line) {
+                let start = word.as_ptr().addr() - line.as_ptr().addr();
+                self.put(start..start + word.len())?;
+            }
+            return Some(true);
         }
-        if self.text.len() < line.len() {
-            self.text.resize(line.len(), 0);
+        if memchr::memchr2(b'"', b'\r', line).is_some() {
+            self.split_quoted(line)?;
+            return Some(false);
+        }
+        let mut start = 0;
+        for end in memchr::memchr_iter(self.separator, line) {
+            self.put(start..end)?;
+            start = end + 1;
+        }
+        self.put(start..line.len())?;
+        Some(true)
+    }
+
+    fn put(&mut self, field: Range<usize>) -> Option<()> {
+        (self.fields.len() < FIELDS_MAX).then(|| self.fields.push(field))
+    }
+
+    fn split_quoted(&mut self, line: &[u8]) -> Option<()> {
+        use csv_core::ReadRecordResult::{End, InputEmpty, OutputEndsFull, OutputFull, Record};
+        if self.unquoted.len() < line.len() {
+            self.unquoted.resize(line.len(), 0);
         }
         self.reader.reset();
+        let mut ends = [0; FIELDS_MAX];
         let (mut taken, mut filled, mut count) = (0, 0, 0);
         loop {
             let (result, read, wrote, ended) =
-                self.reader.read_record(&line[taken..], &mut self.text[filled..], &mut self.ends[count..]);
+                self.reader.read_record(&line[taken..], &mut self.unquoted[filled..], &mut ends[count..]);
             (taken, filled, count) = (taken + read, filled + wrote, count + ended);
             match result {
                 // An empty input is the end of the line.
                 InputEmpty => {}
-                Record | End => return Some(count),
+                Record | End => break,
                 OutputFull | OutputEndsFull => return None,
             }
         }
-    }
-
-    fn split_at_spaces(&mut self, line: &[u8]) -> Option<usize> {
-        self.text.clear();
-        let mut count = 0;
-        for word in super::super::text::split_words(line) {
-            self.text.extend_from_slice(word);
-            *self.ends.get_mut(count)? = self.text.len();
-            count += 1;
+        let mut start = 0;
+        for &end in &ends[..count] {
+            self.fields.push(start..end);
+            start = end;
         }
-        Some(count)
+        Some(())
     }
 
-    /// What the line that was split means.
-    fn row(&mut self, count: usize) -> Option<Row<'_>> {
+    /// What the line means whose fields are in itself, or in `unquoted`.
+    fn row(&mut self, line: &[u8], is_in_line: bool) -> Option<Row<'_>> {
+        let text = if is_in_line { line } else { &self.unquoted };
         let columns = self.columns.as_ref()?;
-        if count < columns.0.len() {
+        if self.fields.len() < columns.0.len() {
             return None;
         }
         self.volume.clear();
         let (mut at, mut kind, mut place, mut size, mut flushes) = (None, None, None, None, false);
-        for (index, column) in columns.0.iter().enumerate() {
-            let start = if index == 0 { 0 } else { self.ends[index - 1] };
-            let field = self.text[start..self.ends[index]].trim_ascii();
+        for (column, field) in columns.0.iter().zip(&self.fields) {
+            let field = text[field.clone()].trim_ascii();
             match *column {
                 Column::Unused => {}
                 Column::Time { .. } if field.is_empty() => {}
@@ -285,13 +315,13 @@ impl LineParser for CsvParser {
             self.columns = known_heading(line);
             return self.columns.is_some().then_some(Line::Nothing);
         }
-        let count = self.split(line)?;
+        let is_in_line = self.split(line)?;
         // A heading has letters where the numbers will be.
-        if is_first && self.row(count).is_none() {
+        if is_first && self.row(line, is_in_line).is_none() {
             let is_heading = line.iter().any(u8::is_ascii_alphabetic);
             return is_heading.then_some(Line::Nothing);
         }
-        self.row(count).map(Line::Request)
+        self.row(line, is_in_line).map(Line::Request)
     }
 }
 

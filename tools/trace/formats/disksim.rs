@@ -9,9 +9,9 @@
 //! MQSim has them, and fractions for milliseconds, as DiskSim has them.
 
 use super::super::Kind;
-use super::super::text::{Line, LineParser, Plain, Row, SECTOR_BYTES, bytes, number, time, units, words};
-
-const MILLISECOND_NS: u64 = 1_000_000;
+use super::super::text::{
+    Line, LineParser, MILLISECOND_NS, Plain, Row, SECTOR_BYTES, bytes, number, time, units, words,
+};
 
 pub(in super::super) const TRACERAR: Plain =
     Plain { expected: "`time device offset size 0 or 1`, in bytes and milliseconds", row: tracerar };
@@ -63,12 +63,8 @@ fn kind(flag: &[u8]) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Options, Request, Span, bad_lines_are_named, read_all, read_all_with};
+    use super::super::super::{Format, Options, bad_lines_are_named, read_all, read_all_with, request};
     use super::*;
-
-    fn request(volume: u32, kind: Kind, offset: u64, bytes: u64, time_ns: u64) -> Request {
-        Request { volume, kind, span: Span::Bytes { offset, bytes }, time_ns: Some(time_ns) }
-    }
 
     #[test]
     fn disksims_are_in_sectors_and_1_is_a_read() {

@@ -54,7 +54,7 @@ fn event(line: &[u8]) -> Option<Line<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Request, bad_lines_are_named, read_all};
+    use super::super::super::{Format, bad_lines_are_named, read_all, request};
     use super::*;
 
     const HEADER: &str = "BeginHeader\n DiskRead,  TimeStamp,  Process Name ( PID), ThreadID\nEndHeader\n";
@@ -68,12 +68,6 @@ mod tests {
              DiskWrite, 160, System ( 4), 1, 0xfffffa80, 0x200, 0x1000, 42, 1, 0x0\n\
              DiskFlush, 161, System ( 4), 1, 0xfffffa80, 42, 1, 0x0\n"
         );
-        let request = |volume, kind, offset, bytes, time| Request {
-            volume,
-            kind,
-            span: Span::Bytes { offset, bytes },
-            time_ns: Some(time),
-        };
         assert_eq!(
             read_all(Format::Etw, text.as_bytes()).expect("good"),
             [

@@ -67,12 +67,8 @@ impl LineParser for FioParser {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Request, bad_lines_are_named, read_all};
+    use super::super::super::{Format, bad_lines_are_named, read_all, request};
     use super::*;
-
-    fn request(volume: u32, kind: Kind, offset: u64, bytes: u64, time_ns: u64) -> Request {
-        Request { volume, kind, span: Span::Bytes { offset, bytes }, time_ns: Some(time_ns) }
-    }
 
     #[test]
     fn version_3_has_microseconds_before_each_action() {

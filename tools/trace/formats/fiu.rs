@@ -30,18 +30,12 @@ fn row(line: &[u8]) -> Option<Row<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Kind, Request, Span, bad_lines_are_named, read_all};
+    use super::super::super::{Format, Kind, bad_lines_are_named, read_all, request};
 
     #[test]
     fn addresses_are_sectors_and_a_process_may_have_spaces() {
         let text = b"89968195792462 20782 gzip 283193184 8 R 6 0 56f1c0ffee\n\
                      89968195792463 1 my program 16 1 W 6 1 0abc\n";
-        let request = |volume, kind, offset, bytes, time| Request {
-            volume,
-            kind,
-            span: Span::Bytes { offset, bytes },
-            time_ns: Some(time),
-        };
         assert_eq!(
             read_all(Format::Fiu, text).expect("good"),
             [

@@ -19,6 +19,7 @@
 
 use super::super::buffer::Buffer;
 use super::super::input::Input;
+use super::super::text::SECOND_NS;
 use super::super::{Kind, Request, TraceReader};
 use super::oracle_general::object;
 use crate::failure::Result;
@@ -85,7 +86,7 @@ impl TraceReader for LcsReader {
             let expected = "an id that times --id-size fits 64 bits, and a size below 4 GiB";
             return Err(self.buffer.bad_record(expected, &format!("id {id}, size {size}")));
         };
-        let time_ns = Some(u64::from(seconds) * 1_000_000_000);
+        let time_ns = Some(u64::from(seconds) * SECOND_NS);
         Ok(Some(Request { volume: 0, kind, span, time_ns }))
     }
 }

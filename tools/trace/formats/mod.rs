@@ -20,6 +20,4 @@ pub(super) mod systor;
 pub(super) mod vscsi;
 
 #[cfg(test)]
-mod random_tests;
-#[cfg(test)]
 mod recorded_tests;

@@ -13,7 +13,7 @@
 
 use super::super::buffer::Buffer;
 use super::super::input::Input;
-use super::super::text::{bytes, ids};
+use super::super::text::{SECOND_NS, bytes, ids};
 use super::super::{Kind, Request, Span, TraceReader};
 use crate::failure::Result;
 
@@ -38,7 +38,7 @@ impl TraceReader for OracleGeneralReader {
         let Some(span) = object(id, u64::from(size), self.id_bytes, Kind::Read) else {
             return Err(self.buffer.bad_record("an id that times --id-size fits 64 bits", &format!("{id}")));
         };
-        let time_ns = Some(u64::from(seconds) * 1_000_000_000);
+        let time_ns = Some(u64::from(seconds) * SECOND_NS);
         Ok(Some(Request { volume: 0, kind: Kind::Read, span, time_ns }))
     }
 }

@@ -4,7 +4,7 @@
 //! unit, the size in bytes, the opcode `r` or `w` in either case, the time in seconds with a fraction. White space may
 //! stand around every field. A volume is an ASU.
 
-use super::super::text::{Plain, Row, SECTOR_BYTES, bytes, kind, number, time};
+use super::super::text::{Plain, Row, SECOND_NS, SECTOR_BYTES, bytes, kind, number, time};
 
 pub(in super::super) const PARSER: Plain =
     Plain { expected: "`ASU,LBA,size,r or w,time`, the time in seconds", row };
@@ -14,24 +14,18 @@ fn row(line: &[u8]) -> Option<Row<'_>> {
     let volume = fields.next().filter(|unit| number(unit).is_some())?;
     let (sector, length) = (number(fields.next()?)?, number(fields.next()?)?);
     let kind = kind(fields.next()?)?;
-    let time_ns = time(fields.next()?, 1_000_000_000)?;
+    let time_ns = time(fields.next()?, SECOND_NS)?;
     let span = bytes(kind, sector.checked_mul(SECTOR_BYTES)?, length)?;
     Some(Row { volume, kind, span, time_ns: Some(time_ns) })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Kind, Request, Span, bad_lines_are_named, read_all};
+    use super::super::super::{Format, Kind, bad_lines_are_named, read_all, request};
 
     #[test]
     fn addresses_are_sectors_sizes_are_bytes_and_further_fields_are_passed_over() {
         let text = b"0,20941264,8192,W,0.551706\n 1 , 16 , 512 , r , 2.000000001 , more , fields\n";
-        let request = |volume, kind, offset, bytes, time| Request {
-            volume,
-            kind,
-            span: Span::Bytes { offset, bytes },
-            time_ns: Some(time),
-        };
         assert_eq!(
             read_all(Format::Spc, text).expect("good"),
             [

@@ -4,9 +4,7 @@
 //! `Timestamp,Response,IOType,LUN,Offset,Size`; times in seconds with a fraction, the response may be empty, the type is
 //! `R` or `W`, offset and size in bytes. A volume is a LUN.
 
-use super::super::text::{Line, LineParser, Row, bytes, fields, kind, number, time};
-
-const SECOND_NS: u64 = 1_000_000_000;
+use super::super::text::{Line, LineParser, Row, SECOND_NS, bytes, fields, kind, number, time};
 
 pub(in super::super) struct SystorParser;
 
@@ -31,19 +29,13 @@ impl LineParser for SystorParser {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Format, Kind, Request, Span, bad_lines_are_named, read_all};
+    use super::super::super::{Format, Kind, bad_lines_are_named, read_all, request};
 
     #[test]
     fn the_heading_is_passed_over_and_a_response_may_be_missing() {
         let text = b"Timestamp,Response,IOType,LUN,Offset,Size\n\
                      1455592511.103572000,0.000294000,W,3,8192,4096\n\
                      1455592511.5,,R,0,512,1024\n";
-        let request = |volume, kind, offset, bytes, time| Request {
-            volume,
-            kind,
-            span: Span::Bytes { offset, bytes },
-            time_ns: Some(time),
-        };
         assert_eq!(
             read_all(Format::Systor, text).expect("good"),
             [
