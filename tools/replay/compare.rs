@@ -6,14 +6,15 @@ use terrace::Config;
 use terrace::simulate::DenseTrace;
 
 use super::args::ReplayArgs;
-use super::blocks::{Addressing, Feeder, Scan};
 use super::content::block_id;
+use super::feeder::Feeder;
+use super::job::Job;
+use super::pace::HeldBack;
 use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass};
 use crate::failure::Result;
 use crate::memory::memory_peak_bytes;
 use crate::policies::PolicyName;
-use crate::progress::Progress;
-use crate::trace::{Kind, Source};
+use crate::trace::Kind;
 
 /// Every block that a trace touches, one after another.
 pub(crate) struct References {
@@ -28,7 +29,9 @@ impl References {
     pub(crate) fn of(feeder: &Feeder<'_>) -> Result<Self> {
         let (mut trace, mut kinds, mut ends) = (DenseTrace::default(), Vec::new(), Vec::new());
         while let Some(piece) = feeder.next_piece()? {
-            for number in piece.first..piece.first + piece.count {
+            // What other policies do when a block is discarded, nobody says.
+            let count = if piece.kind == Kind::Discard { 0 } else { piece.count };
+            for number in piece.first..piece.first + count {
                 trace.push(block_id(piece.volume, number));
                 kinds.push(piece.kind);
             }
@@ -60,7 +63,8 @@ impl References {
             took: begun.elapsed(),
             settled_in: Duration::ZERO,
             memory_peak_bytes: memory_peak_bytes(),
-            latencies: None,
+            timings: None,
+            held_back: HeldBack::default(),
         }
     }
 }
@@ -78,22 +82,16 @@ fn count(counters: &mut Counters, kind: Kind, is_hit: bool) {
             counters.writes += 1;
             counters.write_ram_hits += u64::from(is_hit);
         }
-        Kind::Flush | Kind::Discard => unreachable!("they touch no blocks"),
+        Kind::Flush | Kind::Discard => unreachable!("they are no references"),
     }
 }
 
 /// The passes that `args` ask for, each from an empty cache, since RAM is lost in a restart.
-pub(super) fn simulate(
-    policy: PolicyName,
-    args: &ReplayArgs,
-    source: &Source,
-    addressing: &Addressing,
-    scan: &Scan,
-) -> Result<Vec<Pass>> {
+pub(super) fn simulate(policy: PolicyName, args: &ReplayArgs, job: &Job) -> Result<Vec<Pass>> {
     let mut config = Config::new(args.ram()?);
     config.block_size = args.block_size;
     let blocks = config.ram_blocks()?;
-    let progress = Progress::new("reading", source.file_bytes());
-    let references = References::of(&Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress))?;
+    let progress = job.progress("reading");
+    let references = References::of(&job.feeder(&progress)?)?;
     Ok((0..args.passes).map(|_| references.pass(policy, blocks)).collect())
 }

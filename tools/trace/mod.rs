@@ -18,12 +18,14 @@ mod detect;
 mod formats;
 mod input;
 mod merge;
+mod moment;
 mod options;
 mod place;
 mod profile;
 mod source;
 mod text;
 mod unpack;
+mod window;
 mod write;
 
 use crate::failure::Result;
@@ -33,10 +35,12 @@ use formats::{
 };
 use text::{LineParser, TextReader};
 
+pub(crate) use moment::{Moment, parse_moment};
 pub(crate) use options::{InputArgs, Options};
 pub(crate) use profile::Alignment;
 pub(crate) use source::Source;
 pub(crate) use terrace_recording::{Kind, Request, Span};
+pub(crate) use window::Window;
 
 /// A stream of requests.
 pub(crate) trait TraceReader: Send {

@@ -9,7 +9,7 @@ use terrace::{BlockId, BlockSize};
 use super::work::Work;
 use crate::failure::{Failure, Result};
 use crate::replay::{Addressing, Scan, block_id};
-use crate::trace::{Alignment, Kind, Request, Source, Span};
+use crate::trace::{Alignment, Kind, Request, Source, Span, Window};
 
 /// 8 bytes each at the worst (a number and a request of 24 bytes for every third), and 24 for a block.
 const REFERENCES_MAX: u64 = 1 << 25;
@@ -82,7 +82,7 @@ impl Survey {
     /// Reads `source` to its end.
     pub(super) fn of(source: &Source, grid: &Grid, work: &Work) -> Result<Self> {
         let progress = work.reading("surveying", source.file_bytes());
-        let scan = Scan::of(source, &grid.addressing, &progress)?;
+        let scan = Scan::of(source, &Window::default(), &grid.addressing, &progress)?;
         let mut survey = Self {
             renumbers: scan.renumbers,
             time_us: scan.duration_ns().map(|ns| ns / 1000).filter(|&us| us > 0),

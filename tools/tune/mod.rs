@@ -32,7 +32,7 @@ mod work;
 pub(crate) use args::TuneArgs;
 pub(crate) use candidate::Candidate;
 pub(crate) use curves::CurvePoint;
-pub(crate) use devices::Latency;
+pub(crate) use devices::{Latency, Mixture};
 pub(crate) use profile::Window;
 #[cfg(test)]
 pub(crate) use report::tests::report as report_of_a_small_trace;
