@@ -7,9 +7,11 @@
 
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use terrace::RecordConfig;
 use terrace_bench::is_trial;
 use terrace_bench::measure::{Turns, median};
 use terrace_bench::scenes::append::{Demotions, source};
@@ -17,6 +19,7 @@ use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT};
+use terrace_bench::scenes::whole::Whole;
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
 
 /// What a run costs: rounds of each pair, and how much one side does in a round.
@@ -28,12 +31,24 @@ struct Effort {
     read_rounds: usize,
     reads: usize,
     flushes: usize,
+    /// Requests of a round of all three tiers, a second or more.
+    requests: usize,
+    whole_rounds: usize,
 }
 
 impl Effort {
     fn of_this_run() -> Self {
         if is_trial() {
-            Self { rounds: 1, hits: 1 << 13, append_bytes: 16 << 20, read_rounds: 1, reads: 256, flushes: 64 }
+            Self {
+                rounds: 1,
+                hits: 1 << 13,
+                append_bytes: 16 << 20,
+                read_rounds: 1,
+                reads: 256,
+                flushes: 64,
+                requests: 4096,
+                whole_rounds: 1,
+            }
         } else {
             Self {
                 rounds: 21,
@@ -42,6 +57,8 @@ impl Effort {
                 read_rounds: 63,
                 reads: 4096,
                 flushes: 256,
+                requests: 1 << 17,
+                whole_rounds: 31,
             }
         }
     }
@@ -57,8 +74,11 @@ type Part = fn(&Effort);
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 8] = [
         ("ram/hit", ram_hit),
+        ("ram/recorded", ram_recorded),
+        ("whole/recorded", whole_recorded),
+        ("whole/watched", whole_watched),
         ("ssd/append", ssd_append),
         ("ssd/read", ssd_read),
         ("flush/back_ssd", flush_back_ssd),
@@ -90,6 +110,69 @@ fn ram_hit(effort: &Effort) {
     }
     println!("ram/hit by reference: {:.0} ns", median(by_reference.into_iter()));
     println!("ram/hit copied out: {:.0} ns", median(copied.into_iter()));
+}
+
+/// Pure hits in RAM on one thread: what a recording adds to the least that a request can take.
+fn ram_recorded(effort: &Effort) {
+    let (cache, volume) = resident();
+    let folder = temporary_folder();
+    let (offsets, config) = (zipf_offsets(), RecordConfig::new(folder.path().join("record")));
+    let requests = RefCell::new(offsets.iter().cycle());
+    let hits = effort.hits / 8;
+    let round = || {
+        let mut requests = requests.borrow_mut();
+        let took = time_each(hits, || {
+            let _ = black_box(volume.read_ref(*requests.next().expect("endless"), BLOCK_BYTES));
+        });
+        1e9 / took
+    };
+    let mut lost = 0;
+    let recorded = || {
+        cache.start_recording(&config).expect("the folder can be written");
+        let rate = round();
+        lost += cache.stop_recording().map_or(0, |status| status.requests_lost);
+        rate
+    };
+    let turns = Turns::run(effort.rounds, recorded, round);
+    print_ratio("ram/hit recorded", "the same without", &turns, "hits/s");
+    println!(
+        "ram/hit recorded: {:.1} ns more a hit; {:.1} % of the requests found no room",
+        1e9 / turns.ours() - 1e9 / turns.floor(),
+        100.0 * lost as f64 / (hits * effort.rounds) as f64
+    );
+}
+
+fn whole_recorded(effort: &Effort) {
+    let folder = temporary_folder();
+    let (whole, path) = (RefCell::new(Whole::new(folder.path())), folder.path().join("record"));
+    let rate = |took: Duration| effort.requests as f64 / took.as_secs_f64();
+    let (mut requests, mut lost, mut bytes) = (0, 0, 0);
+    let turns = Turns::run(
+        effort.whole_rounds,
+        || {
+            let (took, status) = whole.borrow_mut().time_recorded(effort.requests, &path);
+            (requests, lost, bytes) = (requests + status.requests, lost + status.requests_lost, status.bytes);
+            rate(took)
+        },
+        || rate(whole.borrow_mut().time(effort.requests)),
+    );
+    print_ratio("whole/zipf recorded", "the same without", &turns, "requests/s");
+    println!(
+        "whole/zipf recorded: {:.1} bytes a request; {lost} of {requests} found no room",
+        bytes as f64 / requests.max(1) as f64
+    );
+}
+
+fn whole_watched(effort: &Effort) {
+    let folder = temporary_folder();
+    let whole = RefCell::new(Whole::new(folder.path()));
+    let rate = |took: Duration| effort.requests as f64 / took.as_secs_f64();
+    let turns = Turns::run(
+        effort.whole_rounds,
+        || rate(whole.borrow_mut().time_watched(effort.requests)),
+        || rate(whole.borrow_mut().time(effort.requests)),
+    );
+    print_ratio("whole/zipf watched", "the same without", &turns, "requests/s");
 }
 
 /// Nanoseconds of one of `count` runs of `work`.

@@ -1,4 +1,5 @@
-//! `whole/zipf`: reads and writes of four callers through RAM, SSD and a backing file.
+//! `whole/zipf`: reads and writes of four callers through RAM, SSD and a backing file; and the same while it is recorded,
+//! and while its own simulation watches.
 
 use std::time::Duration;
 
@@ -18,6 +19,13 @@ fn zipf(criterion: &mut Criterion) {
     let mut whole = Whole::new(folder.path());
     group.bench_function(format!("{CALLERS}_callers"), |bencher| {
         bencher.iter_custom(|rounds| whole.time(REQUESTS * rounds as usize));
+    });
+    group.bench_function("recorded", |bencher| {
+        let path = folder.path().join("record");
+        bencher.iter_custom(|rounds| whole.time_recorded(REQUESTS * rounds as usize, &path).0);
+    });
+    group.bench_function("watched", |bencher| {
+        bencher.iter_custom(|rounds| whole.time_watched(REQUESTS * rounds as usize));
     });
     group.finish();
     if !is_trial() {

@@ -120,6 +120,37 @@ pub struct AttachOptions {
     pub stale_ssd: StaleSsd,
 }
 
+/// A recording of all that callers ask for, which `terrace trace`, `tune` and `replay` read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordConfig {
+    /// What the files are called, with a number behind: `PATH.1`, `PATH.2` and so on, each a whole recording. Numbers go on
+    /// behind those that are there. `terrace trace info PATH` takes all of them as one.
+    pub path: PathBuf,
+    /// All files of this path together never have more bytes: the oldest go, three quarters are kept. At least 32 MiB.
+    pub bytes_max: u64,
+    /// RAM for requests on their way to a disk that is slow, 32 bytes a request; what finds none is lost and counted.
+    pub buffer_bytes: usize,
+    /// So many requests of a shard that come close together may have one time: a look at the clock takes half as long as a
+    /// hit in RAM. With 1 each has its own, and those of one caller are in order.
+    pub stamp_every: u32,
+    /// How long a request waits at the most for the block that it is written with, in milliseconds: what a kill loses.
+    pub block_ms: u64,
+}
+
+impl RecordConfig {
+    /// A recording at this path, and the default of everything else.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            bytes_max: 1 << 30,
+            // Half a million requests: five seconds of 100,000 a second.
+            buffer_bytes: 16 << 20,
+            stamp_every: 16,
+            block_ms: 5000,
+        }
+    }
+}
+
 /// The time that the SSD's write budget runs on.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -190,6 +221,8 @@ pub struct Config {
     pub frame_wait_ms: u64,
     pub background: Background,
     pub clock: Clock,
+    /// Records all that callers ask for from the start; see [`crate::Cache::start_recording`].
+    pub record: Option<RecordConfig>,
 }
 
 impl Config {
@@ -213,6 +246,7 @@ impl Config {
             frame_wait_ms: 1000,
             background: Background::Continuous,
             clock: Clock::System,
+            record: None,
         }
     }
 

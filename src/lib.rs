@@ -24,11 +24,12 @@ mod sync;
 mod what_if;
 
 pub use cache::{
-    Answer, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture, SsdResized, Volume,
-    WriteFuture,
+    Answer, BlockPlace, BlockRef, Blocks, Cache, DiscardFuture, FlushFuture, RamResized, ReadFuture,
+    RecordStatus, SsdResized, Volume, WriteFuture,
 };
 pub use config::{
-    AttachOptions, Background, Clock, Config, RamSize, Recovery, SsdConfig, SsdSize, StaleSsd, WriteMode,
+    AttachOptions, Background, Clock, Config, RamSize, RecordConfig, Recovery, SsdConfig, SsdSize, StaleSsd,
+    WriteMode,
 };
 pub use error::{Error, Result, TierError};
 pub use simulate::Simulation;

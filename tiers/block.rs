@@ -51,7 +51,7 @@ impl BlockId {
     }
 
     #[inline]
-    pub fn from_u64(raw: u64) -> Self {
+    pub const fn from_u64(raw: u64) -> Self {
         Self(raw)
     }
 
@@ -204,6 +204,11 @@ pub mod mask {
     /// Whether every sector of `range` is in.
     pub fn contains(words: &[u64], range: Range<usize>) -> bool {
         pieces(range).all(|(index, bits)| words[index] & bits == bits)
+    }
+
+    /// Whether every sector of `other` is in.
+    pub fn covers(words: &[u64], other: &[u64]) -> bool {
+        words.iter().zip(other).all(|(&word, &wanted)| wanted & !word == 0)
     }
 
     /// Whether no sector is in.

@@ -97,8 +97,8 @@ impl CacheFile {
         let read = tier.lock().expect("nobody panics").plan_log_read(BlockId::new(self.volume, 0));
         let read = read.expect("the first block is dirty");
         let mut block = PageBuf::zeroed(BLOCK_BYTES);
-        let is_whole = read.run(device, &mut block).expect("the cache file can be read");
-        let verdict = tier.lock().expect("nobody panics").finish_log_read(&read, is_whole);
+        let spoilt = read.run(device, &mut block).expect("the cache file can be read");
+        let verdict = tier.lock().expect("nobody panics").finish_log_read(&read, spoilt);
         assert_eq!(verdict, ReadVerdict::Valid);
     }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use terrace::tiers::backing::file::FileBacking;
-use terrace::{Cache, Config, RamSize, Result, SsdConfig, SsdSize, Stats, Volume, WriteMode};
+use terrace::{
+    Cache, Config, RamSize, RecordConfig, RecordStatus, Result, SsdConfig, SsdSize, Stats, Volume, WhatIf,
+    WriteMode,
+};
 
 use super::BLOCK_BYTES;
 use crate::measure::time_callers;
@@ -24,6 +27,7 @@ pub const CALLERS: usize = 4;
 
 pub struct Whole {
     cache: Cache,
+    config: Config,
     volume: Volume,
     /// What the next requests are drawn from, one a caller.
     seed: u64,
@@ -46,7 +50,7 @@ impl Whole {
             volume.write(block * BLOCK_BYTES as u64, &data).expect("the backing file can be written");
         }
         cache.settle().expect("the backing file can be written");
-        Self { cache, volume, seed: 1 }
+        Self { cache, config, volume, seed: 1 }
     }
 
     /// `count` requests by [`CALLERS`] threads together.
@@ -63,6 +67,19 @@ impl Whole {
         time_callers(CALLERS, |caller| {
             self.run(&requests[caller]).expect("the files can be read and written");
         })
+    }
+
+    /// As [`Self::time`], recorded at `path`; and what the recording came to, which ends behind the time.
+    pub fn time_recorded(&mut self, count: usize, path: &Path) -> (Duration, RecordStatus) {
+        self.cache.start_recording(&RecordConfig::new(path)).expect("the folder can be written");
+        let took = self.time(count);
+        (took, self.cache.stop_recording().expect("it runs"))
+    }
+
+    /// As [`Self::time`], while a [`WhatIf`] watches.
+    pub fn time_watched(&mut self, count: usize) -> Duration {
+        let _watcher = WhatIf::start(&self.cache, &self.config, WhatIf::BUSY_SHARE).expect("it opened so");
+        self.time(count)
     }
 
     fn run(&self, offsets: &[u64]) -> Result<()> {

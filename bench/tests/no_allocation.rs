@@ -1,10 +1,10 @@
-//! A hit in RAM that is handed out by reference allocates nothing.
+//! A hit in RAM that is handed out by reference allocates nothing, while it is recorded too.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use terrace::{Cache, Config, RamSize, WriteMode};
+use terrace::{Cache, Config, RamSize, RecordConfig, WriteMode};
 use terrace_bench::scenes::{BLOCK_BYTES, NoDisk};
 use terrace_bench::workload::{Pattern, Workload};
 
@@ -78,4 +78,16 @@ fn a_hit_in_ram_by_reference_allocates_nothing() {
         }
     });
     assert_eq!(hits, 0, "allocations in 10,000 hits");
+
+    // More than a shard has room for itself: chunks are exchanged, and with so little memory requests are lost too.
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for buffer_bytes in [16 << 20, 0] {
+        let config = RecordConfig { buffer_bytes, ..RecordConfig::new(folder.path().join("record")) };
+        cache.start_recording(&config).expect("the folder can be written");
+        let recorded =
+            allocations_of(|| offsets.iter().cycle().take(100_000).for_each(|&offset| drop(read(offset))));
+        assert_eq!(recorded, 0, "allocations in 100,000 recorded hits");
+        let status = cache.stop_recording().expect("it runs");
+        assert_eq!(status.requests + status.requests_lost, 100_000);
+    }
 }

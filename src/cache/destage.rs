@@ -12,7 +12,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use terrace_tiers::block::{SECTOR_BYTES, mask};
+use terrace_tiers::block::{SECTOR_BYTES, Version, mask};
 use terrace_tiers::device::PageBuf;
 use terrace_tiers::ssd::{DestageRun, LogRead, ReadVerdict, Tombstone};
 
@@ -62,14 +62,15 @@ struct Written {
 }
 
 impl SsdTier {
-    /// Reads a copy of the log; whether it is what was written. Of an SSD that is off there is no other time to read it.
-    fn read_for_destage(&self, read: &LogRead, block: &mut [u8]) -> Result<bool, TierError> {
+    /// Reads a block from the log; which copy is not what was written. Of an SSD that is off there is no other time to read
+    /// it.
+    fn read_for_destage(&self, read: &LogRead, block: &mut [u8]) -> Result<Option<Version>, TierError> {
         let result = read.run(&*self.device, block);
         self.note(SsdFailure::Read, result.is_ok());
         match result {
             Err(error) if !self.is_off() => Err(Arc::new(error)),
-            Err(_) => Ok(read.run(&*self.device, block).unwrap_or(false)),
-            Ok(is_verified) => Ok(is_verified),
+            Err(_) => Ok(read.run(&*self.device, block).unwrap_or(Some(read.version))),
+            Ok(spoilt) => Ok(spoilt),
         }
     }
 }
@@ -249,9 +250,9 @@ impl Inner {
         let mut reads: Vec<(LogRead, usize)> = Vec::new();
         for (index, read) in run.into_iter().enumerate() {
             let start = index * block_bytes;
-            let is_verified = ssd.read_for_destage(&read, &mut buffer[start..start + block_bytes])?;
+            let spoilt = ssd.read_for_destage(&read, &mut buffer[start..start + block_bytes])?;
             // A bad copy stays, named by an error to whoever reads it; one that went elsewhere has its own turn.
-            match ssd.with(|tier| tier.finish_log_read(&read, is_verified)) {
+            match ssd.with(|tier| tier.finish_log_read(&read, spoilt)) {
                 ReadVerdict::Valid => reads.push((read, start)),
                 ReadVerdict::Corrupt => ssd.has_bad.store(true, Ordering::Relaxed),
                 ReadVerdict::Moved => {}

@@ -31,6 +31,7 @@ use terrace_tiers::ram::frames::{FrameMut, FrameRef};
 use super::WriteWaiter;
 use super::fence::Fence;
 use super::read::FillWaiter;
+use super::record::Lane;
 
 pub(super) type FastHash = foldhash::fast::FixedState;
 
@@ -207,6 +208,8 @@ pub(super) struct Shard {
     pub(super) counters: Counters,
     /// Discards and forgets that are not over.
     pub(super) fences: Vec<Fence>,
+    /// While requests are recorded.
+    pub(super) lane: Option<Box<Lane>>,
     size: BlockSize,
 }
 
@@ -222,6 +225,7 @@ impl Shard {
             write_waiters: HashMap::default(),
             counters: Counters::default(),
             fences: Vec::new(),
+            lane: None,
             size,
         }
     }
@@ -283,6 +287,11 @@ impl Shard {
     pub(super) fn has_place_for(&mut self, block: BlockId) -> bool {
         let entries = &self.entries;
         self.policy.lookup(block).is_some() || self.policy.has_room(|slot| entries[slot.index()].may_leave())
+    }
+
+    /// Whether all that a read wants is at hand.
+    pub(super) fn has(&mut self, block: BlockId, range: Range<usize>) -> bool {
+        self.entry_of(block).is_some_and(|(_, entry)| entry.has(range))
     }
 
     /// One reference by a read, if all it wants is at hand; else nothing happens.

@@ -9,8 +9,9 @@
 //! - A group that nobody waits for does not sync. It stays as it is, its frames lent, until the sync of a flush covers it
 //!   too, until writers or reads want frames, or for one tick; whoever needs it takes all such groups of the volume.
 //! - A block has one record under way at a time, since one write-back has it at a time and waits for the sync.
-//! - A copy is never narrower than the one that it supersedes (`dirty_mask`): a partial write to a block that is not in
-//!   RAM waits for a fill when the log has sectors of it that the write does not cover.
+//! - A copy has the sectors that were written, and a block in the log is all of its copies together. Only when they are
+//!   too many, or one is bad, the next is to have them all (`wanted_mask`): then a partial write to a block of which RAM
+//!   lacks some of these sectors waits for a fill.
 //! - A record or a sync that fails gives up everything that is not durable; the blocks are dirty again, and the log goes
 //!   on after a checkpoint that says where it ended (rule 7).
 //! - When the log is full the blocks stay dirty in RAM until destage has made room, and writers wait at the high mark.
@@ -56,7 +57,12 @@ impl SsdTier {
 
     /// The sectors of `block` that only the log has.
     pub(super) fn dirty_mask(&self, block: BlockId) -> Option<SectorMask> {
-        self.with(|tier| tier.dirty_mask(block).cloned())
+        self.with(|tier| tier.dirty_mask(block))
+    }
+
+    /// The sectors that the next copy of `block` is to have whatever is written, where they are at hand.
+    pub(super) fn wanted_mask(&self, block: BlockId) -> Option<SectorMask> {
+        self.with(|tier| tier.wanted_mask(block))
     }
 
     /// Writes `copies` to the log, whose whole blocks are `blocks`: the records of those, from the first on, that found
@@ -160,8 +166,9 @@ impl Inner {
         let failures_before = volume.dirty.lock().syncs.failures;
         let copy_of = |taken: &TakenBlock| {
             let mut mask: SectorMask = taken.sectors.as_slice().into();
-            if let Some(older) = ssd.dirty_mask(taken.block) {
-                mask::add(&mut mask, &older);
+            // What came to be wanted since the write may not be there: then the next write sees to it.
+            if let Some(wanted) = ssd.wanted_mask(taken.block).filter(|wanted| taken.has(wanted)) {
+                mask::add(&mut mask, &wanted);
             }
             // Of its own: later than every discard that was let go before, which a write behind its fence may not be.
             let version = self.next_version();
@@ -394,8 +401,8 @@ impl Inner {
             let target = scratch.as_deref_mut().unwrap_or(frame);
             let result = read.run(&*ssd.device, target);
             ssd.note(SsdFailure::Read, result.is_ok());
-            let is_verified = match result {
-                Ok(is_verified) => is_verified,
+            let spoilt = match result {
+                Ok(spoilt) => spoilt,
                 // Unread is not bad: the copy stays what it is, and goes below when it can be read.
                 Err(error) if read.is_dirty => {
                     next = ssd.with(|tier| tier.plan_log_read(block));
@@ -404,9 +411,9 @@ impl Inner {
                     }
                     continue;
                 }
-                Err(_) => false,
+                Err(_) => Some(read.version),
             };
-            match ssd.with(|tier| tier.finish_log_read(&read, is_verified)) {
+            match ssd.with(|tier| tier.finish_log_read(&read, spoilt)) {
                 ReadVerdict::Valid => {
                     if let Some(scratch) = scratch {
                         for run in mask::runs(&read.mask, self.size.sectors()) {

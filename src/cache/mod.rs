@@ -28,6 +28,7 @@
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `mark`      | what is known of the SSD beside the backing store                             |
 //! | `tap`       | a sample of what is referenced, for whoever wants to know                      |
+//! | `record`    | all that callers ask for, in files                                             |
 //! | `recover`   | opens and closes caches and volumes                                           |
 //! | `resize`    | another size of RAM while the cache is used                                   |
 //! | `resize_ssd` | and of the cache file                                                        |
@@ -38,7 +39,7 @@
 //! Lock order: a shard, then a volume's `Dirty`, or a shard, then the SSD's state. Never two shards, never two
 //! volumes, never a shard while one of the others is held. `closing` comes before all, then `resizing`; `attach` takes
 //! `volumes`, then `lanes` or the SSD's state; a volume's mark comes before the SSD's state. Under any lock else none is
-//! taken but the pool's. `ssd` is held for as long as it takes to copy what is in it, under any of them.
+//! taken but the pool's, and under that of a shard the stock's of the recording. `ssd` is held for as long as it takes to copy what is in it, under any of them.
 //!
 //! No lock is held over I/O, nor while a caller's callback runs, but `closing`, which is held for a whole close, while
 //! the record of a detached volume is written, and while an SSD comes or goes; `resizing`, for a whole change of size; and
@@ -61,9 +62,11 @@ mod journal;
 mod log;
 mod mark;
 mod mode;
+mod place;
 mod quiet;
 mod read;
 mod reclaim;
+mod record;
 mod recover;
 mod resize;
 mod resize_ssd;
@@ -84,7 +87,7 @@ use hashbrown::{HashMap, HashSet};
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
 use terrace_tiers::ram::frames::Frames;
 
-use crate::config::{Background, Clock, Config, RamSize, SsdConfig, SsdSize};
+use crate::config::{Background, Clock, Config, RamSize, RecordConfig, SsdConfig, SsdSize};
 use crate::error::{Error, Result};
 use crate::pool::{Lane, LaneConfig, Pool};
 use crate::stats::Stats;
@@ -94,6 +97,8 @@ use crate::sync::{Event, Mutex, MutexGuard, RwLock, thread};
 
 pub use answer::{Answer, BlockRef, Blocks};
 pub(crate) use index::DIRECTORY_BYTES_PER_BLOCK;
+pub use place::BlockPlace;
+pub use record::RecordStatus;
 pub use resize::RamResized;
 pub use resize_ssd::SsdResized;
 pub(crate) use tap::Tap;
@@ -173,6 +178,10 @@ struct Inner {
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
     pool: Pool,
     tap: Tap,
+    /// Lanes are in the shards; changes only while a recording begins or ends.
+    is_recording: AtomicBool,
+    /// The recording that runs, or the last one.
+    recording: Mutex<Option<Arc<record::Recording>>>,
     /// One lane for each backing device, by its device number.
     lanes: Mutex<HashMap<u64, Lane, FastHash>>,
     counters: Counters,
@@ -298,6 +307,28 @@ impl Cache {
     /// caller may mend the cause and close again.
     pub fn close(&self) -> Result<()> {
         self.handle.inner.close()
+    }
+
+    /// Records all that callers ask for from now on, until [`Self::stop_recording`] or a close, for less than a hundredth
+    /// of the throughput: each call on a volume with its time, offset and length, without the bytes. No call waits for the
+    /// files; what they do not take in time is lost and counted, and when they fail the recording ends.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when one is running already, or for sizes that do not work; [`Error::Tier`] when its first file
+    /// cannot be made; [`Error::Closed`].
+    pub fn start_recording(&self, config: &RecordConfig) -> Result<()> {
+        self.handle.inner.start_recording(config)
+    }
+
+    /// Ends the recording, and waits until its files are whole, but not for ever: a disk that stands still is left with
+    /// what it has. What became of it; none when there never was one.
+    pub fn stop_recording(&self) -> Option<RecordStatus> {
+        self.handle.inner.stop_recording()
+    }
+
+    /// The recording that runs, or the last one; none when there never was one.
+    pub fn record_status(&self) -> Option<RecordStatus> {
+        self.handle.inner.record_status()
     }
 
     pub(crate) fn tap(&self) -> TapHandle {

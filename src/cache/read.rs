@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
+use terrace_recording::Kind;
 use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES};
 use terrace_tiers::ram::frames::FrameRef;
 
@@ -21,6 +22,15 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// The end of a read that could not be answered at once.
 pub(super) type ReadDone = Box<dyn FnOnce(Result<Blocks>) + Send>;
+
+/// What a read is of what a caller asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Call {
+    /// All of it: it is recorded.
+    Whole,
+    /// A part of what was recorded before, or nothing of it.
+    Part,
+}
 
 /// The part of one block that a call touches, in bytes of the block.
 #[derive(Clone, Debug)]
@@ -183,7 +193,13 @@ impl<'a> Planning<'a> {
 
 impl Inner {
     /// The bytes of one block, if they are in RAM: the short way, with nothing to build for what may be missing.
-    pub(super) fn read_hit(&self, volume: &VolumeState, offset: u64, bytes: usize) -> Option<Blocks> {
+    pub(super) fn read_hit(
+        &self,
+        volume: &VolumeState,
+        offset: u64,
+        bytes: usize,
+        call: Call,
+    ) -> Option<Blocks> {
         let number = volume.block_number(offset);
         let start = (offset - (number << self.size.shift())) as usize;
         let end = start.checked_add(bytes).filter(|&end| bytes > 0 && end <= self.size.bytes())?;
@@ -192,10 +208,39 @@ impl Inner {
         }
         let block = BlockId::new(volume.id, number);
         let sectors = start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
-        let frame = self.shard(block).hit(block, sectors)?;
+        let frame = {
+            let mut shard = self.shard(block);
+            let frame = shard.hit(block, sectors)?;
+            if let Some(lane) = &mut shard.lane
+                && call == Call::Whole
+            {
+                lane.take(volume.id, Kind::Read, offset, bytes as u64);
+            }
+            frame
+        };
         self.tap.note(block, false);
         let answer = Answer { ram_blocks: 1, ..Answer::default() };
         Some(Blocks { parts: smallvec![BlockRef::new(frame, start, end)], answer })
+    }
+
+    /// As [`Self::read_hit`], of any number of blocks; when some are missing nothing counts as a use.
+    pub(super) fn read_hits(&self, volume: &VolumeState, offset: u64, bytes: usize) -> Option<Blocks> {
+        if self.is_out(volume) || volume.check_range(offset, bytes).is_err() {
+            return None;
+        }
+        let pieces = || pieces(volume.id, offset, bytes, self.size);
+        if !pieces().all(|piece| self.shard(piece.block).has(piece.block, piece.sectors())) {
+            return None;
+        }
+        let mut blocks = Blocks { parts: SmallVec::new(), answer: Answer::default() };
+        for piece in pieces() {
+            // One may have left since: then those before it count twice.
+            let frame = self.shard(piece.block).hit(piece.block, piece.sectors())?;
+            self.tap.note(piece.block, false);
+            blocks.parts.push(BlockRef::new(frame, piece.bytes.start, piece.bytes.end));
+            blocks.answer.ram_blocks += 1;
+        }
+        Some(blocks)
     }
 
     /// Reads `bytes` bytes from `offset` on. The answer when all was at hand; else none, and the function that

@@ -113,6 +113,8 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
         ticker_thread: Mutex::new(None),
         pool,
         tap: Tap::new(),
+        is_recording: AtomicBool::new(false),
+        recording: Mutex::new(None),
         lanes: Mutex::new(HashMap::default()),
         counters: Counters::default(),
         limits,
@@ -125,6 +127,12 @@ pub(super) fn open(config: &Config) -> Result<Arc<Inner>> {
     start(&inner, config);
     if let Some(ssd) = &config.ssd
         && let Err(error) = inner.fit_ssd(ssd.size)
+    {
+        inner.stop();
+        return Err(error);
+    }
+    if let Some(record) = &config.record
+        && let Err(error) = inner.start_recording(record)
     {
         inner.stop();
         return Err(error);
@@ -380,6 +388,7 @@ impl Inner {
     pub(super) fn stop(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.wait_for_stores();
+        self.stop_recording();
         self.ticker.stop();
         let thread = self.ticker_thread.lock().take();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {

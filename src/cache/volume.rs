@@ -10,17 +10,20 @@
 //! that runs the I/O it shares.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use terrace_recording::Kind;
 use terrace_tiers::block::VolumeId;
 use terrace_tiers::device::Device;
 
 use super::answer::{Answer, Blocks};
 use super::dirty::VolumeState;
 use super::fill::Runner;
-use super::read::ReadDone;
+use super::place::BlockPlace;
+use super::read::{Call, ReadDone};
 use super::{Cache, Handle, Inner, Result};
 use crate::config::{AttachOptions, WriteMode};
 use crate::error::Error;
@@ -102,10 +105,16 @@ impl Volume {
         let inner = &self.handle.inner;
         self.state.check_range(offset, buffer.len())?;
         let mut answer = Answer::default();
+        let mut call = Call::Whole;
+        if inner.chunk_from(offset, buffer.len()) < buffer.len() {
+            inner.note(&self.state, Kind::Read, offset, buffer.len() as u64);
+            call = Call::Part;
+        }
         let (mut at, mut rest) = (offset, buffer);
         while !rest.is_empty() {
             let bytes = inner.chunk_from(at, rest.len());
-            let blocks = match inner.read_blocking(&self.state, at, bytes) {
+            let read = inner.read_blocking(&self.state, at, bytes, std::mem::replace(&mut call, Call::Part));
+            let blocks = match read {
                 // RAM shrank meanwhile: so many blocks are more than the slack allows for now.
                 Err(Error::WouldBlock) if inner.chunk_from(at, rest.len()) < bytes => continue,
                 read => read?,
@@ -124,14 +133,30 @@ impl Volume {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_ref(&self, offset: u64, bytes: usize) -> Result<Blocks> {
-        self.handle.inner.read_blocking(&self.state, offset, bytes)
+        self.handle.inner.read_blocking(&self.state, offset, bytes, Call::Whole)
+    }
+
+    /// As [`Self::read_ref`], if all is in RAM; else none, and it counts as no use: the caller reads by another entry, which
+    /// also says what is wrong with a range that does not fit.
+    pub fn try_read(&self, offset: u64, bytes: usize) -> Option<Blocks> {
+        let inner = &self.handle.inner;
+        inner.read_hit(&self.state, offset, bytes, Call::Whole).or_else(|| {
+            let blocks = inner.read_hits(&self.state, offset, bytes)?;
+            inner.note(&self.state, Kind::Read, offset, bytes as u64);
+            Some(blocks)
+        })
     }
 
     /// As [`Self::read_ref`]; `done` runs exactly once: before this call returns, when all is in RAM or the read is
     /// refused, and else on the thread that brings the last part, which it must not block. It is told
     /// [`Error::WouldBlock`] at once when no frame is free.
     pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
+        // Behind no queue, and with nothing built for those that wait in one.
+        if let Some(blocks) = self.try_read(offset, bytes) {
+            return done(Ok(blocks));
+        }
         self.state.lane.wait_for_room();
+        self.note(Kind::Read, offset, bytes as u64);
         let runner = Runner::Pool(Priority::Foreground);
         self.handle.inner.read_with(&self.state, offset, bytes, runner, Box::new(done));
     }
@@ -139,6 +164,7 @@ impl Volume {
     /// Brings the blocks of `bytes` bytes from `offset` on into RAM, behind all reads that someone waits for. `done` runs
     /// once, as with [`Self::read_with`].
     pub fn prefetch_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.note(Kind::Read, offset, bytes as u64);
         let done = Box::new(move |read: Result<Blocks>| done(read.map(drop)));
         self.handle.inner.read_with(&self.state, offset, bytes, Runner::Pool(Priority::Prefetch), done);
     }
@@ -147,6 +173,7 @@ impl Volume {
     pub fn read_async(&self, offset: u64, bytes: usize) -> ReadFuture {
         let volume = self.clone();
         Started::future(move |set| {
+            volume.note(Kind::Read, offset, bytes as u64);
             let runner = Runner::Pool(Priority::Foreground);
             volume.handle.inner.read_with(&volume.state, offset, bytes, runner, set);
         })
@@ -159,6 +186,7 @@ impl Volume {
     /// backing store refuses: what was stored so far stays dirty, and is tried again. Blocks before the failing one
     /// are written.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<Answer> {
+        self.note(Kind::Write, offset, data.len() as u64);
         self.handle.inner.write_blocking(&self.state, offset, data)
     }
 
@@ -171,13 +199,17 @@ impl Volume {
         done: impl FnOnce(Result<Answer>) + Send + 'static,
     ) {
         self.state.lane.wait_for_room();
+        self.note(Kind::Write, offset, data.as_ref().len() as u64);
         self.handle.inner.write_with(&self.state, offset, data, Box::new(done));
     }
 
     /// As [`Self::write`], for a task of any executor. The write starts at the first poll.
     pub fn write_async(&self, offset: u64, data: impl AsRef<[u8]> + Send + 'static) -> WriteFuture {
         let volume = self.clone();
-        Started::future(move |set| volume.handle.inner.write_with(&volume.state, offset, data, set))
+        Started::future(move |set| {
+            volume.note(Kind::Write, offset, data.as_ref().len() as u64);
+            volume.handle.inner.write_with(&volume.state, offset, data, set);
+        })
     }
 
     /// When this returns, every write that was acknowledged before the call is durable on the backing store.
@@ -185,11 +217,13 @@ impl Volume {
     /// # Errors
     /// [`Error::StillDirty`] when it is not: the blocks are kept and tried again, and so may the caller.
     pub fn flush(&self) -> Result<()> {
+        self.note(Kind::Flush, 0, 0);
         self.handle.inner.flush_blocking(&self.state)
     }
 
     /// As [`Self::flush`]; `done` runs exactly once, before this call returns or on a worker, which it must not block.
     pub fn flush_with(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.note(Kind::Flush, 0, 0);
         self.handle.inner.flush(&self.state, Box::new(done));
     }
 
@@ -211,13 +245,17 @@ impl Volume {
     /// As [`Self::discard`]; `done` runs exactly once, before this call returns or on a thread of the cache or of another
     /// caller, which it must not block.
     pub fn discard_with(&self, offset: u64, bytes: u64, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.note(Kind::Discard, offset, bytes);
         self.handle.inner.discard(&self.state, offset, bytes, Box::new(done));
     }
 
     /// As [`Self::discard`], for a task of any executor. It starts at the first poll.
     pub fn discard_async(&self, offset: u64, bytes: u64) -> DiscardFuture {
         let volume = self.clone();
-        Started::future(move |set| volume.handle.inner.discard(&volume.state, offset, bytes, set))
+        Started::future(move |set| {
+            volume.note(Kind::Discard, offset, bytes);
+            volume.handle.inner.discard(&volume.state, offset, bytes, set);
+        })
     }
 
     /// Drops what is cached of `bytes` bytes from `offset` on, dirty blocks and discards too: reads that come after this
@@ -246,6 +284,15 @@ impl Volume {
         self.handle.inner.detach(&self.state)
     }
 
+    /// Where the blocks with the numbers `blocks` are, one answer for each. It takes a lock for each block: ask for some
+    /// thousands at a time.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when the volume has not so many; [`Error::Closed`] and [`Error::Detached`].
+    pub fn places(&self, blocks: Range<u64>) -> Result<Vec<BlockPlace>> {
+        self.handle.inner.places(&self.state, blocks)
+    }
+
     /// The numbers of the blocks that nobody can give any more, ascending: acknowledged, and since then lost with an SSD
     /// that fails, or with a sync that failed. Reading one that was lost with the SSD is an error; every flush says that
     /// there are some. One is named no longer when it is written whole, discarded, or told to [`Self::forget`].
@@ -256,7 +303,14 @@ impl Volume {
     /// As [`Self::flush`], for a task of any executor. It covers the writes acknowledged before the first poll.
     pub fn flush_async(&self) -> FlushFuture {
         let volume = self.clone();
-        Started::future(move |set| volume.handle.inner.flush(&volume.state, set))
+        Started::future(move |set| {
+            volume.note(Kind::Flush, 0, 0);
+            volume.handle.inner.flush(&volume.state, set);
+        })
+    }
+
+    fn note(&self, kind: Kind, offset: u64, bytes: u64) {
+        self.handle.inner.note(&self.state, kind, offset, bytes);
     }
 }
 
@@ -288,9 +342,13 @@ impl Inner {
         volume: &Arc<VolumeState>,
         offset: u64,
         bytes: usize,
+        call: Call,
     ) -> Result<Blocks> {
-        if let Some(blocks) = self.read_hit(volume, offset, bytes) {
+        if let Some(blocks) = self.read_hit(volume, offset, bytes, call) {
             return Ok(blocks);
+        }
+        if call == Call::Whole {
+            self.note(volume, Kind::Read, offset, bytes as u64);
         }
         let mut until = None;
         loop {

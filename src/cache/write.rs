@@ -30,7 +30,7 @@ use super::answer::Answer;
 use super::dirty::VolumeState;
 use super::fill::Runner;
 use super::index::Shard;
-use super::read::{Piece, pieces};
+use super::read::{Call, Piece, pieces};
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
@@ -409,8 +409,8 @@ impl Inner {
         Ok(is_resident.is_some())
     }
 
-    /// Whether the write must wait for a fill because the log has sectors of the block that RAM will not have: the next
-    /// copy in the log has to have them all.
+    /// Whether the write must wait for a fill because the log's next copy is to have sectors of the block that RAM will not
+    /// have.
     fn must_widen(
         &self,
         volume: &VolumeState,
@@ -421,13 +421,13 @@ impl Inner {
         if !volume.may_have_log() {
             return None;
         }
-        let older = self.ssd()?.dirty_mask(piece.block)?;
+        let wanted = self.ssd()?.wanted_mask(piece.block)?;
         let entry = resident.map(|slot| &shard.entries[slot.index()]);
         let written = piece.sectors();
         let has = |sector: usize| {
             written.contains(&sector) || entry.is_some_and(|entry| entry.has(sector..sector + 1))
         };
-        let is_wide = mask::runs(&older, self.size.sectors()).flatten().all(has);
+        let is_wide = mask::runs(&wanted, self.size.sectors()).flatten().all(has);
         (!is_wide).then_some(Wait::Fill(piece.block))
     }
 
@@ -505,7 +505,7 @@ impl Inner {
     fn wait_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait) -> Result<()> {
         if let Wait::Fill(block) = wait {
             let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));
-            return self.read_blocking(volume, offset, bytes).map(drop);
+            return self.read_blocking(volume, offset, bytes, Call::Part).map(drop);
         }
         // Readers may hold frames for as long as they like; what is dirty is on its way.
         if let Wait::Frame(observed) = wait {

@@ -39,10 +39,17 @@ pub(super) struct TakenBlock {
     pub(super) epoch: u64,
     /// The sectors that are written.
     pub(super) sectors: SmallVec<[u64; 1]>,
+    /// The sectors that mean something in the frame.
+    valid: SmallVec<[u64; 1]>,
     pub(super) frame: FrameRef,
 }
 
 impl TakenBlock {
+    /// Whether all sectors of `wanted` are in the frame.
+    pub(super) fn has(&self, wanted: &[u64]) -> bool {
+        mask::covers(&self.valid, wanted)
+    }
+
     /// The writes that this one ends, since it failed or has what they wrote; later ones stay.
     pub(super) fn take_waiters(&self, shard: &mut Shard, has_failed: bool) -> Vec<WriteWaiter> {
         let Some(waiters) = shard.write_waiters.remove(&self.block) else { return Vec::new() };
@@ -106,6 +113,7 @@ impl Inner {
             (entry.dirty, entry.writing) = (false, true);
             let masks = entry.sectors_mut(self.size);
             let sectors = SmallVec::from_slice(masks.dirty());
+            let valid = SmallVec::from_slice(masks.valid());
             masks.dirty_mut().fill(0);
             drop(shard);
             let start = block.byte_offset(self.size);
@@ -116,7 +124,7 @@ impl Inner {
                     WritePiece { frame: frame.clone(), range: run.start * SECTOR_BYTES..end },
                 );
             }
-            group.blocks.push(TakenBlock { block, version, epoch, sectors, frame });
+            group.blocks.push(TakenBlock { block, version, epoch, sectors, valid, frame });
         }
         if group.is_logged && group.blocks.is_empty() {
             volume.end_logging();

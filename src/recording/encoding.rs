@@ -128,6 +128,13 @@ pub(crate) struct StoredIndex {
     pub(crate) volumes: Vec<String>,
 }
 
+/// The payload of a note: what the volumes from number `first` on are called.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Encode, Decode)]
+pub(crate) struct StoredNames {
+    pub(crate) first: u32,
+    pub(crate) names: Vec<String>,
+}
+
 /// `item` packed, and the bytes it has unpacked; none when that is more than a payload may have.
 pub(crate) fn pack(item: &impl Encode) -> Option<(Vec<u8>, u32)> {
     let plain = bincode::encode_to_vec(item, format()).ok()?;

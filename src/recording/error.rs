@@ -22,7 +22,8 @@ impl fmt::Display for Error {
         match self {
             Self::Io(error) => write!(f, "{error}"),
             Self::NotARecording { found } => {
-                write!(f, "expected a recording of version {}, found {found}", crate::format::VERSION)
+                let (oldest, newest) = (crate::format::OLDEST_VERSION, crate::format::VERSION);
+                write!(f, "expected a recording of version {oldest} to {newest}, found {found}")
             }
             Self::Damaged { at, what } => write!(f, "damaged at byte {at}: {what}"),
             Self::CutShort { at, whole_requests } => {

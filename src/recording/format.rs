@@ -3,15 +3,15 @@
 //! | header | bytes  | holds                                                  |
 //! |--------|--------|--------------------------------------------------------|
 //! |        | 0..8   | [`MAGIC`]                                              |
-//! |        | 8..12  | version, [`VERSION`]                                   |
+//! |        | 8..12  | version, from [`OLDEST_VERSION`] to [`VERSION`]        |
 //! |        | 12..16 | CRC32C of bytes 0..12                                  |
 //!
 //! | frame  | bytes  | holds                                                  |
 //! |--------|--------|--------------------------------------------------------|
-//! |        | 0..4   | `BLCK`: requests; `INDX`: the index                    |
+//! |        | 0..4   | `BLCK`: requests; `INDX`: the index; `NOTE`: a note    |
 //! |        | 4..8   | bytes of the payload behind this header, packed        |
 //! |        | 8..12  | bytes of the payload, unpacked                         |
-//! |        | 12..16 | requests of the block; blocks of the index             |
+//! |        | 12..16 | requests of the block; blocks of the index; requests lost |
 //! |        | 16..24 | requests before this frame                             |
 //! |        | 24..32 | earliest time in it, nanoseconds; all ones: no times   |
 //! |        | 32..40 | latest time in it; all ones: no times                  |
@@ -24,6 +24,9 @@
 //! |        | 8..12  | `TAIL`                                                 |
 //! |        | 12..16 | CRC32C of bytes 0..12                                  |
 //!
+//! A note is what is known from here on: names of volumes in its payload, and how many requests were lost when, in its
+//! header. Version 1 has none.
+//!
 //! A frame may be trusted when both checksums hold and its requests follow those before it. The index is trusted when
 //! the tail leads to it. Nothing is ever written twice: whatever was written stays, however the writing ends.
 
@@ -31,7 +34,8 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 /// What a recording begins with.
 pub const MAGIC: [u8; 8] = *b"TerraceR";
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+pub(crate) const OLDEST_VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 16;
 pub(crate) const FRAME_BYTES: usize = 48;
 pub(crate) const TAIL_BYTES: usize = 16;
@@ -45,9 +49,10 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 pub(crate) enum FrameKind {
     Block,
     Index,
+    Note,
 }
 
-/// The header of a block or of the index.
+/// The header of a block, of the index or of a note.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: FrameKind,
@@ -96,7 +101,7 @@ pub(crate) fn header_fault(bytes: &[u8; HEADER_BYTES]) -> Option<String> {
         return Some("a damaged header".into());
     }
     let version = u32_at(bytes, 8);
-    (version != VERSION).then(|| format!("version {version}"))
+    (!(OLDEST_VERSION..=VERSION).contains(&version)).then(|| format!("version {version}"))
 }
 
 impl Frame {
@@ -104,6 +109,7 @@ impl Frame {
         let magic = match self.kind {
             FrameKind::Block => b"BLCK",
             FrameKind::Index => b"INDX",
+            FrameKind::Note => b"NOTE",
         };
         sealed(&[
             magic,
@@ -122,6 +128,7 @@ impl Frame {
         let kind = match &bytes[..4] {
             b"BLCK" => FrameKind::Block,
             b"INDX" => FrameKind::Index,
+            b"NOTE" => FrameKind::Note,
             _ => return None,
         };
         let frame = Self {
@@ -155,7 +162,7 @@ mod tests {
     #[test]
     fn header_frame_and_tail_lie_as_the_tables_say() {
         let header = header();
-        assert_eq!(&header[..12], b"TerraceR\x01\0\0\0");
+        assert_eq!(&header[..12], b"TerraceR\x02\0\0\0");
         assert_eq!(header_fault(&header), None);
         let frame = Frame {
             kind: FrameKind::Block,
@@ -178,7 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_named() {
+    fn a_later_version_is_named_and_an_older_one_is_read() {
+        let older: [u8; HEADER_BYTES] = sealed(&[&MAGIC, &OLDEST_VERSION.to_le_bytes()]);
+        assert_eq!(header_fault(&older), None);
         let later: [u8; HEADER_BYTES] = sealed(&[&MAGIC, &9u32.to_le_bytes()]);
         assert_eq!(header_fault(&later).as_deref(), Some("version 9"));
     }

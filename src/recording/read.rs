@@ -2,12 +2,13 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use crate::encoding::{Columns, StoredIndex, unpack};
+use crate::encoding::{Columns, StoredIndex, StoredNames, unpack};
 use crate::error::{Error, Result};
 use crate::format::{
-    FRAME_BYTES, Frame, FrameKind, HEADER_BYTES, NO_TIME, TAIL_BYTES, crc, header_fault, parse_tail,
+    FRAME_BYTES, Frame, FrameKind, HEADER_BYTES, NO_TIME, PAYLOAD_BYTES_MAX, TAIL_BYTES, crc, header_fault,
+    parse_tail,
 };
-use crate::request::Request;
+use crate::request::{Lost, Request};
 
 /// Gives the requests one by one; holds those of one block.
 pub struct Reader<R: Read> {
@@ -19,6 +20,9 @@ pub struct Reader<R: Read> {
     block: std::vec::IntoIter<Request>,
     packed: Vec<u8>,
     volumes: Vec<String>,
+    lost: Lost,
+    /// Of the names that notes gave: no more than an index may have.
+    noted_bytes: usize,
     is_at_end: bool,
 }
 
@@ -56,6 +60,8 @@ impl<R: Read> Reader<R> {
                 block: Vec::new().into_iter(),
                 packed: Vec::new(),
                 volumes: Vec::new(),
+                lost: Lost::default(),
+                noted_bytes: 0,
                 is_at_end: false,
             }),
         }
@@ -73,29 +79,67 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The names of the volumes; known once the end was reached, or the index read.
+    /// The names of the volumes; known once the end was reached, or the index read, and before that as far as they were
+    /// noted: those of the requests that were read so far.
     pub fn volumes(&self) -> &[String] {
         &self.volumes
     }
 
+    /// Requests that were lost up to here, since the reader began or last went elsewhere.
+    pub fn lost(&self) -> Lost {
+        self.lost
+    }
+
     /// Reads the next block; false when the index comes in its place.
     fn next_block(&mut self) -> Result<bool> {
-        let frame = self.frame()?;
-        let (at, what) = (self.at, "the requests are not those that were counted");
-        if frame.kind == FrameKind::Index {
-            let index = self.index_of(&frame)?;
-            self.at += FRAME_BYTES as u64 + u64::from(frame.packed_bytes);
-            let mut tail = [0; TAIL_BYTES];
-            let filled = fill(&mut self.input, &mut tail)?;
-            if filled < TAIL_BYTES {
-                return Err(self.cut_short(filled));
+        loop {
+            let frame = self.frame()?;
+            match frame.kind {
+                FrameKind::Note => self.take_note(&frame)?,
+                FrameKind::Block => return self.take_block(&frame).map(|()| true),
+                FrameKind::Index => return self.take_end(&frame).map(|()| false),
             }
-            if parse_tail(&tail) != Some(at) {
-                return Err(Error::Damaged { at: self.at, what: "the tail does not lead to the index" });
-            }
-            (self.volumes, self.is_at_end) = (index.volumes, true);
-            return Ok(false);
         }
+    }
+
+    fn take_note(&mut self, frame: &Frame) -> Result<()> {
+        let damaged = Error::Damaged { at: self.at, what: "the note cannot be read" };
+        let stored: Option<StoredNames> = unpack(&self.packed, frame.plain_bytes);
+        // One that was noted before: the index was read, or the reader went back.
+        let known = |stored: &StoredNames| self.volumes.len().checked_sub(stored.first as usize);
+        let Some((stored, known)) = stored.and_then(|stored| known(&stored).map(|known| (stored, known)))
+        else {
+            return Err(damaged);
+        };
+        let noted: Vec<String> = stored.names.into_iter().skip(known).collect();
+        self.noted_bytes += noted.iter().map(|name| name.len() + size_of::<String>()).sum::<usize>();
+        if self.noted_bytes > PAYLOAD_BYTES_MAX {
+            return Err(damaged);
+        }
+        self.volumes.extend(noted);
+        let times_ns = (frame.latest_ns != NO_TIME).then_some((frame.earliest_ns, frame.latest_ns));
+        self.lost.add(Lost { requests: frame.count.into(), times_ns });
+        self.at += FRAME_BYTES as u64 + u64::from(frame.packed_bytes);
+        Ok(())
+    }
+
+    fn take_end(&mut self, frame: &Frame) -> Result<()> {
+        let (at, index) = (self.at, self.index_of(frame)?);
+        self.at += FRAME_BYTES as u64 + u64::from(frame.packed_bytes);
+        let mut tail = [0; TAIL_BYTES];
+        let filled = fill(&mut self.input, &mut tail)?;
+        if filled < TAIL_BYTES {
+            return Err(self.cut_short(filled));
+        }
+        if parse_tail(&tail) != Some(at) {
+            return Err(Error::Damaged { at: self.at, what: "the tail does not lead to the index" });
+        }
+        (self.volumes, self.is_at_end) = (index.volumes, true);
+        Ok(())
+    }
+
+    fn take_block(&mut self, frame: &Frame) -> Result<()> {
+        let (at, what) = (self.at, "the requests are not those that were counted");
         let columns: Columns = unpack(&self.packed, frame.plain_bytes).ok_or(Error::Damaged { at, what })?;
         let mut requests = Vec::with_capacity(columns.len());
         if frame.requests_before != self.requests_before
@@ -106,7 +150,7 @@ impl<R: Read> Reader<R> {
         self.requests_before += u64::from(frame.count);
         self.at += FRAME_BYTES as u64 + u64::from(frame.packed_bytes);
         self.block = requests.into_iter();
-        Ok(true)
+        Ok(())
     }
 
     /// The frame at `at`, its payload in `packed`; `at` stays.
@@ -171,7 +215,7 @@ impl<R: Read + Seek> Reader<R> {
     pub fn go_to(&mut self, block: &BlockEntry) -> Result<()> {
         self.input.seek(SeekFrom::Start(block.at))?;
         (self.at, self.requests_before) = (block.at, block.requests_before);
-        (self.is_at_end, self.block) = (false, Vec::new().into_iter());
+        (self.is_at_end, self.block, self.lost) = (false, Vec::new().into_iter(), Lost::default());
         Ok(())
     }
 }

@@ -30,6 +30,25 @@ pub struct Request {
     pub time_ns: Option<u64>,
 }
 
+/// Requests that were made and that a recording does not have.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Lost {
+    pub requests: u64,
+    /// They were made from the one to the other; none when there are none.
+    pub times_ns: Option<(u64, u64)>,
+}
+
+impl Lost {
+    /// Adds those of `other`.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.times_ns = match (self.times_ns, other.times_ns) {
+            (Some((from, to)), Some((earlier, later))) => Some((from.min(earlier), to.max(later))),
+            (ours, theirs) => ours.or(theirs),
+        };
+    }
+}
+
 impl Kind {
     pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Flush, Self::Discard];
 }

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use fastrand::Rng;
 
-use crate::{BLOCK_REQUESTS, Error, Kind, Reader, Request, Span, Writer};
+use crate::{BLOCK_REQUESTS, Error, Kind, Lost, Reader, Request, Span, Writer};
 
 fn seed() -> u64 {
     let given = std::env::var("TERRACE_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -133,10 +133,64 @@ fn a_recording_cut_anywhere_gives_a_prefix_and_then_says_so() {
     }
 }
 
+/// Two blocks of 50 requests of volumes 0 and 1, named as they come; 7 requests are lost ahead of the second.
+fn noted() -> (Vec<u8>, Vec<Request>) {
+    let mut given = requests(&mut Rng::with_seed(7), 100, true);
+    let mut writer = Writer::new(Vec::new()).expect("in memory");
+    for (number, request) in given.iter_mut().enumerate() {
+        request.volume = u32::from(number >= 50);
+        if number % 50 == 0 {
+            writer.end_block().expect("in memory");
+            writer.name_volume(["first", "second"][number / 50].into());
+        }
+        if number == 60 {
+            writer.lose(Lost { requests: 3, times_ns: Some((200, 300)) });
+            writer.lose(Lost { requests: 4, times_ns: Some((100, 250)) });
+        }
+        writer.write(request).expect("in memory");
+    }
+    (writer.finish(&[]).expect("in memory"), given)
+}
+
+#[test]
+fn names_and_losses_are_known_where_the_recording_is_cut() {
+    let (whole, given) = noted();
+    let mut counts = std::collections::BTreeSet::new();
+    for kept in 16..=whole.len() {
+        let mut reader = Reader::new(&whole[..kept]).expect("the header is whole");
+        let mut found = Vec::new();
+        while let Ok(Some(request)) = reader.next_request() {
+            assert!((request.volume as usize) < reader.volumes().len(), "{kept} bytes kept");
+            found.push(request);
+        }
+        assert_eq!(found, given[..found.len()], "{kept} bytes kept");
+        if found.len() > 50 {
+            assert_eq!(reader.lost(), Lost { requests: 7, times_ns: Some((100, 300)) });
+            assert_eq!(reader.volumes(), ["first", "second"]);
+        }
+        counts.insert(found.len());
+    }
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [0, 50, 100]);
+}
+
+#[test]
+fn a_reader_that_goes_back_takes_no_name_twice_and_counts_losses_from_there() {
+    let (whole, given) = noted();
+    let mut reader = Reader::new(Cursor::new(&whole)).expect("it was just written");
+    let index = reader.index().expect("it is whole").expect("it was closed");
+    for _ in 0..2 {
+        reader.go_to(&index.blocks[0]).expect("in memory");
+        let found: Vec<Request> =
+            std::iter::from_fn(|| reader.next_request().expect("it is whole")).collect();
+        assert_eq!(found, given);
+        assert_eq!(reader.volumes(), ["first", "second"]);
+        assert_eq!(reader.lost().requests, 7);
+    }
+}
+
 #[test]
 fn no_changed_byte_goes_unnoticed() {
-    let given = requests(&mut Rng::with_seed(7), 50, true);
-    let whole = written(&given);
+    let (whole, given) = noted();
     for at in 0..whole.len() {
         let mut changed = whole.clone();
         changed[at] ^= 0x10;
@@ -150,8 +204,9 @@ fn no_changed_byte_goes_unnoticed() {
 fn no_bytes_make_the_reader_panic() {
     let seed = seed();
     let mut random = Rng::with_seed(seed);
-    let whole = written(&requests(&mut random, 200, true));
-    for _ in 0..3000 {
+    let whole = [written(&requests(&mut random, 200, true)), noted().0];
+    for number in 0..4000 {
+        let whole = &whole[number % 2];
         let mut bytes = whole.clone();
         for _ in 0..random.usize(1..8) {
             let at = random.usize(..bytes.len());

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use crate::encoding::{BLOCK_REQUESTS, Columns, Row, StoredEntry, StoredIndex, pack};
-use crate::error::Result;
+use crate::encoding::{BLOCK_REQUESTS, Columns, Row, StoredEntry, StoredIndex, StoredNames, pack};
+use crate::error::{Error, Result};
 use crate::format::{Frame, FrameKind, HEADER_BYTES, NO_TIME, crc, header, tail};
-use crate::request::Request;
+use crate::request::{Lost, Request};
 
 /// Takes requests one by one; holds the requests of one block, and 40 bytes for each block written.
 ///
@@ -22,6 +22,10 @@ pub struct Writer<W: Write> {
     at: u64,
     written_requests: u64,
     index: StoredIndex,
+    /// Names of the index that notes have.
+    noted_names: usize,
+    /// Of no note so far.
+    lost: Lost,
 }
 
 impl<W: Write> Writer<W> {
@@ -38,6 +42,8 @@ impl<W: Write> Writer<W> {
             at: HEADER_BYTES as u64,
             written_requests: 0,
             index: StoredIndex::default(),
+            noted_names: 0,
+            lost: Lost::default(),
         })
     }
 
@@ -57,8 +63,20 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
+    /// The volume after those that were named before is called so; noted ahead of the block that is being filled, so that
+    /// it is known wherever the recording is cut.
+    pub fn name_volume(&mut self, name: String) {
+        self.index.volumes.push(name);
+    }
+
+    /// So many requests more were made and are not given to [`Self::write`]; noted ahead of the block that is being filled.
+    pub fn lose(&mut self, lost: Lost) {
+        self.lost.add(lost);
+    }
+
     /// Writes what was taken so far, as a block that may be shorter than others. A recorder calls it now and then.
     pub fn end_block(&mut self) -> Result<()> {
+        self.put_notes()?;
         if self.columns.len() == 0 {
             return Ok(());
         }
@@ -80,13 +98,16 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Ends the recording with its index; `volumes` are the names of the volumes in order, or fewer, or none.
+    /// Ends the recording with its index; `volumes` are the names of the volumes in order, or fewer, or none: those that
+    /// were named by [`Self::name_volume`].
     pub fn finish(mut self, volumes: &[String]) -> Result<W> {
         self.end_block()?;
-        self.index.volumes = volumes.to_vec();
+        if !volumes.is_empty() {
+            self.index.volumes = volumes.to_vec();
+        }
         let count = u32::try_from(self.index.blocks.len()).unwrap_or(u32::MAX);
         let Some((packed, plain_bytes)) = pack(&self.index) else {
-            return Err(std::io::Error::other("the index of the recording is too large").into());
+            return Err(too_large("index"));
         };
         let index_at = self.at;
         self.put(FrameKind::Index, count, (NO_TIME, NO_TIME), &packed, plain_bytes)?;
@@ -98,6 +119,33 @@ impl<W: Write> Writer<W> {
     /// Bytes of the recording so far, without what is in the block that is being filled.
     pub fn bytes(&self) -> u64 {
         self.at
+    }
+
+    /// Blocks written so far: so many entries the index will have.
+    pub fn blocks(&self) -> usize {
+        self.index.blocks.len()
+    }
+
+    /// Requests in the block that is being filled.
+    pub fn unwritten(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// What was named and lost since the last note; several notes if it is more than one can count.
+    fn put_notes(&mut self) -> Result<()> {
+        while self.noted_names < self.index.volumes.len() || self.lost.requests > 0 {
+            let first = u32::try_from(self.noted_names).map_err(|_| too_large("names of the volumes"))?;
+            let names = self.index.volumes[self.noted_names..].to_vec();
+            let (packed, plain_bytes) =
+                pack(&StoredNames { first, names }).ok_or_else(|| too_large("names of the volumes"))?;
+            let count = u32::try_from(self.lost.requests).unwrap_or(u32::MAX);
+            let times = self.lost.times_ns.unwrap_or((NO_TIME, NO_TIME));
+            self.put(FrameKind::Note, count, times, &packed, plain_bytes)?;
+            (self.noted_names, self.lost.requests) =
+                (self.index.volumes.len(), self.lost.requests - u64::from(count));
+        }
+        self.lost = Lost::default();
+        Ok(())
     }
 
     fn put(
@@ -124,4 +172,8 @@ impl<W: Write> Writer<W> {
         self.at += (header.len() + packed.len()) as u64;
         Ok(())
     }
+}
+
+fn too_large(what: &str) -> Error {
+    std::io::Error::other(format!("the {what} of the recording is too large")).into()
 }

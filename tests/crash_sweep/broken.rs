@@ -193,6 +193,42 @@ pub(crate) const BROKEN: &[Broken] = &[
     },
     Broken {
         part: Part::Ssd,
+        flaw: Flaw::SyncSkipped(Region::Segments),
+        promise: "a copy that is superseded in part stays until its successor is synced (rule 5)",
+        script: "chains of partial copies",
+    },
+    Broken {
+        part: Part::Ssd,
+        flaw: Flaw::EveryOtherWriteLost(Region::Segments),
+        promise: "every copy of a chain is there",
+        script: "chains of partial copies",
+    },
+    Broken {
+        part: Part::Disk,
+        flaw: Flaw::SyncSkipped(Region::Anywhere),
+        promise: "the copies of a chain go when the backing store is synced (rule 2)",
+        script: "chains of partial copies",
+    },
+    Broken {
+        part: Part::Disk,
+        flaw: Flaw::EveryOtherWriteLost(Region::Anywhere),
+        promise: "all copies of a chain are below before its segments go",
+        script: "chains in a log that is full",
+    },
+    Broken {
+        part: Part::Ssd,
+        flaw: Flaw::WriteLost(Region::Journal),
+        promise: "a tombstone or a void takes every copy of a chain",
+        script: "chains of partial copies",
+    },
+    Broken {
+        part: Part::Disk,
+        flaw: Flaw::SyncSkipped(Region::Anywhere),
+        promise: "what each epoch wrote to a block is below before what the next one did",
+        script: "chains epoch by epoch",
+    },
+    Broken {
+        part: Part::Ssd,
         flaw: Flaw::WriteLost(Region::Checkpoints),
         promise: "the checkpoint that a superblock names is there",
         script: "overwritten after a close",

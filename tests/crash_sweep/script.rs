@@ -190,6 +190,65 @@ pub(crate) const SCRIPTS: &[Script] = &[
         ],
         ..DEFAULT
     },
+    // Blocks leave RAM and are written again in part, so that the log has many copies of each, in many segments.
+    Script {
+        name: "chains of partial copies",
+        modes: &[BackSsd],
+        blocks: 14,
+        steps: 80,
+        mixture: &[
+            (14, WritePart),
+            (1, WriteBlocks),
+            (3, WriteAgain),
+            (2, Discard),
+            (1, Forget),
+            (3, Read),
+            (4, Scan),
+            (12, Flush),
+            (2, FlushBehind),
+            (1, Settle),
+            (1, Reopen),
+            (1, Die),
+        ],
+        ..DEFAULT
+    },
+    // Nothing is destaged before it is asked for: the chains are as long as they can be when the log is full.
+    Script {
+        name: "chains in a log that is full",
+        modes: &[BackSsd],
+        background: Background::OnSettle,
+        blocks: 18,
+        steps: 120,
+        mixture: &[
+            (14, WritePart),
+            (2, WriteAgain),
+            (1, Discard),
+            (2, Scan),
+            (14, Flush),
+            (1, Settle),
+            (1, Reopen),
+            (1, Die),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "chains epoch by epoch",
+        modes: &[BackSsd],
+        blocks: 12,
+        ordered: true,
+        steps: 80,
+        mixture: &[
+            (14, WritePart),
+            (2, WriteAgain),
+            (1, Discard),
+            (2, Read),
+            (3, Scan),
+            (10, Flush),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
     Script {
         name: "epoch by epoch",
         modes: &[BackSsd],

@@ -8,39 +8,15 @@
 //! discard: put_tombstone -> plan_destage -> discard and sync below -> finish_tombstone
 //! ```
 
-use std::io::IoSliceMut;
-
-use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId, mask};
-use crate::device::Device;
-use crate::error::Result;
+use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId, mask};
 
 use super::Ssd;
-use super::dirty_log::{CopyState, DirtyLog, LogCopy, LogFate, LogSync, LogTicket, NewCopy, Room};
+use super::dirty_log::{Copies, CopyState, LogFate, LogSync, LogTicket, NewCopy, Room};
 use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
-use super::format::block_crc_of;
+use super::log_read::{LogPart, LogRead};
 use super::plan::ReadVerdict;
-use super::record::{RecordPlan, SectorMask, page_bytes, page_count, page_runs};
+use super::record::{RecordPlan, SectorMask};
 use super::tombstones::Tombstone;
-
-/// Where the copy of a block in the log can be read, which sectors of the block it has, and what it must look like.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogRead {
-    pub block: BlockId,
-    pub version: Version,
-    pub mask: SectorMask,
-    /// As in [`NewCopy`].
-    pub epoch: u64,
-    /// The backing store does not have it.
-    pub is_dirty: bool,
-    /// What it lacks of the block is zeros, whatever the backing store has.
-    pub is_on_zeros: bool,
-    generation: u32,
-    /// On the device, in bytes.
-    offset: u64,
-    crc: u32,
-    file_id: u64,
-    size: BlockSize,
-}
 
 /// What is to be done below next.
 #[derive(Clone, Debug)]
@@ -49,37 +25,6 @@ pub enum DestageRun {
     Discard(Tombstone),
     /// Neighbours by address, to be written; none at the end of a round.
     Write(Vec<LogRead>),
-}
-
-impl LogRead {
-    /// Whether the copy has every sector of the block.
-    pub fn is_whole(&self) -> bool {
-        mask::contains(&self.mask, 0..self.size.sectors())
-    }
-
-    /// Reads the pages of the copy into their places in `block`, a whole block: only the sectors in `mask` mean
-    /// something then, and the rest of their pages is overwritten. Whether they are what was written.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn run(&self, device: &dyn Device, block: &mut [u8]) -> Result<bool> {
-        let (mut rest, mut at) = (&mut block[..], 0);
-        let mut buffers = Vec::new();
-        for run in page_runs(&self.mask, self.size).map(|run| page_bytes(&run)) {
-            let (_, later) = std::mem::take(&mut rest).split_at_mut(run.start - at);
-            let (now, later) = later.split_at_mut(run.len());
-            buffers.push(IoSliceMut::new(now));
-            (rest, at) = (later, run.end);
-        }
-        device.read(self.offset, &mut buffers)?;
-        let pieces = page_runs(&self.mask, self.size).map(|run| &block[page_bytes(&run)]);
-        Ok(block_crc_of(self.file_id, self.block, self.generation, pieces) == self.crc)
-    }
-
-    /// Bytes that it reads.
-    pub fn bytes(&self) -> u64 {
-        u64::from(page_count(&self.mask, self.size)) * PAGE_BYTES as u64
-    }
 }
 
 impl Ssd {
@@ -141,58 +86,61 @@ impl Ssd {
 
     /// Where the log has `block`, durable; prefer it to any other copy.
     pub fn plan_log_read(&mut self, block: BlockId) -> Option<LogRead> {
-        self.plan_read_of(block, |log| log.get(block))
+        self.plan_read_of(block, self.dirty.read_copies(block))
     }
 
-    fn plan_read_of(
-        &mut self,
-        block: BlockId,
-        copy: impl FnOnce(&DirtyLog) -> Option<&LogCopy>,
-    ) -> Option<LogRead> {
-        let LogCopy { segment, generation, page, crc, version, ref mask, epoch, state, .. } =
-            *copy(&self.dirty)?;
+    fn plan_read_of(&mut self, block: BlockId, copies: Copies) -> Option<LogRead> {
+        let newest = copies.first()?;
+        let (version, epoch, is_dirty) = (newest.version, newest.epoch, newest.state != CopyState::Destaged);
         let is_on_zeros = self.dirty.tombstones.covers(block);
-        let offset = self.geometry.segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
         self.stats.log_reads_planned += 1;
-        Some(LogRead {
-            block,
-            version,
-            mask: mask.clone(),
-            epoch,
-            is_dirty: state != CopyState::Destaged,
-            is_on_zeros,
-            generation,
-            offset,
-            crc,
-            file_id: self.file_id,
-            size: self.geometry.block_size,
-        })
+        let parts = copies.into_iter().map(|copy| {
+            let segment = self.dirty.segment_of(copy.generation);
+            let offset = self.geometry.segment_offset(segment) + u64::from(copy.page) * PAGE_BYTES as u64;
+            LogPart {
+                version: copy.version,
+                mask: copy.mask,
+                generation: copy.generation,
+                offset,
+                crc: copy.crc,
+            }
+        });
+        let parts: Vec<LogPart> = parts.collect();
+        let mut mask: SectorMask = vec![0; self.geometry.block_size.mask_words()].into();
+        parts.iter().for_each(|part| mask::add(&mut mask, &part.mask));
+        let (file_id, size) = (self.file_id, self.geometry.block_size);
+        Some(LogRead { block, version, mask, epoch, is_dirty, is_on_zeros, parts, file_id, size })
     }
 
-    /// What the bytes read by `read` are worth. `Corrupt`: there is no other copy of them, if it was dirty.
-    pub fn finish_log_read(&mut self, read: &LogRead, is_verified: bool) -> ReadVerdict {
-        let is_here = self.dirty.has_version(read.block, read.version);
-        if is_verified {
+    /// What the bytes read by `read` are worth; `spoilt` as [`LogRead::run`] says, or the version of the read when the
+    /// device could not read it. `Corrupt`: there is no other copy of them, if it was dirty.
+    pub fn finish_log_read(&mut self, read: &LogRead, spoilt: Option<Version>) -> ReadVerdict {
+        let Some(spoilt) = spoilt else {
             // What was verified is this version of the block, wherever it is now.
             self.stats.log_hits += 1;
             return ReadVerdict::Valid;
-        }
-        if !is_here {
+        };
+        if !self.dirty.has_version(read.block, spoilt) {
             return ReadVerdict::Moved;
         }
         self.stats.corrupt_blocks += 1;
-        self.dirty.spoil(read.block, read.version);
-        if !self.dirty.may_be_found(read.block) {
-            // What is below has taken its place, and that of any older copy.
-            self.void_clean(read.block, read.version);
+        if self.dirty.spoil(read.block, spoilt) {
+            // What is below has taken its place, and that of any older copy; a newer one may be on its way.
+            self.void_clean(read.block, spoilt);
+            self.queue(encoding::void(read.block, spoilt.next()));
         }
         ReadVerdict::Corrupt
     }
 
-    /// Which sectors the newest copy has that the backing store lacks; none when there is no such copy.
-    pub fn dirty_mask(&self, block: BlockId) -> Option<&SectorMask> {
-        let copy = self.dirty.get(block).filter(|copy| copy.state != CopyState::Destaged)?;
-        Some(&copy.mask)
+    /// Which sectors the log has that the backing store lacks; none when it has none.
+    pub fn dirty_mask(&self, block: BlockId) -> Option<SectorMask> {
+        self.dirty.dirty_mask(block)
+    }
+
+    /// The sectors that the next copy of `block` in the log is to have whatever is written, where they are at hand: its
+    /// copies are too many, or one of them is bad. None for any.
+    pub fn wanted_mask(&self, block: BlockId) -> Option<SectorMask> {
+        self.dirty.wanted_mask(block)
     }
 
     /// What of `volume` goes below next, all of the first epoch that there is, and nothing when that is not the one asked
@@ -217,7 +165,7 @@ impl Ssd {
             return DestageRun::Discard(tombstone);
         }
         let run = self.dirty.dirty_run(first, BlockId::new(volume, from), count);
-        let read = |block| self.plan_read_of(block, |log| log.get_of(block, first));
+        let read = |block| self.plan_read_of(block, self.dirty.copies_in(block, first));
         DestageRun::Write(run.into_iter().filter_map(read).collect())
     }
 
@@ -274,9 +222,9 @@ impl Ssd {
         self.dirty.load()
     }
 
-    /// The backing store has the copy that `read` read, and was synced since. A newer one stays dirty.
+    /// The backing store has the copies that `read` read, and was synced since. A newer one stays dirty.
     pub fn finish_destage(&mut self, read: &LogRead) {
-        if self.dirty.destaged(read.block, read.version) {
+        if self.dirty.destaged(read.block, read.epoch, read.version) {
             self.stats.blocks_destaged += 1;
         }
     }

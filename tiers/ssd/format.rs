@@ -19,8 +19,9 @@
 //! names is whole and the first one's is not. Both copies are rewritten one after the other with a sync after each,
 //! so after a finished write no older one is left to fall back to. Breaking it loses the cache, not data.
 //!
-//! The format of a structure is the last letter of its magic. A file with any other than those here is refused whole, so
-//! that nothing of another release is ever taken for something torn.
+//! The format of a structure is the last letter of its magic. A file with any other than those that are read here is
+//! refused whole, so that nothing of another release is ever taken for something torn. What is written is of the last
+//! format: an opening says so in both superblocks before it writes anything else.
 //!
 //! **Frame**, a number of items in whole pages: a record of the journal, a chunk of a checkpoint.
 //!
@@ -64,12 +65,12 @@ pub(super) const JOURNAL_MAGIC: [u8; 8] = *b"TERRJRN1";
 pub(super) const CHECKPOINT_MAGIC: [u8; 8] = *b"TERRCKP1";
 const SUMMARY_MAGIC: [u8; 8] = *b"TERRSEG1";
 
-/// The structures whose formats stand in the superblock, from this byte on.
-const PARTS: [(&str, [u8; 8]); 4] = [
-    ("format of the journal", JOURNAL_MAGIC),
-    ("format of the checkpoint", CHECKPOINT_MAGIC),
-    ("format of summaries", SUMMARY_MAGIC),
-    ("format of records", RECORD_MAGIC),
+/// The structures whose formats stand in the superblock, from this byte on, each with the first format that is read.
+const PARTS: [(&str, [u8; 8], u8); 4] = [
+    ("format of the journal", JOURNAL_MAGIC, b'1'),
+    ("format of the checkpoint", CHECKPOINT_MAGIC, b'1'),
+    ("format of summaries", SUMMARY_MAGIC, b'1'),
+    ("format of records", RECORD_MAGIC, b'1'),
 ];
 const PART_FORMATS_AT: usize = 52;
 
@@ -193,7 +194,7 @@ impl Superblock {
         ] {
             put(&mut page, at, &value.to_le_bytes());
         }
-        put(&mut page, PART_FORMATS_AT, &PARTS.map(|(_, magic)| magic[7]));
+        put(&mut page, PART_FORMATS_AT, &PARTS.map(|(_, magic, _)| magic[7]));
         let crc = crc32c(&[&page[..PAGE_BYTES - 4]]);
         put(&mut page, PAGE_BYTES - 4, &crc.to_le_bytes());
         page
@@ -211,8 +212,8 @@ impl Superblock {
         if crc32c(&[&page[..PAGE_BYTES - 4]]) != get_u32(page, PAGE_BYTES - 4) {
             return Err(SuperblockFault::Checksum);
         }
-        for ((field, magic), &in_file) in PARTS.iter().zip(&page[PART_FORMATS_AT..]) {
-            if in_file != magic[7] {
+        for ((field, magic, first), &in_file) in PARTS.iter().zip(&page[PART_FORMATS_AT..]) {
+            if !(*first..=magic[7]).contains(&in_file) {
                 return Err(SuperblockFault::OtherFormat { field, in_file, wanted: magic[7] });
             }
         }

@@ -16,7 +16,7 @@ mod verify;
 
 use std::collections::BTreeMap;
 
-use crate::block::{SECTOR_BYTES, VolumeId};
+use crate::block::{SECTOR_BYTES, VolumeId, mask};
 use crate::device::{Device, Identity};
 use crate::error::Result;
 
@@ -76,6 +76,8 @@ pub struct VolumeInfo {
     pub oldest_dirty_s: Option<u32>,
     /// Where the last block starts in the volume that is dirty, or discarded.
     pub last_dirty_offset: Option<u64>,
+    /// The serial number of the volume's mark that the file knows (see `crate::mark`); 0 for none.
+    pub mark: u64,
 }
 
 impl VolumeInfo {
@@ -207,6 +209,7 @@ impl<'a> FileAtRest<'a> {
                 discarded_ranges: 0,
                 oldest_dirty_s: None,
                 last_dirty_offset: None,
+                mark: self.ssd.volumes.mark_of(&record.name),
             };
             volumes.insert(record.id, info);
         }
@@ -232,8 +235,8 @@ impl<'a> FileAtRest<'a> {
     fn add_dirty(&self, record: &Located, volumes: &mut BTreeMap<VolumeId, VolumeInfo>) {
         let size = self.geometry().block_size;
         for (page, entry) in record.copies(size) {
-            let mut dirty = self.ssd.dirty.dirty_copies(entry.block);
-            let Some(at) = dirty.position(|copy| copy.is_at(record.header.generation, page)) else {
+            let dirty = self.ssd.dirty.dirty_copies(entry.block);
+            let Some(at) = dirty.iter().position(|copy| copy.is_at(record.header.generation, page)) else {
                 continue;
             };
             let Some(volume) = volumes.get_mut(&entry.block.volume()) else { continue };
@@ -243,8 +246,10 @@ impl<'a> FileAtRest<'a> {
                 continue;
             }
             volume.dirty_blocks += 1;
-            let sectors = crate::block::mask::runs(&entry.mask, size.sectors());
-            volume.dirty_bytes += (sectors.map(|run| run.len()).sum::<usize>() * SECTOR_BYTES) as u64;
+            let mut sectors = entry.mask.clone();
+            dirty.iter().for_each(|copy| mask::add(&mut sectors, &copy.mask));
+            let sectors = mask::runs(&sectors, size.sectors()).map(|run| run.len()).sum::<usize>();
+            volume.dirty_bytes += (sectors * SECTOR_BYTES) as u64;
             volume.last_dirty_offset = volume.last_dirty_offset.max(Some(entry.block.byte_offset(size)));
         }
     }

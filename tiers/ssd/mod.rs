@@ -55,6 +55,7 @@ mod index;
 mod inspect;
 mod journal;
 mod log;
+mod log_read;
 mod moving_index;
 mod overwritten;
 mod plan;
@@ -83,7 +84,7 @@ use crate::error::{Error, Result};
 
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
-pub use dirty::{DestageRun, LogRead};
+pub use dirty::DestageRun;
 pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
 pub use inspect::{
@@ -91,6 +92,7 @@ pub use inspect::{
     Severity, Structure, Verdict, VolumeInfo, Warmth, Watcher, verify,
 };
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
+pub use log_read::LogRead;
 pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };

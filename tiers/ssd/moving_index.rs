@@ -6,7 +6,7 @@
 
 use crate::block::BlockId;
 
-use super::index::{Found, Index, Place};
+use super::index::{Found, Index, New, Place};
 
 pub(super) struct MovingIndex {
     table: Index,
@@ -80,17 +80,17 @@ impl MovingIndex {
         self.table.insert(block, place, crc);
     }
 
-    /// Adds `block`, unless it is in: what is known of it stays then, and is the answer.
-    pub(super) fn insert_new(&mut self, block: BlockId, place: Place, crc: u32) -> Option<Found> {
-        if let Some(known) = self.before().and_then(|before| before.get(block)) {
-            return Some(known);
+    /// Adds all of `news`, but those whose blocks are in: these are given to `known`, by their number, with what is known.
+    pub(super) fn insert_all(&mut self, news: &[New], mut known: impl FnMut(usize, Found)) {
+        if self.before.is_none() {
+            return self.table.insert_all(news, known);
         }
-        self.table.insert_new(block, place, crc)
-    }
-
-    /// Has the memory fetch where `blocks` will be.
-    pub(super) fn fetch(&self, blocks: impl Iterator<Item = BlockId>) {
-        self.table.fetch(blocks);
+        for (number, new) in news.iter().enumerate() {
+            let before = self.before().and_then(|before| before.get(new.block));
+            if let Some(found) = before.or_else(|| self.table.insert_new(new)) {
+                known(number, found);
+            }
+        }
     }
 
     /// Notes the checksum of `block`, if that is in `place` still.

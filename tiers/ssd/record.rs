@@ -8,7 +8,7 @@
 //!
 //! | at | bytes | what                                     | at | bytes | what                                      |
 //! |----|-------|------------------------------------------|----|-------|-------------------------------------------|
-//! | 0  | 8     | magic `TERRREC1`                         | 40 | 4     | entries, at least 1                       |
+//! | 0  | 8     | magic `TERRREC2`                         | 40 | 4     | entries, at least 1                       |
 //! | 8  | 8     | file id                                  | 44 | 4     | pages of the whole record                 |
 //! | 16 | 4     | segment                                  | 48 | 4     | CRC32C of header and entries, this as zero|
 //! | 20 | 4     | generation                               | 52 | 8     | epoch of its volume, or zero              |
@@ -18,6 +18,10 @@
 //! An entry is 8 bytes block id, 8 version, 4 CRC32C of its pages (seeded like that of any block), 4 count of its pages,
 //! then the mask of its sectors, 8 bytes for 64 of them. Its pages are those of the block that have a sector in the
 //! mask; what else is in them means nothing.
+//!
+//! The newest copy of a block that has a sector says what is in it. In format 1 no copy was narrower than the one that it
+//! superseded, and whoever knows that format alone takes the newest for all there is: hence the other magic. Records of
+//! format 1 mean the same here.
 //!
 //! Trusted when the header's checksum holds and it names the place it is in: `recover_log` says which sequences those
 //! are, and whether the data must be read as well. Breaking that loses or invents data.
@@ -32,7 +36,8 @@ use crate::error::Result;
 use super::dirty_log::LogTicket;
 use super::format::{block_crc_of, crc_around, get_u32, get_u64, put};
 
-pub(super) const RECORD_MAGIC: [u8; 8] = *b"TERRREC1";
+pub(super) const RECORD_MAGIC: [u8; 8] = *b"TERRREC2";
+const RECORD_MAGIC_1: [u8; 8] = *b"TERRREC1";
 const HEADER_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 24;
 const SECTORS_A_PAGE: usize = PAGE_BYTES / SECTOR_BYTES;
@@ -134,7 +139,7 @@ impl RecordHeader {
 
     /// How many pages the header at the start of `page` takes, if it may be one of this place; unverified.
     pub(super) fn peek_pages(page: &[u8], place: RecordPlace, size: BlockSize) -> Option<u32> {
-        let is_here = page[..8] == RECORD_MAGIC
+        let is_here = [RECORD_MAGIC, RECORD_MAGIC_1].iter().any(|magic| page[..8] == magic[..])
             && get_u64(page, 8) == place.file_id
             && get_u32(page, 16) == place.segment
             && place.generation.is_none_or(|generation| generation == get_u32(page, 20));

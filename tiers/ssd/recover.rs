@@ -461,7 +461,7 @@ impl Believed {
         summary
             .entries
             .iter()
-            .filter(|entry| self.doubt(summary, entry).is_none())
+            .filter(|entry| self.doubt_as(known, summary, entry).is_none())
             .map(|entry| Entry { flags: hits(entry), ..*entry })
             .collect()
     }
@@ -474,9 +474,14 @@ impl Believed {
 
     /// Why the copy in a believed segment is not valid; none when it is.
     pub(super) fn doubt(&self, summary: &Summary, entry: &Entry) -> Option<Doubt> {
+        self.doubt_as(self.checkpointed_as(summary), summary, entry)
+    }
+
+    /// The same, when it is known already what the checkpoint says of the segment.
+    fn doubt_as(&self, known: Option<&SegmentEntry>, summary: &Summary, entry: &Entry) -> Option<Doubt> {
         let (volume, region) = (entry.block.volume().number(), region_of(entry.block));
         let is_live = |known: &SegmentEntry| is_live_in(&known.live, entry.slot);
-        if !self.checkpointed_as(summary).is_none_or(is_live) {
+        if !known.is_none_or(is_live) {
             Some(Doubt::DeadAtCheckpoint)
         } else if !self.volumes.contains(entry.block.volume()) {
             Some(Doubt::NoVolume)

@@ -330,8 +330,8 @@ fn restore(log: &mut DirtyLog, believed: &Believed, record: Located) {
         // Of an epoch that is below an older copy would go over a newer one there.
         let is_below = (1..=believed.volumes.destaged_epoch(block.volume())).contains(&epoch);
         let state = if is_below { CopyState::Destaged } else { CopyState::Dirty };
-        let copy = LogCopy { segment, generation, page, index, crc, version, mask, epoch, state };
-        log.restore_copy(block, copy, doubt.is_some());
+        let copy = LogCopy { generation, page, index, crc, version, mask, epoch, state };
+        log.restore_copy(block, &copy, doubt.is_some());
         page += pages;
     }
 }

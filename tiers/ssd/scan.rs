@@ -36,15 +36,13 @@ use crate::device::Device;
 
 use super::encoding::{self, Counters, JournalEntry};
 use super::format::{Pages, Summary};
+use super::index::{FETCHED, New};
 use super::recover::Believed;
 use super::{Entry, Ssd};
 
 /// A plan has about so many slots: what is installed under the lock takes a fraction of a millisecond.
 const SLOTS_A_PLAN: u32 = 4096;
 const SEGMENTS_A_PLAN: u32 = 4;
-/// Insertions whose memory is fetched together.
-const FETCHED: usize = 32;
-
 type Hasher = foldhash::fast::FixedState;
 
 /// What is known of an opened file until everything it holds is.
@@ -218,29 +216,36 @@ impl Ssd {
         if let Some(scan) = &mut self.scan {
             scan.sealed.push((sequence, segment));
         }
+        let mut news = Vec::with_capacity(FETCHED);
         for some in survivors.chunks(FETCHED) {
-            self.index.fetch(some.iter().map(|entry| entry.block));
+            news.clear();
             for entry in some {
-                self.install_entry(segment, generation, entry);
+                if self.is_wanted(segment, generation, entry) {
+                    let place = self.log.place(segment, entry.slot);
+                    news.push(New { block: entry.block, place, crc: entry.crc });
+                    self.log.bits.restore(segment, entry.slot, entry.flags);
+                }
+            }
+            let mut rivals = Vec::new();
+            self.index.insert_all(&news, |number, known| rivals.push((news[number], known.place)));
+            for (new, known) in rivals {
+                self.log.drop_copy(new.place);
+                self.settle_rival(new.block, known);
             }
         }
     }
 
-    fn install_entry(&mut self, segment: u32, generation: u32, entry: &Entry) {
-        let scan = self.scan.as_ref().expect("there is a scan");
-        if scan.is_void(entry.block) {
-            return;
+    /// Whether nothing takes the place of this copy; what the log hides is void.
+    fn is_wanted(&mut self, segment: u32, generation: u32, entry: &Entry) -> bool {
+        if self.scan.as_ref().is_some_and(|scan| scan.is_void(entry.block)) {
+            return false;
         }
-        if self.dirty.may_be_found(entry.block) {
+        let is_hidden = self.dirty.may_be_found(entry.block);
+        if is_hidden {
             // The log's copy may be gone at the next opening.
             self.queue(JournalEntry::VoidSlot { segment, generation, slot: entry.slot });
-            return;
         }
-        let place = self.log.place(segment, entry.slot);
-        match self.index.insert_new(entry.block, place, entry.crc) {
-            None => self.log.bits.restore(segment, entry.slot, entry.flags),
-            Some(known) => self.settle_rival(entry.block, known.place),
-        }
+        !is_hidden
     }
 
     /// A second copy of `block` was found; the first is in `place`.
@@ -336,6 +341,6 @@ impl IdRanges {
     }
 
     fn contains(&self, id: u64) -> bool {
-        self.ranges.range(..=id).next_back().is_some_and(|(_, &last)| last >= id)
+        !self.ranges.is_empty() && self.ranges.range(..=id).next_back().is_some_and(|(_, &last)| last >= id)
     }
 }

@@ -7,6 +7,8 @@ mod driver;
 mod format;
 mod inspect;
 mod journal;
+mod log_chains;
+mod log_writer;
 mod opening;
 mod races;
 mod scan;

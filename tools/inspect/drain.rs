@@ -40,7 +40,8 @@ pub(crate) struct DrainArgs {
     insist: bool,
 }
 
-fn parse_volume(text: &str) -> Result<(String, PathBuf), String> {
+/// A name and a path with `=` in between.
+pub(super) fn parse_volume(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.into(), path.into())),
         _ => Err("expected NAME=PATH".into()),

@@ -7,7 +7,9 @@ use clap::Args;
 use serde::Serialize;
 use terrace::tiers::ssd::{FileAtRest, FileInfo, VolumeInfo, Warmth};
 
+use super::drain::parse_volume;
 use super::keys::{self, Keys};
+use super::marks::{self, GivenMark, MarkReport};
 use crate::failure::Result;
 use crate::table::{table, table_with_text};
 use crate::units::{show_bytes, show_count};
@@ -18,6 +20,12 @@ use crate::units::{show_bytes, show_count};
 pub(crate) struct InfoArgs {
     /// The cache file or device
     file: PathBuf,
+
+    /// A volume and its mark, to be compared with what the file knows of it: `disk.img.terrace` beside the backing file
+    /// `disk.img`, or where its cache was told to keep it. Once for each volume; a volume that never wrote back to an SSD
+    /// has none
+    #[arg(long = "mark", value_name = "NAME=PATH", value_parser = parse_volume)]
+    marks: Vec<(String, PathBuf)>,
 
     /// One JSON object in place of the tables; its keys are at the end of --help
     #[arg(long)]
@@ -69,6 +77,17 @@ const KEYS: Keys = &[
         "volumes.oldest_dirty_seconds",
         "age of the oldest dirty block; null without any, or when its clock was another one",
     ),
+    ("volumes.mark_known", "serial number of its mark that the file knows; 0 for none"),
+    ("volumes.mark", "the mark that --mark named; null without it"),
+    ("volumes.mark.path", "where it is"),
+    ("volumes.mark.serial", "its serial number; a file that knows a lower one is older than the mark"),
+    (
+        "volumes.mark.holder",
+        "identity of the cache file that may have blocks newer than the backing store; null for none",
+    ),
+    ("volumes.mark.holder_is_this_file", "whether that is this file"),
+    ("volumes.mark.file_is_older", "whether this file is older than the mark"),
+    ("volumes.mark.verdict", "what attaching the volume with this file makes of that, in a sentence"),
     ("counters", "what is counted on from opening to opening"),
     ("counters.openings", "how often it was opened"),
     ("counters.checkpoints", "checkpoints made"),
@@ -137,6 +156,8 @@ struct VolumeReport {
     dirty_bytes: u64,
     discarded_ranges: u64,
     oldest_dirty_seconds: Option<u64>,
+    mark_known: u64,
+    mark: Option<MarkReport>,
 }
 
 #[derive(Serialize)]
@@ -152,14 +173,15 @@ pub(super) fn main(args: &InfoArgs, print: impl Fn(&str)) -> Result<()> {
     let device = super::open_file(&args.file)?;
     let info = FileAtRest::open(&device).and_then(|file| file.info());
     let info = info.map_err(|error| super::unreadable(&args.file, error))?;
+    let marks = marks::load(&args.marks, &info)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let report = Report::new(args.file.display().to_string(), &info, now.as_secs());
+    let report = Report::new(args.file.display().to_string(), &info, &marks, now.as_secs());
     print(&if args.json { keys::json(&report) } else { show(&report) });
     Ok(())
 }
 
 impl Report {
-    fn new(file: String, info: &FileInfo, now_s: u64) -> Self {
+    fn new(file: String, info: &FileInfo, marks: &[GivenMark], now_s: u64) -> Self {
         let FileInfo { geometry, segments, counters, .. } = info;
         let (safe_to_unplug, reason) = safety(&file, info);
         Self {
@@ -181,7 +203,11 @@ impl Report {
             free_bytes: u64::from(segments.free) * geometry.segment_bytes,
             closed_in_order: info.is_closed_in_order,
             journal_entries: info.journal_entries,
-            volumes: info.volumes.iter().map(|volume| VolumeReport::new(volume, now_s)).collect(),
+            volumes: info
+                .volumes
+                .iter()
+                .map(|volume| VolumeReport::new(info, volume, marks, now_s))
+                .collect(),
             counters: Counters {
                 openings: counters.openings,
                 checkpoints: counters.checkpoints,
@@ -200,7 +226,7 @@ impl Report {
 }
 
 impl VolumeReport {
-    fn new(volume: &VolumeInfo, now_s: u64) -> Self {
+    fn new(info: &FileInfo, volume: &VolumeInfo, marks: &[GivenMark], now_s: u64) -> Self {
         let why = match volume.warmth {
             Warmth::Warm => "it was left in order, and is warm if its backing store looks as it did",
             Warmth::ColdNotDetached => "it was in use when the file was left",
@@ -224,6 +250,11 @@ impl VolumeReport {
             oldest_dirty_seconds: volume
                 .oldest_dirty_s
                 .and_then(|written_s| now_s.checked_sub(written_s.into())),
+            mark_known: volume.mark,
+            mark: marks
+                .iter()
+                .find(|given| given.volume == volume.name)
+                .map(|given| given.report(info.file_id, volume)),
         }
     }
 }
@@ -267,8 +298,9 @@ fn show(report: &Report) -> String {
     );
     let unplug = if report.safe_to_unplug { "Safe to unplug" } else { "NOT safe to unplug" };
     format!(
-        "{sizes}\n{}\n{}\n{}\n{unplug}: {}.",
+        "{sizes}\n{}\n{}{}\n{}\n{unplug}: {}.",
         volumes(report),
+        marks_of(report),
         segments(report),
         counters(&report.counters),
         report.reason
@@ -296,6 +328,23 @@ fn volumes(report: &Report) -> String {
     let head =
         ["volume", "number", "clean blocks", "dirty blocks", "dirty", "discards", "oldest", "comes back"];
     table_with_text(&head, rows).to_string()
+}
+
+/// A line for each volume that has a mark, as far as is known.
+fn marks_of(report: &Report) -> String {
+    let line = |volume: &VolumeReport| {
+        let VolumeReport { name, mark_known, .. } = volume;
+        match &volume.mark {
+            Some(mark) => format!("{}\n", mark.show(name, *mark_known)),
+            None if *mark_known > 0 => {
+                format!(
+                    "mark of {name}: the file knows serial {mark_known}; --mark {name}=PATH compares it\n"
+                )
+            }
+            None => String::new(),
+        }
+    };
+    report.volumes.iter().map(line).collect()
 }
 
 fn segments(report: &Report) -> String {
@@ -343,6 +392,7 @@ fn show_age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use terrace::tiers::device::Identity;
+    use terrace::tiers::mark::Mark;
     use terrace::tiers::ssd::{FileCounters, Geometry, SegmentCounts};
     use terrace::{BlockSize, VolumeId};
 
@@ -360,6 +410,7 @@ mod tests {
             discarded_ranges: 0,
             oldest_dirty_s: Some(1),
             last_dirty_offset: None,
+            mark: 4,
         };
         FileInfo {
             format: 1,
@@ -385,7 +436,9 @@ mod tests {
 
     #[test]
     fn every_key_that_is_printed_is_explained_and_every_explained_key_is_printed() {
-        keys::tests::assert_explained(&Report::new("f".into(), &info(1), 2), KEYS);
+        let (info, mark) = (info(1), Mark { serial: 4, holder: Some(7) });
+        let given = GivenMark { volume: "disk".into(), path: "disk.terrace".into(), mark };
+        keys::tests::assert_explained(&Report::new("f".into(), &info, &[given], 2), KEYS);
     }
 
     #[test]
@@ -405,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_dirty_block_from_the_future_has_no_age() {
-        let age = |now_s| Report::new("f".into(), &info(1), now_s).volumes[0].oldest_dirty_seconds;
+        let age = |now_s| Report::new("f".into(), &info(1), &[], now_s).volumes[0].oldest_dirty_seconds;
         assert_eq!((age(8), age(0)), (Some(7), None));
     }
 }

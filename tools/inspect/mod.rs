@@ -15,6 +15,7 @@ mod drain;
 mod explain;
 mod info;
 mod keys;
+mod marks;
 mod verify;
 
 use std::path::Path;

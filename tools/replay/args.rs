@@ -99,6 +99,12 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Tiers")]
     pub(crate) write: Write,
 
+    /// With --write back-ssd: what the SSD has goes on to the disk flush by flush, so that the disk alone is at any moment
+    /// what some flush left and a part of what came next. Choose it to see what that costs: a block goes to the disk once
+    /// for each flush that it was written before, and not only as it is last
+    #[arg(long, conflicts_with = "demo", help_heading = "Tiers")]
+    pub(crate) ordered: bool,
+
     /// RAM directories, by hash of the block; more let more threads in at once, 1 is the policy undivided [default: as
     /// many as hold 1,000 blocks each, at most 16]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Tiers")]
@@ -332,6 +338,12 @@ impl ReplayArgs {
         let has_ssd = self.ssd()?.is_some();
         if self.write == Write::BackSsd && !has_ssd {
             return Err(Failure::input("--write back-ssd needs an SSD tier").remedy("add --ssd-size 1GiB"));
+        }
+        if self.ordered && self.write != Write::BackSsd {
+            return Err(Failure::input(
+                "--ordered is about what a log on the SSD brings to the disk, and only --write back-ssd has one",
+            )
+            .remedy("add --write back-ssd, or leave --ordered out"));
         }
         if matches!(self.write, Write::Around | Write::BackSsd) && (self.simulate || self.predict) {
             return Err(Failure::input(

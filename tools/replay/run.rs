@@ -146,6 +146,7 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
     config.block_size = args.block_size;
     config.shards = args.shards;
     config.ssd = args.ssd()?.map(|size| ssd_config(args, places.ssd.clone(), size));
+    config.ordered_destage = args.ordered;
     // What the simulation does between requests, the cache then does when it settles.
     config.background = if args.settle { Background::OnSettle } else { Background::Continuous };
     if matches!(args.pace(), Pace::Open { .. }) {
@@ -179,6 +180,7 @@ pub(crate) fn setup(args: &ReplayArgs, trace: &Trace, scan: &Scan) -> Result<Set
         ssd_bytes: if let Some(SsdSize::Bytes(bytes)) = ssd { Some(bytes) } else { None },
         ssd_blocks: if let Some(SsdSize::Blocks(blocks)) = ssd { Some(blocks) } else { None },
         write_mode: args.write,
+        ordered: args.ordered,
         threads: args.pace().threads(),
         speed: match args.pace() {
             Pace::Closed { .. } => None,

@@ -80,6 +80,7 @@ fn heading(report: &Report) -> String {
         super::args::Write::Around => "write-around",
         super::args::Write::Through => "write-through",
         super::args::Write::Back => "write-back",
+        super::args::Write::BackSsd if setup.ordered => "write-back by a log on the SSD, in order",
         super::args::Write::BackSsd => "write-back by a log on the SSD",
     };
     writeln!(text, "\nRAM {ram}, {ssd}, blocks of {block}, {mode}, {how}")

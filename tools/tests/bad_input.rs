@@ -90,6 +90,18 @@ fn sizes_that_do_not_fit_are_refused_before_anything_is_made() {
 }
 
 #[test]
+fn order_is_refused_where_no_log_on_an_ssd_brings_blocks_to_the_disk() {
+    let ground = Playground::new();
+    ground.file("t", b"1\n2\n");
+    for mode in [&[][..], &["--write", "around"], &["--write", "through"], &["--write", "back"]] {
+        let line = refused(&ground, &[&["replay", "t", "--ordered", "--ssd-size", "64MiB"], mode].concat());
+        assert!(line.contains("only --write back-ssd has one"), "{line}");
+    }
+    refused(&ground, &["replay", "t", "--ordered", "--write", "back-ssd"]);
+    refused(&ground, &["replay", "--demo", "--ordered"]);
+}
+
+#[test]
 fn paths_that_cannot_be_used_are_refused() {
     let ground = Playground::new();
     ground.file("t", b"1\n2\n");

@@ -146,6 +146,46 @@ fn a_closed_file_tells_its_volumes_and_is_safe_to_unplug_only_without_dirty_bloc
 }
 
 #[test]
+fn a_mark_is_shown_with_the_file_that_it_names_and_whether_this_one_is_older() {
+    let ground = Playground::new();
+    closed_with_dirty(&ground);
+    let old = fs::read(ground.path().join("cache")).expect("it is there");
+    let marks = ["info", "cache", "--mark", "disk=disk.terrace", "--mark", "other=other.terrace"];
+    let look = || {
+        let run = inspect(&ground, &[&marks[..], &["--json"]].concat());
+        let (found, text) = (json(&run), inspect(&ground, &marks).stdout);
+        let disk = volume(&found, "disk").clone();
+        let line = text.lines().find(|line| line.starts_with("mark of disk (disk.terrace)"));
+        (disk["mark"].clone(), line.expect("it has a line").to_string(), found["file_id"].clone())
+    };
+    let (mark, line, file_id) = look();
+    assert_eq!((&mark["holder"], &mark["holder_is_this_file"]), (&file_id, &true.into()));
+    assert_eq!(mark["file_is_older"], false);
+    assert!(line.contains("names this file") && line.ends_with("and is believed"), "{line}");
+    let before = mark["serial"].as_u64().expect("a number");
+
+    // Attached in that mode again the volume gets a newer mark, and then a copy of long ago comes back.
+    let cache = open(ground.path());
+    let disk = attach(&cache, ground.path(), "disk", WriteMode::BackSsd);
+    write(&disk, 0, 3);
+    drop(disk);
+    cache.close().expect("it closes");
+    drop(cache);
+    assert_eq!(look().0["file_is_older"], false);
+    fs::write(ground.path().join("cache"), old).expect("it is ours");
+    let (mark, line, _) = look();
+    assert!(mark["serial"].as_u64().expect("a number") > before);
+    assert_eq!((&mark["file_is_older"], &mark["holder_is_this_file"]), (&true.into(), &true.into()));
+    assert!(line.contains("is older than the mark: attaching the volume is refused"), "{line}");
+    let without = inspect(&ground, &["info", "cache"]).stdout;
+    assert!(without.contains("--mark disk=PATH compares it"), "{without}");
+
+    refused(&ground, &["info", "cache", "--mark", "disk=missing"]);
+    refused(&ground, &["info", "cache", "--mark", "disk=disk"]);
+    refused(&ground, &["info", "cache", "--mark", "third=disk.terrace"]);
+}
+
+#[test]
 fn a_file_in_use_is_refused_and_two_may_look_at_once() {
     let ground = Playground::new();
     let cache = open(ground.path());
@@ -321,7 +361,7 @@ fn a_damaged_dirty_block_is_named_explained_and_left_behind_by_a_drain() {
 fn damage_that_keeps_the_file_from_opening_is_told_by_verify_and_named_by_the_others() {
     let ground = Playground::new();
     closed_with_dirty(&ground);
-    flip(&ground, find(&ground, b"TERRREC1") + 70);
+    flip(&ground, find(&ground, b"TERRREC2") + 70);
     let run = inspect(&ground, &["verify", "cache", "--json"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     let report: Value = serde_json::from_str(&run.stdout).expect("one JSON object");

@@ -82,6 +82,19 @@ fn a_replay_checks_every_byte_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_ordered_replay_writes_below_what_each_flush_left() {
+    let ground = Playground::new();
+    let lines = (0..50).map(|time| format!("{time},0,W,0,4096\n{time},0,F,0,0\n"));
+    let text: String =
+        std::iter::once("time_ns,volume,operation,offset,bytes\n".into()).chain(lines).collect();
+    ground.file("t", text.as_bytes());
+    let run = ["replay", "t", "--write", "back-ssd", "--ssd-size", "64MiB", "--block-size", "4k", "--json"];
+    let with = json(&ground.terrace(&[&run[..], &["--ordered"]].concat()));
+    assert_eq!(with["ordered"], true);
+    assert!(count(&with, "disk_syncs") >= 50, "one block, 50 flushes: {}", with["disk_syncs"]);
+}
+
+#[test]
 fn a_settled_replay_counts_what_the_simulation_counts() {
     let ground = Playground::new();
     ground.file("t", &msr_lines(1500));

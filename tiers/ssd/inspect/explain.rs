@@ -11,7 +11,7 @@ use std::io::IoSliceMut;
 use crate::block::{BlockId, Version};
 use crate::error::Result;
 
-use super::super::dirty_log::CopyState;
+use super::super::dirty_log::{CopyState, LogCopy};
 use super::super::encoding::JournalEntry;
 use super::super::format::{Pages, Summary};
 use super::super::journal::replay;
@@ -58,6 +58,8 @@ pub enum Verdict {
     Wins,
     /// Of the log: it answers reads, and the backing store has it.
     WinsDestaged,
+    /// There are newer ones, in the log, that have some of its sectors or none.
+    WinsTheRest,
     /// There is a newer one, of a later epoch of the volume: this one goes below before it, in its own.
     EarlierEpoch(u64),
     /// There is a newer one.
@@ -77,7 +79,7 @@ pub enum Verdict {
 impl Verdict {
     /// Whether the copy answers reads.
     pub fn wins(self) -> bool {
-        matches!(self, Self::Wins | Self::WinsDestaged)
+        matches!(self, Self::Wins | Self::WinsDestaged | Self::WinsTheRest)
     }
 }
 
@@ -101,6 +103,7 @@ impl fmt::Display for Verdict {
         match self {
             Self::Wins => f.write_str("wins: the newest that is valid"),
             Self::WinsDestaged => f.write_str("wins: the newest that is valid, and the backing store has it"),
+            Self::WinsTheRest => f.write_str("wins those of its sectors that no newer one has"),
             Self::EarlierEpoch(epoch) => {
                 write!(
                     f,
@@ -275,12 +278,15 @@ impl FileAtRest<'_> {
         if let Some(doubt) = believed.doubt_in_log(place, entry.block, entry.version) {
             return Verdict::LeftOut(doubt, number_of(journal, doubt, entry.block, entry.version, place));
         }
-        let newest = self.ssd.dirty.get(entry.block).filter(|copy| copy.is_at(generation, page));
-        if let Some(newest) = newest {
-            return if newest.state == CopyState::Dirty { Verdict::Wins } else { Verdict::WinsDestaged };
+        let is_this = |copy: &LogCopy| copy.is_at(generation, page);
+        let read = self.ssd.dirty.read_copies(entry.block);
+        match read.iter().position(is_this) {
+            Some(0) if read[0].state == CopyState::Destaged => return Verdict::WinsDestaged,
+            Some(0) => return Verdict::Wins,
+            Some(_) => return Verdict::WinsTheRest,
+            None => {}
         }
-        let mut dirty = self.ssd.dirty.dirty_copies(entry.block);
-        if let Some(earlier) = dirty.find(|copy| copy.is_at(generation, page)) {
+        if let Some(earlier) = self.ssd.dirty.dirty_copies(entry.block).into_iter().find(is_this) {
             return Verdict::EarlierEpoch(earlier.epoch);
         }
         if !believed.tombstones.bury(entry.block, entry.version) {

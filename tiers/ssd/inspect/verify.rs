@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 
 use super::super::checkpoint;
-use super::super::dirty_log::DirtyLog;
+use super::super::dirty_log::{DirtyLog, LogCopy};
 use super::super::format::{Pages, Summary, Superblock};
 use super::super::geometry::Geometry;
 use super::super::journal::read_half;
@@ -319,7 +319,7 @@ impl Verifier<'_> {
             Err(error) => error,
         };
         let place = format!("{}, in slot {slot} of segment {segment}", name_of(loaded, block));
-        let consequence = if log.is_some_and(|log| log.get(block).is_some()) {
+        let consequence = if log.is_some_and(|log| !log.read_copies(block).is_empty()) {
             "none: the log has a newer copy"
         } else {
             "the copy is dropped when it is read; reads go to the backing store"
@@ -364,8 +364,8 @@ impl Verifier<'_> {
             Err(error) => show(&error),
         };
         let place = format!("{}, in record {}", name_of(loaded, entry.block), header.sequence);
-        let is_dirty = log
-            .is_none_or(|log| log.dirty_copies(entry.block).any(|copy| copy.is_at(header.generation, page)));
+        let is_this = |copy: &LogCopy| copy.is_at(header.generation, page);
+        let is_dirty = log.is_none_or(|log| log.dirty_copies(entry.block).iter().any(is_this));
         let consequence = if is_dirty {
             "nothing else has it: reads of it fail, and it stays behind when the others are destaged"
         } else {

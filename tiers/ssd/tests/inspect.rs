@@ -4,6 +4,7 @@ use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId};
 use crate::device::Device;
 use crate::error::Error;
 
+use super::super::format::Summary;
 use super::super::record::RECORD_MAGIC;
 use super::super::*;
 use super::device::MemoryDevice;
@@ -330,6 +331,41 @@ fn every_copy_of_a_block_is_found_and_told_why_it_wins_or_loses() {
     assert!(matches!(copies[..], [Retired(_)]), "{copies:?}");
     let copies = verdicts(&driver.close(), 100);
     assert!(matches!(copies[..], [NotExpected]), "{copies:?}");
+}
+
+/// No opening leaves two clean copies that are believed. Here a summary is made that names a block of another segment.
+#[test]
+fn of_two_clean_copies_that_are_as_good_neither_wins_and_neither_is_read() {
+    let mut driver = Driver::create(BLOCKS, SsdPolicy::default());
+    let geometry = driver.ssd.geometry();
+    let slots = geometry.slots_per_segment;
+    (0..u64::from(slots) * 2).for_each(|number| {
+        driver.demote(number, version_of(&driver, 1));
+    });
+    let (first, file_id) = (driver.block(0), driver.ssd.file_id());
+    let device = killed(driver);
+    assert_eq!(verdicts(&device, 0), [Verdict::Wins]);
+    let mut pages = Pages::new(geometry.summary_bytes() as usize);
+    let second = (0..geometry.segment_count).find_map(|segment| {
+        device.read(geometry.summary_offset(segment), &mut [IoSliceMut::new(&mut pages)]).expect("in range");
+        let summary = Summary::from_bytes(&pages, file_id, segment, slots)?;
+        (!summary.entries.iter().any(|entry| entry.block == first)).then_some(summary)
+    });
+    let mut second = second.expect("there are two");
+    let Summary { segment, generation, ref mut entries, .. } = second;
+    let rival = &mut entries[0];
+    rival.block = first;
+    let (slot, version) = (rival.slot, rival.version);
+    let offset = geometry.slot_offset(segment, slot);
+    let plan = SlotPlan { block: first, version, segment, generation, slot, offset, file_id };
+    rival.crc = append(&device, &[plan], &[&data_of(first, version)]).expect("in range")[0];
+    let pages = second.to_pages();
+    device.write(geometry.summary_offset(second.segment), &[IoSlice::new(&pages)]).expect("in range");
+    assert_eq!(verdicts(&device, 0), [Verdict::Rivals, Verdict::Rivals]);
+    assert_eq!(verdicts(&device, 1), [Verdict::Wins], "its neighbours are as they were");
+    let mut reopened = Ssd::open(&device, geometry, SsdPolicy::default()).expect("opens");
+    assert!(reopened.plan_read(first).is_none());
+    assert!(reopened.plan_read(BlockId::new(first.volume(), 1)).is_some());
 }
 
 #[test]

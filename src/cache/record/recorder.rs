@@ -1,0 +1,170 @@
+//! The thread of a recording: collects what was taken, puts it in the order of time, and writes it.
+//!
+//! At each tick the moment is noted, then every lane is emptied, then the stock. A lane that was emptied looks at the clock
+//! again, so all that is stamped before the noted moment is at hand then; it is sorted and written, and the rest waits for
+//! the next tick. Nothing of the cache is held while something is written.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use terrace_recording::Lost;
+use terrace_tiers::block::VolumeId;
+
+use super::lane::{Chunk, Taken, empty_chunk};
+use super::{RecordStatus, Recording};
+use crate::cache::Inner;
+use crate::cache::record::files::Files;
+use crate::config::RecordConfig;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Instant, thread};
+
+/// Long enough to cost next to nothing, and short enough for the stock at ten million requests a second.
+const TICK: Duration = Duration::from_millis(20);
+/// Requests for which memory is kept from one tick to the next.
+const PENDING_KEPT: usize = 16 << 10;
+
+pub(super) struct Recorder {
+    inner: Weak<Inner>,
+    recording: Arc<Recording>,
+    files: Files,
+    block_length: Duration,
+    /// When the block began that is being filled.
+    block_began: Option<Instant>,
+    pending: Vec<Taken>,
+    /// Of the lanes, while they are emptied.
+    parts: Vec<Taken>,
+    spare: Chunk,
+    /// All that lanes took, and what found no room.
+    taken: u64,
+    requests_lost: u64,
+}
+
+impl Recorder {
+    pub(super) fn start(inner: Weak<Inner>, recording: Arc<Recording>, files: Files, config: &RecordConfig) {
+        let recorder = Self {
+            inner,
+            recording,
+            files,
+            block_length: Duration::from_millis(config.block_ms),
+            block_began: None,
+            pending: Vec::new(),
+            parts: Vec::new(),
+            spare: empty_chunk(),
+            taken: 0,
+            requests_lost: 0,
+        };
+        let thread = thread::Builder::new().name("terrace-record".into());
+        // Nobody joins it: whoever ends the recording waits for its word, and not for ever.
+        drop(thread.spawn(move || recorder.run()).expect("a thread can be started"));
+    }
+
+    fn run(mut self) {
+        let failure = loop {
+            let is_last = self.recording.wait(TICK);
+            let until_ns = self.collect(is_last);
+            if let Err(error) = self.write(until_ns) {
+                break Some(error);
+            }
+            if is_last {
+                break None;
+            }
+            self.publish();
+        };
+        self.end(failure);
+    }
+
+    /// Brings what was taken to `pending`: the moment before which all is there. At the end the lanes go too.
+    fn collect(&mut self, is_last: bool) -> u64 {
+        let now_ns = self.recording.clock.now_ns();
+        let (mut lost, before) = (Lost::default(), self.pending.len());
+        if let Some(inner) = self.inner.upgrade() {
+            if is_last {
+                inner.is_recording.store(false, Ordering::Relaxed);
+            }
+            for shard in &inner.shards {
+                let ended = {
+                    let mut shard = shard.lock();
+                    if let Some(lane) = &mut shard.lane {
+                        lost.add(lane.collect(&mut self.spare));
+                    }
+                    shard.lane.take_if(|_| is_last)
+                };
+                drop(ended);
+                self.parts.append(&mut self.spare);
+            }
+        }
+        // After the lanes: what one of them had filled before it was emptied is here. Ahead of them in the order of
+        // requests with one stamp.
+        self.recording.stock.drain(&mut self.pending);
+        self.pending.append(&mut self.parts);
+        self.taken += (self.pending.len() - before) as u64;
+        self.requests_lost += lost.requests;
+        self.files.lose(lost);
+        if is_last { u64::MAX } else { now_ns }
+    }
+
+    /// Writes what was asked before `until_ns`, in the order of time.
+    fn write(&mut self, until_ns: u64) -> io::Result<()> {
+        // Stable: of one stamp, those of a lane stay as they were.
+        self.pending.sort_by_key(|taken| taken.time_ns);
+        let count = self.pending.partition_point(|taken| taken.time_ns < until_ns);
+        for taken in &self.pending[..count] {
+            self.files.write(taken, |id| name_of(&self.inner, id))?;
+        }
+        self.pending.drain(..count);
+        if self.pending.capacity() > PENDING_KEPT {
+            self.pending.shrink_to(PENDING_KEPT);
+        }
+        if self.files.unwritten_requests() == 0 {
+            self.block_began = None;
+        } else if self.block_began.get_or_insert_with(Instant::now).elapsed() >= self.block_length {
+            self.files.end_block()?;
+            self.block_began = None;
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let (files, bytes) = self.files.size();
+        self.recording.publish(RecordStatus {
+            is_running: true,
+            requests: self.files.whole_requests() + self.files.unwritten_requests(),
+            requests_lost: self.requests_lost,
+            files,
+            bytes,
+            failure: None,
+        });
+    }
+
+    /// After the last request, or after `failure`: then what is in no whole block is lost, and nothing more is taken.
+    fn end(mut self, mut failure: Option<io::Error>) {
+        if failure.is_some() {
+            self.collect(true);
+        } else {
+            failure = self.files.end_block().err();
+        }
+        let requests = self.files.whole_requests();
+        let mut size = self.files.size();
+        if failure.is_none() {
+            match self.files.finish() {
+                Ok(whole) => size = whole,
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.recording.publish(RecordStatus {
+            is_running: false,
+            requests,
+            requests_lost: self.requests_lost + self.taken - requests,
+            files: size.0,
+            bytes: size.1,
+            failure: failure.map(|error| error.to_string()),
+        });
+    }
+}
+
+/// What the volume is called; one that was detached within the last moments has its number alone.
+fn name_of(inner: &Weak<Inner>, id: VolumeId) -> String {
+    let volume = inner.upgrade().and_then(|inner| inner.volumes.read().by_id.get(&id).cloned());
+    volume.map_or_else(|| format!("volume {}", id.number()), |volume| volume.name.clone())
+}

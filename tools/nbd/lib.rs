@@ -1,0 +1,49 @@
+//! A server of network block devices: the whole NBD protocol in front of anything that implements [`Export`].
+//!
+//! ```text
+//!   clients ──> listen.rs ──> server.rs: a thread for each connection
+//!                                │  negotiate.rs: the handshake, which ends in a Session    exports.rs: what there is
+//!                                ▼
+//!                             transmission.rs: requests ──> session.rs: may it? ──> export.rs: the trait
+//!                                                                                      │
+//!   clients <── socket.rs, or TLS in stream.rs <── outbox.rs <── reply.rs <── done.rs <┘  on any thread
+//! ```
+//!
+//! An answer that is at hand goes back on the thread of the connection; others go back from the thread that has them, in
+//! any order. Nobody but its own thread ever waits for a client.
+//!
+//! What is absent: an async runtime; resizing exports while clients are connected (no client knows how); the handshake of
+//! before 2011; pre-shared keys for TLS.
+
+#![deny(unsafe_code)]
+
+mod done;
+mod export;
+mod exports;
+mod input;
+mod limits;
+mod listen;
+mod negotiate;
+mod outbox;
+mod payload;
+mod reply;
+mod server;
+mod session;
+mod socket;
+mod stream;
+mod tls;
+mod transmission;
+mod wire;
+
+pub use done::Done;
+pub use export::{
+    BlockSizes, Data, ErrorCode, Export, ExportInfo, Extent, Failure, Features, Parts, Result, StatusQuery,
+    Zeroing,
+};
+pub use exports::Exports;
+pub use limits::Limits;
+pub use listen::Listener;
+pub use payload::Payload;
+pub use server::{ConnectionStats, Drained, Server, ServerStats, TrafficStats};
+pub use socket::Socket;
+pub use tls::{Tls, TlsMode};

@@ -1,0 +1,338 @@
+//! What a connection still owes its client: requests at the export, and replies on their way to the socket.
+//!
+//! ```text
+//!   thread of the connection ── admit ──> export ── finish, on any thread ──> queue ── send ──> socket
+//! ```
+//!
+//! Invariants:
+//! 1. Nobody waits for the client in here. Whoever finishes a request sends what the socket takes at once and leaves the
+//!    rest to the connection's thread, which waits in `poll`. Test: a_client_that_never_reads_holds_up_nobody_else.
+//! 2. What is admitted is bounded, in requests and in bytes, until its reply has gone. One request is always admitted
+//!    when there is no other, however large. Test: requests_in_flight_are_bounded.
+//! 3. While the connection's thread works on requests that came together (`is_corked`), replies only queue; it sends
+//!    them before it waits for anything. Then replies go with the thread that finishes.
+//! 4. A wake-up is never lost: before it waits, the thread says under the lock what it waits for (`Waiting`), and whoever
+//!    brings that rings afterwards.
+//! 5. Lent bytes are held for at most two [`Limits::lend_time`]: when the client has not taken all by then, they are
+//!    copied. Test: a_client_that_never_reads_gives_lent_bytes_back.
+//! 6. After an error of the socket replies are dropped (`is_broken`), requests at the export still count.
+//!
+//! The lock is the innermost; under it run only calls of the socket that do not wait, and drops of [`Data`].
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::export::{Data, Result};
+use crate::limits::Limits;
+use crate::reply::{Answer, Reply, Style, Ticket};
+use crate::socket::{Bell, Socket};
+
+/// Buffers in one call: as many as 4 KiB replies that a client of depth 32 gets at once.
+const SLICES_MAX: usize = 64;
+
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    style: Style,
+    pub(crate) limits: Limits,
+    pub(crate) socket: Arc<Socket>,
+    pub(crate) bell: Bell,
+    /// Replies go to the socket as they are; with TLS only the connection's thread can send.
+    is_plain: bool,
+    pub(crate) traffic: Arc<Traffic>,
+}
+
+/// Counts of one connection. They only grow.
+#[derive(Default, Debug)]
+pub(crate) struct Traffic {
+    pub(crate) requests: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Reply>,
+    /// Bytes of the first reply that have gone.
+    sent: usize,
+    at_export: usize,
+    /// Admitted, and the reply has not gone.
+    requests: usize,
+    bytes: u64,
+    is_corked: bool,
+    is_broken: bool,
+    is_draining: bool,
+    waiting: Option<Waiting>,
+    /// Since when the socket has not taken all there was.
+    full_since: Option<Instant>,
+    /// When it last took something, while it is full.
+    took_at: Option<Instant>,
+}
+
+/// What the connection's thread waits for, beside bytes from the client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waiting {
+    /// Replies that others queue and cannot send.
+    Replies,
+    /// Any reply that goes: for room for the next request, or for the end.
+    Room,
+}
+
+/// What [`Outbox::admit`] says to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    Granted,
+    /// Not before other replies have gone.
+    Full,
+    /// It is charged, and to be refused.
+    Draining,
+}
+
+/// What is left to do, seen under the lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    pub(crate) at_export: usize,
+    pub(crate) requests: usize,
+    pub(crate) has_replies: bool,
+    pub(crate) is_broken: bool,
+    pub(crate) is_draining: bool,
+    /// When something must be done about a client that takes nothing.
+    pub(crate) look_at: Option<Instant>,
+}
+
+impl Outbox {
+    pub(crate) fn new(
+        socket: Arc<Socket>,
+        style: Style,
+        limits: Limits,
+        is_plain: bool,
+        traffic: Arc<Traffic>,
+    ) -> io::Result<Self> {
+        let bell = Bell::new()?;
+        Ok(Self { state: Mutex::default(), style, limits, socket, bell, is_plain, traffic })
+    }
+
+    /// Charges a request, if there is room for it.
+    pub(crate) fn admit(&self, cost: u64) -> Admission {
+        let mut state = self.state.lock();
+        let has_room =
+            state.requests < self.limits.requests_max && state.bytes + cost <= self.limits.bytes_max;
+        if !has_room && state.requests > 0 {
+            return Admission::Full;
+        }
+        state.requests += 1;
+        state.bytes += cost;
+        state.at_export += 1;
+        if state.is_draining { Admission::Draining } else { Admission::Granted }
+    }
+
+    /// From now on requests are charged and refused, and the connection ends when it owes nothing.
+    pub(crate) fn drain(&self) {
+        let mut state = self.state.lock();
+        state.is_draining = true;
+        let is_idle = state.requests == 0;
+        drop(state);
+        // A thread that is owed nothing waits in `recv`, or is on its way there; any other one hears the bell.
+        if is_idle {
+            self.socket.end_reading();
+        }
+        self.bell.ring();
+    }
+
+    /// The answer to an admitted request.
+    pub(crate) fn finish(&self, ticket: &Ticket, result: Result<Answer>) {
+        if result.is_err() {
+            self.traffic.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        let reply = self.style.reply(ticket, result);
+        let mut state = self.state.lock();
+        state.at_export -= 1;
+        state.queue.push_back(reply);
+        if state.is_broken {
+            state.drop_replies();
+        } else if state.is_corked {
+            return;
+        } else if self.is_plain {
+            self.send_queued(&mut state, &mut |slices| self.socket.send(slices));
+        }
+        let rings = match state.waiting {
+            Some(Waiting::Room) => true,
+            Some(Waiting::Replies) => !state.queue.is_empty() || state.is_broken,
+            None => false,
+        };
+        if rings {
+            state.waiting = None;
+            drop(state);
+            self.bell.ring();
+        }
+    }
+
+    pub(crate) fn cork(&self) {
+        self.state.lock().is_corked = true;
+    }
+
+    /// Sends what is queued, as far as the socket takes it, and says what is left. The connection's thread calls it, with
+    /// its own way to `send`.
+    pub(crate) fn uncork(&self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> Pending {
+        let mut state = self.state.lock();
+        state.is_corked = false;
+        self.send_queued(&mut state, send);
+        self.pending(&state)
+    }
+
+    /// As [`Self::uncork`], while the thread goes on with requests.
+    pub(crate) fn send_now(&self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) {
+        self.send_queued(&mut self.state.lock(), send);
+    }
+
+    /// Says that the connection's thread is about to wait, unless something changed since `seen`.
+    pub(crate) fn start_waiting(&self, seen: Pending, waiting: Waiting) -> bool {
+        let mut state = self.state.lock();
+        let now = self.pending(&state);
+        let is_same = now.at_export == seen.at_export
+            && now.requests == seen.requests
+            && now.has_replies == seen.has_replies
+            && now.is_broken == seen.is_broken
+            && now.is_draining == seen.is_draining;
+        state.waiting = is_same.then_some(waiting);
+        is_same
+    }
+
+    pub(crate) fn stop_waiting(&self) {
+        self.state.lock().waiting = None;
+    }
+
+    /// From now on replies are dropped.
+    pub(crate) fn break_off(&self) {
+        let mut state = self.state.lock();
+        state.is_broken = true;
+        state.drop_replies();
+    }
+
+    /// Deals with a client that takes nothing: what was lent is copied, and after the time for that the connection is cut.
+    pub(crate) fn look(&self, now: Instant) {
+        let mut state = self.state.lock();
+        let Some(since) = state.full_since else { return };
+        if state.took_at.is_some_and(|took_at| now >= took_at + self.limits.write_timeout) {
+            tracing::info!("a client took nothing for too long");
+            self.socket.cut();
+            state.is_broken = true;
+            state.drop_replies();
+        } else if now >= since + self.limits.lend_time {
+            // Those that are queued from now on have the time anew.
+            state.full_since = Some(now);
+            for reply in &mut state.queue {
+                reply.body = reply.body.take().map(Data::into_owned);
+            }
+        }
+    }
+
+    fn pending(&self, state: &State) -> Pending {
+        let look_at = state
+            .full_since
+            .zip(state.took_at)
+            .map(|(since, took_at)| (since + self.limits.lend_time).min(took_at + self.limits.write_timeout));
+        Pending {
+            at_export: state.at_export,
+            requests: state.requests,
+            has_replies: !state.queue.is_empty(),
+            is_broken: state.is_broken,
+            is_draining: state.is_draining,
+            look_at,
+        }
+    }
+
+    fn send_queued(&self, state: &mut State, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) {
+        while !state.queue.is_empty() {
+            let (slices, wanted) = state.slices();
+            match send(&slices) {
+                Ok(bytes) => {
+                    let took_all = bytes == wanted;
+                    drop(slices);
+                    state.note_sent(bytes);
+                    self.traffic.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+                    if !took_all {
+                        // The next call would only say so.
+                        return state.note_full(true);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drop(slices);
+                    return state.note_full(false);
+                }
+                Err(error) => {
+                    drop(slices);
+                    tracing::debug!(%error, "a client is gone");
+                    state.is_broken = true;
+                    return state.drop_replies();
+                }
+            }
+        }
+        (state.full_since, state.took_at) = (None, None);
+    }
+}
+
+impl State {
+    /// The next bytes to send, and how many.
+    fn slices(&self) -> (SmallVec<[IoSlice<'_>; SLICES_MAX]>, usize) {
+        let (mut slices, mut wanted) = (SmallVec::new(), 0);
+        let mut skip = self.sent;
+        for reply in &self.queue {
+            let parts = reply.body.iter().flat_map(Data::parts);
+            for part in std::iter::once(reply.head.as_slice()).chain(parts) {
+                let gone = skip.min(part.len());
+                skip -= gone;
+                if gone < part.len() {
+                    wanted += part.len() - gone;
+                    slices.push(IoSlice::new(&part[gone..]));
+                }
+                if slices.len() == SLICES_MAX {
+                    return (slices, wanted);
+                }
+            }
+        }
+        (slices, wanted)
+    }
+
+    fn note_sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        while let Some(first) = self.queue.front() {
+            let reply_bytes = first.head.as_slice().len() + first.body.as_ref().map_or(0, Data::len_bytes);
+            if self.sent < reply_bytes {
+                return;
+            }
+            self.sent -= reply_bytes;
+            self.drop_first();
+        }
+    }
+
+    fn note_full(&mut self, took_some: bool) {
+        let now = Instant::now();
+        self.full_since.get_or_insert(now);
+        if took_some {
+            self.took_at = Some(now);
+        }
+        self.took_at.get_or_insert(now);
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(reply) = self.queue.pop_front() {
+            self.requests -= 1;
+            self.bytes -= reply.cost;
+        }
+    }
+
+    fn drop_replies(&mut self) {
+        while !self.queue.is_empty() {
+            self.drop_first();
+        }
+        self.sent = 0;
+        (self.full_since, self.took_at) = (None, None);
+    }
+}
