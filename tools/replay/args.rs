@@ -99,6 +99,13 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Tiers")]
     pub(crate) write: Write,
 
+    /// How long write-back lets a block be overwritten before it starts, and what was written waits for its sync. Until then
+    /// a block cannot leave RAM: in a run that is faster than the recording, a shorter time keeps that in proportion
+    /// [default: 200ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration_us, conflicts_with_all = ["demo", "simulate"],
+          help_heading = "Tiers")]
+    pub(crate) writeback_delay: Option<u64>,
+
     /// With --write back-ssd: what the SSD has goes on to the disk flush by flush, so that the disk alone is at any moment
     /// what some flush left and a part of what came next. Choose it to see what that costs: a block goes to the disk once
     /// for each flush that it was written before, and not only as it is last

@@ -1,9 +1,11 @@
 //! What a simulation of the same requests says, beside what was measured.
 //!
 //! The simulation is of a cache that has done all its work before the next request comes. A real one has not: what it wrote
-//! and did not sync yet cannot leave RAM, and what leaves RAM while the SSD is busy is dropped. So the two agree where the
-//! work of a request is done long before its blocks are in the way: at the recorded speed, or with `--settle` to the block.
-//! As fast as answers come they differ by a few points, and the more, the smaller RAM is.
+//! and did not sync yet cannot leave RAM, so that others leave in its place; what leaves RAM while the SSD is busy is
+//! dropped; and with many requests under way blocks are asked for in another order. So the two agree where the work of a
+//! request is done before its blocks are in the way: with `--settle` to the block, and without where the disk sets the pace
+//! and write-back is not delayed by much of the recording (`tests/recorded.rs` says how near). As fast as a quick disk
+//! answers they differ by a point or two, and the more of RAM is written within one delay of write-back, the more.
 
 use serde::Serialize;
 

@@ -81,6 +81,8 @@ mod tests {
                         for block in &holders[start as usize..end as usize] {
                             assert_eq!(block.fetch_add(1, Ordering::Relaxed), 0, "seed {seed}");
                         }
+                        // So that others come while this range is held.
+                        std::thread::yield_now();
                         for block in &holders[start as usize..end as usize] {
                             block.fetch_sub(1, Ordering::Relaxed);
                         }

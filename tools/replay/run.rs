@@ -147,6 +147,9 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
     config.shards = args.shards;
     config.ssd = args.ssd()?.map(|size| ssd_config(args, places.ssd.clone(), size));
     config.ordered_destage = args.ordered;
+    if let Some(us) = args.writeback_delay {
+        config.writeback_delay_ms = us.div_ceil(1000);
+    }
     // What the simulation does between requests, the cache then does when it settles.
     config.background = if args.settle { Background::OnSettle } else { Background::Continuous };
     if matches!(args.pace(), Pace::Open { .. }) {
