@@ -179,7 +179,7 @@ impl Expected {
             }
             joins
         });
-        if self.holes == [0..block_bytes] {
+        if self.holes.first() == Some(&(0..block_bytes)) {
             *self = Self::default();
         }
     }
@@ -189,6 +189,10 @@ impl Expected {
 mod tests {
     use super::super::content::block_id;
     use super::*;
+
+    fn holed(written: u32, holes: &[(u32, u32)]) -> Expected {
+        Expected { written, holes: holes.iter().map(|&(start, end)| start..end).collect() }
+    }
 
     fn now(versions: &Versions, block: BlockId) -> Expected {
         let seen = versions.see(block);
@@ -212,15 +216,15 @@ mod tests {
         write(&versions, block);
         punch(&versions, block, 1024..2048);
         punch(&versions, block, 100..200);
-        assert_eq!(now(&versions, block), Expected { written: 1, holes: vec![100..200, 1024..2048] });
+        assert_eq!(now(&versions, block), holed(1, &[(100, 200), (1024, 2048)]));
         punch(&versions, block, 150..1500);
-        assert_eq!(now(&versions, block), Expected { written: 1, holes: vec![100..2048] });
+        assert_eq!(now(&versions, block), holed(1, &[(100, 2048)]));
         punch(&versions, block, 0..4096);
         assert_eq!(now(&versions, block), Expected::default());
         punch(&versions, block, 7..8);
         assert_eq!(now(&versions, block).written, 0);
         write(&versions, block);
-        assert_eq!(now(&versions, block), Expected { written: 7, holes: vec![] });
+        assert_eq!(now(&versions, block), holed(7, &[]));
     }
 
     #[test]
@@ -233,10 +237,8 @@ mod tests {
         write(&versions, block);
         versions.issue_hole(block, 0..4096);
         let allowed = versions.allowed(block, seen);
-        assert_eq!((allowed.oldest, allowed.expected.holes), (2, vec![0..512]));
-        let later: Vec<_> =
-            allowed.later.into_iter().map(|expected| (expected.written, expected.holes)).collect();
-        assert_eq!(later, [(1, vec![0..1024]), (4, vec![]), (0, vec![])]);
+        assert_eq!((allowed.oldest, allowed.expected), (2, holed(1, &[(0, 512)])));
+        assert_eq!(allowed.later, [holed(1, &[(0, 1024)]), holed(4, &[]), Expected::default()]);
         versions.commit(block);
         write(&versions, block);
         write(&versions, block);
