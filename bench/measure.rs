@@ -30,6 +30,14 @@ pub fn time_callers(callers: usize, work: impl Fn(usize) + Sync) -> Duration {
     ended - began
 }
 
+/// Seconds that all threads of this process have had a processor, in hundredths; 0 where the system does not tell.
+pub fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may have anything in it: user and system time are the 12th and 13th from there.
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 /// The rates of two sides that were measured in turns.
 #[derive(Clone, Debug, Default)]
 pub struct Turns {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use terrace::RecordConfig;
 use terrace_bench::is_trial;
-use terrace_bench::measure::{Turns, median};
+use terrace_bench::measure::{Turns, median, processor_seconds};
 use terrace_bench::scenes::append::{Demotions, source};
 use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
@@ -144,19 +144,13 @@ fn ram_recorded(effort: &Effort) {
 
 fn whole_recorded(effort: &Effort) {
     let folder = temporary_folder();
-    let (whole, path) = (RefCell::new(Whole::new(folder.path())), folder.path().join("record"));
-    let rate = |took: Duration| effort.requests as f64 / took.as_secs_f64();
+    let (mut whole, path) = (Whole::new(folder.path()), folder.path().join("record"));
     let (mut requests, mut lost, mut bytes) = (0, 0, 0);
-    let turns = Turns::run(
-        effort.whole_rounds,
-        || {
-            let (took, status) = whole.borrow_mut().time_recorded(effort.requests, &path);
-            (requests, lost, bytes) = (requests + status.requests, lost + status.requests_lost, status.bytes);
-            rate(took)
-        },
-        || rate(whole.borrow_mut().time(effort.requests)),
-    );
-    print_ratio("whole/zipf recorded", "the same without", &turns, "requests/s");
+    whole_beside(effort, "recorded", &mut whole, |whole, count| {
+        let (took, status) = whole.time_recorded(count, &path);
+        (requests, lost, bytes) = (requests + status.requests, lost + status.requests_lost, status.bytes);
+        took
+    });
     println!(
         "whole/zipf recorded: {:.1} bytes a request; {lost} of {requests} found no room",
         bytes as f64 / requests.max(1) as f64
@@ -165,14 +159,33 @@ fn whole_recorded(effort: &Effort) {
 
 fn whole_watched(effort: &Effort) {
     let folder = temporary_folder();
-    let whole = RefCell::new(Whole::new(folder.path()));
-    let rate = |took: Duration| effort.requests as f64 / took.as_secs_f64();
+    whole_beside(effort, "watched", &mut Whole::new(folder.path()), Whole::time_watched);
+}
+
+/// What `run` takes of the throughput of all three tiers, and of the processors: of these the whole process counts, and
+/// strangers do not.
+fn whole_beside(
+    effort: &Effort,
+    what: &str,
+    whole: &mut Whole,
+    mut run: impl FnMut(&mut Whole, usize) -> Duration,
+) {
+    let (whole, count) = (RefCell::new(whole), effort.requests);
+    let processors = RefCell::new([0.0; 2]);
+    let rate = |side: usize, run: &mut dyn FnMut(&mut Whole, usize) -> Duration| {
+        let before = processor_seconds();
+        let took = run(&mut whole.borrow_mut(), count);
+        processors.borrow_mut()[side] += processor_seconds() - before;
+        count as f64 / took.as_secs_f64()
+    };
     let turns = Turns::run(
         effort.whole_rounds,
-        || rate(whole.borrow_mut().time_watched(effort.requests)),
-        || rate(whole.borrow_mut().time(effort.requests)),
+        || rate(0, &mut run),
+        || rate(1, &mut |whole, count| whole.time(count)),
     );
-    print_ratio("whole/zipf watched", "the same without", &turns, "requests/s");
+    print_ratio(&format!("whole/zipf {what}"), "the same without", &turns, "requests/s");
+    let [ours, floor] = processors.into_inner();
+    println!("whole/zipf {what}: {:.3} times the processor time", ours / floor);
 }
 
 /// Nanoseconds of one of `count` runs of `work`.

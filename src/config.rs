@@ -10,7 +10,7 @@ use terrace_tiers::device::Device;
 use terrace_tiers::mark::MarkPlace;
 use terrace_tiers::ram::arc_policy::ArcPolicy;
 use terrace_tiers::ram::frames::Frames;
-use terrace_tiers::ssd::SsdPolicy;
+use terrace_tiers::ssd::{Geometry, SsdPolicy};
 
 use crate::error::{Error, Result};
 
@@ -66,6 +66,23 @@ impl SsdConfig {
         let policy = SsdPolicy::default();
         let recovery = Recovery::BesideServing;
         Self { path: path.into(), device: None, size, policy, direct: true, prepare: true, recovery }
+    }
+
+    /// RAM that the index of the tier takes at the most, on top of [`Config::ram`], with blocks of this size: 20 bytes for
+    /// each that fits the file, and when a volume is in mode [`WriteMode::BackSsd`], what the blocks in its log take.
+    ///
+    /// # Errors
+    /// When no cache file can be of this size; for [`SsdSize::AsFound`], which only the file knows.
+    pub fn index_bytes_max(&self, block_size: BlockSize) -> Result<u64> {
+        let geometry = match self.size {
+            SsdSize::Bytes(bytes) => Geometry::for_bytes(block_size, bytes)?,
+            SsdSize::Blocks(blocks) => Geometry::for_blocks(block_size, blocks)?,
+            SsdSize::AsFound => {
+                let what = "the size of the cache file is as found";
+                return Err(Error::Config(what.into()));
+            }
+        };
+        Ok(geometry.index_bytes_max())
     }
 
     /// The tier on a device of the caller's, at least as long as [`terrace_tiers::ssd::Geometry::file_bytes`] says; one

@@ -4,8 +4,13 @@
 //! ATC 2017.
 //!
 //! ```text
-//!   calls ──► Tap (a share of the blocks) ──► one thread ──► for each RAM size a Simulation over each SSD size
+//!   calls ──► Tap (a share of the blocks) ──► one thread ──► for each RAM size, and each of four parts of the sample,
+//!                                                            a Simulation over each SSD size
 //! ```
+//!
+//! The parts are samples of their own, told apart by another hash. What is said is their mean, and its error is the half
+//! width of the 95 % confidence interval that follows from how they differ, and [`SCALING_ERROR`] for what scaling itself
+//! changes.
 //!
 //! The thread pauses after each batch for as long as keeps its share of the time small, and nothing is sampled meanwhile.
 //! When that is long it goes on with half as many blocks in half as large simulations, which then begin anew; the answer of
@@ -21,6 +26,7 @@ use terrace_tiers::block::BlockId;
 use crate::cache::{Cache, Tap, TapHandle};
 use crate::config::{Config, RamSize, SsdConfig, SsdSize};
 use crate::error::Result;
+use crate::sample::place;
 use crate::simulate::Simulation;
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Condvar, Instant, Mutex, thread};
@@ -31,8 +37,16 @@ const PERIOD: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The RAM of the smallest simulation at the start; an error of about a point in the hit ratio.
 const RAM_BLOCKS_WANTED: f64 = 4096.0;
-/// No simulation gets a smaller RAM: its hits would be chance.
-const RAM_BLOCKS_MIN: f64 = 64.0;
+/// No RAM size gets less for all its parts together: its hits would be chance.
+const RAM_BLOCKS_MIN: f64 = 128.0;
+/// Parts of a sample.
+const PARTS: usize = 4;
+/// Tells the parts apart; the sample itself has salt 0.
+const PART_SALT: u64 = 1;
+/// Student's t for a mean of four, two-sided 95 %, over the root of four.
+const T_OVER_ROOT: f64 = 3.182 / 2.0;
+/// A scaled-down cache has fewer segments, and no requests of many blocks.
+const SCALING_ERROR: f64 = 0.005;
 /// A window has so many references for each block of the largest simulated RAM.
 const WINDOW_TURNS: u64 = 4;
 const WINDOW_MIN: u64 = 10_000;
@@ -60,12 +74,23 @@ pub struct Outlook {
     pub ssd_hit_ratio: f64,
     /// Reads that the backing store answers, and writes to blocks that are not in RAM.
     pub disk_ratio: f64,
+    /// Half the width of the interval that holds the true ratio in 95 of 100 cases; 0 when all blocks were simulated.
+    pub ram_hit_ratio_error: f64,
+    pub disk_ratio_error: f64,
+    /// Of reads alone: the share that the SSD answers, and that the backing store does.
+    pub read_ssd_ratio: f64,
+    pub read_disk_ratio: f64,
+    pub read_ram_ratio_error: f64,
+    pub read_disk_ratio_error: f64,
     /// Blocks written to the SSD for each reference, those that move within it among them.
     pub ssd_writes: f64,
     /// References of the cache that this tells of; so many as the rate says were simulated.
     pub references: u64,
-    /// The share of the blocks that were simulated.
+    /// The share of the blocks that were simulated, in so many samples; 1 in 1: all of them.
     pub rate: f64,
+    pub samples: u64,
+    /// The cache has this size.
+    pub is_present: bool,
 }
 
 /// Watches a cache; ends when it is dropped. It does not keep the cache open.
@@ -218,6 +243,12 @@ struct Miniatures {
 /// One RAM size over all SSD sizes.
 struct Ram {
     blocks: u64,
+    /// One when all blocks are simulated, else [`PARTS`].
+    parts: Vec<Part>,
+}
+
+/// A part of the sample, by one simulation.
+struct Part {
     simulation: Simulation,
     /// Counts at the begin of the window before this one, and of this one, by SSD.
     marks: [Vec<Counts>; 2],
@@ -227,8 +258,20 @@ struct Ram {
 struct Counts {
     references: u64,
     ram_hits: u64,
+    reads: u64,
     ssd_hits: u64,
+    disk_reads: u64,
     ssd_writes: u64,
+}
+
+/// What the counts of one part come to; not yet cut off at 0 and 1.
+#[derive(Clone, Copy)]
+struct Ratios {
+    ram: f64,
+    ssd: f64,
+    read_ssd: f64,
+    read_disk: f64,
+    ssd_writes: f64,
 }
 
 impl Miniatures {
@@ -255,13 +298,15 @@ impl Miniatures {
             }
             None => SSD_TIMES_OF_RAM.iter().map(|times| (ram_blocks as f64 * times) as u64).collect(),
         };
+        let parts = if rate < 1.0 { PARTS } else { 1 };
         let rams = RAM_TIMES.iter().map(|times| {
             let blocks = (ram_blocks as f64 * times) as u64;
-            Ok(Ram {
-                blocks,
-                simulation: scaled(config, blocks, &ssd_blocks, rate)?,
-                marks: [vec![Counts::default(); ssd_blocks.len()], vec![Counts::default(); ssd_blocks.len()]],
-            })
+            let part = |_| {
+                let nothing = || vec![Counts::default(); ssd_blocks.len()];
+                let simulation = scaled(config, blocks, &ssd_blocks, rate / parts as f64)?;
+                Ok(Part { simulation, marks: [nothing(), nothing()] })
+            };
+            Ok(Ram { blocks, parts: (0..parts).map(part).collect::<Result<_>>()? })
         });
         let rams = rams.collect::<Result<Vec<_>>>()?;
         let largest = rams.last().map_or(0.0, |ram| ram.blocks as f64 * rate);
@@ -283,10 +328,12 @@ impl Miniatures {
     fn reference(&mut self, block: BlockId, is_write: bool) {
         let now_us = self.config.clock.now_us();
         for ram in &mut self.rams {
+            let part = part_of(block, ram.parts.len());
+            let simulation = &mut ram.parts[part].simulation;
             if is_write {
-                ram.simulation.write(block, 1, now_us);
+                simulation.write(block, 1, now_us);
             } else {
-                ram.simulation.read(block, 1, now_us);
+                simulation.read(block, 1, now_us);
             }
         }
         self.seen += 1;
@@ -299,10 +346,10 @@ impl Miniatures {
         }
         (self.window_began, self.windows) = (self.seen, self.windows + 1);
         self.totals = [self.totals[1], self.total];
-        for ram in &mut self.rams {
-            let now = self.ssd_blocks.iter().enumerate().map(|(index, &blocks)| ram.counts(index, blocks));
+        for part in self.rams.iter_mut().flat_map(|ram| &mut ram.parts) {
+            let now = self.ssd_blocks.iter().enumerate().map(|(index, &blocks)| part.counts(index, blocks));
             let now = now.collect();
-            ram.marks = [std::mem::take(&mut ram.marks[1]), now];
+            part.marks = [std::mem::take(&mut part.marks[1]), now];
         }
     }
 
@@ -312,22 +359,37 @@ impl Miniatures {
     }
 
     fn outlooks(&self) -> Vec<Outlook> {
+        let own = if self.config.ssd.is_some() {
+            SSD_TIMES.iter().position(|&times| times == 1.0)
+        } else {
+            Some(0)
+        };
+        let own_ram = RAM_TIMES.iter().position(|&times| times == 1.0).map(|index| self.rams[index].blocks);
+        let is_present = |ram: &Ram, index: usize| Some(index) == own && Some(ram.blocks) == own_ram;
         let of = |ram: &Ram, index: usize| {
-            let (now, then) = (ram.counts(index, self.ssd_blocks[index]), ram.marks[0][index]);
             let references = self.total - self.totals[0];
-            let expected = references as f64 * self.rate;
-            let missing = expected - (now.references - then.references) as f64;
-            let share = |count: f64| (count / expected.max(1.0)).clamp(0.0, 1.0);
-            let ram_hit_ratio = share((now.ram_hits - then.ram_hits) as f64 + missing);
-            let ssd_hit_ratio = share((now.ssd_hits - then.ssd_hits) as f64).min(1.0 - ram_hit_ratio);
+            let expected = references as f64 * self.rate / ram.parts.len() as f64;
+            let of_part = |part: &Part| part.ratios(index, self.ssd_blocks[index], expected);
+            let parts: Vec<Ratios> = ram.parts.iter().map(of_part).collect();
+            let mean = |of: &dyn Fn(&Ratios) -> f64| mean(&parts, of);
+            let ram_hit_ratio = mean(&|part| part.ram).clamp(0.0, 1.0);
+            let ssd_hit_ratio = mean(&|part| part.ssd).clamp(0.0, 1.0 - ram_hit_ratio);
             Outlook {
                 size: Size { ram_blocks: ram.blocks, ssd_blocks: self.ssd_blocks[index] },
                 ram_hit_ratio,
                 ssd_hit_ratio,
                 disk_ratio: 1.0 - ram_hit_ratio - ssd_hit_ratio,
-                ssd_writes: (now.ssd_writes - then.ssd_writes) as f64 / expected.max(1.0),
+                ram_hit_ratio_error: error(&parts, &|part| part.ram),
+                disk_ratio_error: error(&parts, &|part| part.ram + part.ssd),
+                read_ssd_ratio: mean(&|part| part.read_ssd).clamp(0.0, 1.0),
+                read_disk_ratio: mean(&|part| part.read_disk).clamp(0.0, 1.0),
+                read_ram_ratio_error: error(&parts, &|part| part.read_ssd + part.read_disk),
+                read_disk_ratio_error: error(&parts, &|part| part.read_disk),
+                ssd_writes: mean(&|part| part.ssd_writes),
                 references,
                 rate: self.rate,
+                samples: ram.parts.len() as u64,
+                is_present: is_present(ram, index),
             }
         };
         let all =
@@ -336,18 +398,60 @@ impl Miniatures {
     }
 }
 
-impl Ram {
+/// Which of `parts` has `block`.
+fn part_of(block: BlockId, parts: usize) -> usize {
+    ((u128::from(place(block, PART_SALT)) * parts as u128) >> 64) as usize
+}
+
+impl Part {
     /// What was counted over the SSD of `ssd_blocks` blocks, the one with this index.
     fn counts(&self, index: usize, ssd_blocks: u64) -> Counts {
         let stats = self.simulation.stats_over(index);
-        let mut counts =
-            Counts { references: stats.references, ram_hits: stats.ram_hits, ssd_hits: 0, ssd_writes: 0 };
-        if ssd_blocks > 0 {
-            counts.ssd_hits = stats.read_ssd_hits;
-            counts.ssd_writes = stats.ssd.blocks_written;
+        let (references, ram_hits, reads) = (stats.references, stats.ram_hits, stats.reads);
+        let ssd = ssd_blocks > 0;
+        Counts {
+            references,
+            ram_hits,
+            reads,
+            ssd_hits: if ssd { stats.read_ssd_hits } else { 0 },
+            // Without an SSD what it would have answered comes from the disk.
+            disk_reads: if ssd { stats.disk_reads } else { stats.disk_reads + stats.read_ssd_hits },
+            ssd_writes: if ssd { stats.ssd.blocks_written } else { 0 },
         }
-        counts
     }
+
+    /// Since the window before this one began; the part should have had `expected` references.
+    fn ratios(&self, index: usize, ssd_blocks: u64, expected: f64) -> Ratios {
+        let (now, then) = (self.counts(index, ssd_blocks), self.marks[0][index]);
+        let since = |of: fn(&Counts) -> u64| (of(&now) - of(&then)) as f64;
+        let references = since(|counts| counts.references);
+        let missing = expected - references;
+        // As many of what is missing, or too much, are reads as of the rest.
+        let reads = since(|counts| counts.reads) * expected / references.max(1.0);
+        let (of_all, of_reads) =
+            (|count: f64| count / expected.max(1.0), |count: f64| count / reads.max(1.0));
+        Ratios {
+            ram: of_all(since(|counts| counts.ram_hits) + missing),
+            ssd: of_all(since(|counts| counts.ssd_hits)),
+            read_ssd: of_reads(since(|counts| counts.ssd_hits)),
+            read_disk: of_reads(since(|counts| counts.disk_reads)),
+            ssd_writes: of_all(since(|counts| counts.ssd_writes)),
+        }
+    }
+}
+
+fn mean(parts: &[Ratios], of: &dyn Fn(&Ratios) -> f64) -> f64 {
+    parts.iter().map(of).sum::<f64>() / parts.len() as f64
+}
+
+/// See the head of this file; 0 when all was simulated.
+fn error(parts: &[Ratios], of: &dyn Fn(&Ratios) -> f64) -> f64 {
+    if parts.len() == 1 {
+        return 0.0;
+    }
+    let mean = mean(parts, of);
+    let squares: f64 = parts.iter().map(|part| (of(part) - mean).powi(2)).sum();
+    T_OVER_ROOT * (squares / (parts.len() as f64 - 1.0)).sqrt() + SCALING_ERROR
 }
 
 /// A simulation of `ram_blocks` over each of `ssd_blocks`, all scaled by `rate`. What stands for no SSD has the least
@@ -423,14 +527,15 @@ mod tests {
         }
         let stats = whole.stats();
         let outlooks = outlooks_at(1.0, seed);
-        let here = outlooks
-            .iter()
-            .find(|it| it.size.ram_blocks == 1024 && it.size.ssd_blocks.abs_diff(4096) < 200)
-            .expect("the own size is among them");
+        let here = outlooks.iter().find(|outlook| outlook.is_present).expect("the own size is among them");
+        assert!(here.size.ram_blocks == 1024 && here.size.ssd_blocks.abs_diff(4096) < 200, "{here:?}");
         assert_eq!(here.references, stats.references - then.references, "seed {seed}");
         let share = |now: u64, then: u64| (now - then) as f64 / here.references as f64;
         assert_eq!(here.ram_hit_ratio, share(stats.ram_hits, then.ram_hits), "seed {seed}");
         assert_eq!(here.ssd_hit_ratio, share(stats.read_ssd_hits, then.read_ssd_hits), "seed {seed}");
+        let disk_of_reads = (stats.disk_reads - then.disk_reads) as f64 / (stats.reads - then.reads) as f64;
+        assert_eq!(here.read_disk_ratio, disk_of_reads, "seed {seed}");
+        assert_eq!((here.ram_hit_ratio_error, here.disk_ratio_error), (0.0, 0.0), "nothing is estimated");
     }
 
     #[test]
@@ -443,6 +548,30 @@ mod tests {
             assert!(error < 0.05, "seed {seed}: {all:?}, sampled {part:?}");
             let sum = part.ram_hit_ratio + part.ssd_hit_ratio + part.disk_ratio;
             assert!((sum - 1.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn what_all_blocks_give_lies_within_the_stated_errors_as_often_as_they_say() {
+        let (mut inside, mut all_of_them) = ([0; 3], 0);
+        // Of one seed all sizes may err alike: it takes many.
+        for seed in 0..6 {
+            let (all, part) = (outlooks_at(1.0, seed), outlooks_at(1.0 / 8.0, seed));
+            for (all, part) in all.iter().zip(&part) {
+                let pairs = [
+                    (all.ram_hit_ratio, part.ram_hit_ratio, part.ram_hit_ratio_error),
+                    (all.disk_ratio, part.disk_ratio, part.disk_ratio_error),
+                    (all.read_disk_ratio, part.read_disk_ratio, part.read_disk_ratio_error),
+                ];
+                for (inside, (truth, said, error)) in inside.iter_mut().zip(pairs) {
+                    assert!(error < 0.2, "seed {seed}: {part:?}");
+                    *inside += u32::from((truth - said).abs() <= error);
+                }
+                all_of_them += 1;
+            }
+        }
+        for inside in inside {
+            assert!(f64::from(inside) >= 0.9 * f64::from(all_of_them), "{inside} of {all_of_them}");
         }
     }
 
@@ -471,7 +600,7 @@ mod tests {
         while let Some(halved) = miniatures.halved() {
             (miniatures, halvings) = (halved, halvings + 1);
         }
-        // From 512 blocks to 64.
-        assert_eq!(halvings, 3);
+        // From 512 blocks to 128.
+        assert_eq!(halvings, 2);
     }
 }

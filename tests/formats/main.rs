@@ -79,7 +79,7 @@ struct Held {
     dirty_bytes: u64,
 }
 
-const EXPECTED: [(&str, Held); 2] = [
+const EXPECTED: [(&str, Held); 3] = [
     (
         "1-closed",
         Held {
@@ -102,6 +102,18 @@ const EXPECTED: [(&str, Held); 2] = [
             dirty_bytes: 58368,
         },
     ),
+    // Its records are of format 2.
+    (
+        "1-chains",
+        Held {
+            format: 1,
+            is_closed_in_order: false,
+            checked: [2, 1, 9, 8, 57, 7, 17],
+            clean_blocks: 57,
+            dirty_blocks: 10,
+            dirty_bytes: 37888,
+        },
+    ),
 ];
 
 /// Makes a file of this name in the present format.
@@ -116,6 +128,11 @@ fn make(name: &str) -> Vec<u8> {
         return image();
     }
     let cache = open(&ssd, SsdSize::AsFound).expect("it opens again");
+    if name.ends_with("chains") {
+        let _clean = cache.attach("clean", clean, WriteMode::Through).expect("attaches");
+        let _dirty = write_parts(&cache, &dirty);
+        return image();
+    }
     let (_clean, _dirty) = use_more(&cache, &clean, &dirty);
     image()
 }
@@ -154,20 +171,45 @@ fn use_more(cache: &Cache, clean: &Arc<Store>, dirty: &Arc<Store>) -> (Volume, V
     (clean, dirty)
 }
 
+/// The log has two more copies of block 0 and two of block 1, each with a part of the block.
+fn write_parts(cache: &Cache, dirty: &Arc<Store>) -> Volume {
+    let dirty = cache.attach("dirty", dirty.clone(), WriteMode::BackSsd).expect("attaches");
+    for (block, part) in PARTS {
+        let (start, bytes) = part_of(part);
+        dirty.write(block * BLOCK as u64 + start as u64, &bytes).expect("a write succeeds");
+        dirty.flush().expect("nothing fails");
+    }
+    dirty
+}
+
+/// Blocks and parts of them, in the order in which they are written.
+const PARTS: [(u64, usize); 4] = [(0, 0), (1, 0), (0, 1), (1, 2)];
+
+/// Where part number `part` lies in a block, and its bytes; neighbours overlap.
+fn part_of(part: usize) -> (usize, Vec<u8>) {
+    (512 * part, vec![part as u8 + 100; 1024])
+}
+
 fn write(volume: &Volume, block: u64, number: u64) {
     volume.write(block * BLOCK as u64, &content(block, number)).expect("a write succeeds");
 }
 
 /// What is newest of a block of `dirty`, over a backing store of zeros.
-fn newest(block: u64, is_closed_in_order: bool) -> Vec<u8> {
-    let again = !is_closed_in_order;
-    match block {
+fn newest(block: u64, name: &str) -> Vec<u8> {
+    let again = name.ends_with("killed");
+    let mut bytes = match block {
         2 | 3 | 20..=24 if again => content(block, 3),
         0..=2 => content(block, 2),
         3..=8 => content(block, 1),
         9 => [vec![0; 512], vec![9; 1024], vec![0; BLOCK - 1536]].concat(),
         _ => vec![0; BLOCK],
+    };
+    let has_parts = name.ends_with("chains");
+    for (_, part) in PARTS.iter().filter(|(of, _)| has_parts && *of == block) {
+        let (start, part) = part_of(*part);
+        bytes[start..start + part.len()].copy_from_slice(&part);
     }
+    bytes
 }
 
 fn folder() -> PathBuf {
@@ -221,7 +263,7 @@ fn check_content(device: &Arc<MemoryDevice>, name: &str, held: &Held) {
     let dirty = cache.attach("dirty", store(), WriteMode::BackSsd).expect("it attaches");
     for block in 0..40 {
         let found = bytes_of(&dirty, block * BLOCK as u64, BLOCK);
-        assert!(found == newest(block, held.is_closed_in_order), "{name}: block {block}");
+        assert!(found == newest(block, name), "{name}: block {block}");
     }
     // The backing store is empty now: what is read as it was comes from the SSD.
     let clean = cache.attach("clean", store(), WriteMode::Back).expect("it attaches");

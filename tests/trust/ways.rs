@@ -467,6 +467,25 @@ fn ram_holds_no_more_than_it_was_given_and_the_index_no_more_than_20_bytes_a_blo
 }
 
 #[test]
+fn blocks_in_the_log_take_no_more_ram_than_the_configuration_says() {
+    let world = World::new();
+    let config = world.config(Config { background: Background::OnSettle, ..held(64) });
+    let ssd = config.ssd.clone().expect("there is one");
+    let most = ssd.index_bytes_max(config.block_size).expect("its size is known");
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", world.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    let clean = cache.stats().ssd.index_bytes;
+    for block in 0..40 {
+        volume.write(block * BLOCK_U64 + 512, &[1; 512]).expect("a write succeeds");
+        volume.flush().expect("the log is there");
+    }
+    let dirty = cache.stats().ssd.index_bytes;
+    assert!(clean < dirty && dirty <= most + (64 << 10), "{clean}, then {dirty}, of {most}");
+    let as_found = SsdConfig { size: SsdSize::AsFound, ..ssd };
+    assert!(as_found.index_bytes_max(config.block_size).is_err(), "the file alone knows");
+}
+
+#[test]
 fn empty_reads_writes_discards_and_forgets_do_nothing_anywhere() {
     for mode in [WriteMode::Around, WriteMode::Through, WriteMode::Back] {
         let world = World::new();

@@ -13,6 +13,11 @@
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
+//! | record     | the bytes of records of dirty blocks                                               |
+//! | dirty_log  | blocks newer than the backing store: the copies of each, until they are below      |
+//! | dirty, log_read | writing, reading and destaging them                                            |
+//! | recover_log | finding them again                                                                |
+//! | memory     | the RAM that all this takes at the most                                            |
 //! | tombstones | ranges that read as zeros and are not discarded below                              |
 //! | volumes    | numbers and identities of volumes                                                  |
 //! | checkpoint | writing and reading one                                                            |
@@ -56,6 +61,7 @@ mod inspect;
 mod journal;
 mod log;
 mod log_read;
+mod memory;
 mod moving_index;
 mod overwritten;
 mod plan;

@@ -65,6 +65,8 @@ struct State {
     /// Admitted, and the reply has not gone.
     requests: usize,
     bytes: u64,
+    /// A request was not admitted, and nothing has gone since.
+    is_short: bool,
     is_corked: bool,
     is_broken: bool,
     is_draining: bool,
@@ -100,6 +102,8 @@ pub(crate) struct Pending {
     pub(crate) at_export: usize,
     pub(crate) requests: usize,
     pub(crate) has_replies: bool,
+    /// Another try to admit what was refused may succeed.
+    pub(crate) has_room: bool,
     pub(crate) is_broken: bool,
     pub(crate) is_draining: bool,
     /// When something must be done about a client that takes nothing.
@@ -124,6 +128,7 @@ impl Outbox {
         let has_room =
             state.requests < self.limits.requests_max && state.bytes + cost <= self.limits.bytes_max;
         if !has_room && state.requests > 0 {
+            state.is_short = true;
             return Admission::Full;
         }
         state.requests += 1;
@@ -242,6 +247,7 @@ impl Outbox {
             at_export: state.at_export,
             requests: state.requests,
             has_replies: !state.queue.is_empty(),
+            has_room: !state.is_short,
             is_broken: state.is_broken,
             is_draining: state.is_draining,
             look_at,
@@ -325,6 +331,7 @@ impl State {
         if let Some(reply) = self.queue.pop_front() {
             self.requests -= 1;
             self.bytes -= reply.cost;
+            self.is_short = false;
         }
     }
 

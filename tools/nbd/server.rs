@@ -205,11 +205,12 @@ impl Server {
             let _ = listener.join();
         }
         let connections: Vec<_> = shared.here.lock().connections.values().cloned().collect();
-        connections.iter().for_each(|connection| connection.drain());
+        let count = connections.len();
+        connections.into_iter().for_each(|connection| connection.drain());
         let cut = shared.wait_until_empty(Instant::now() + grace);
         shared.here.lock().connections.values().for_each(|connection| connection.socket.cut());
         let stuck = shared.wait_until_empty(Instant::now() + grace);
-        Drained { in_order: connections.len() - cut, cut, stuck }
+        Drained { in_order: count - cut, cut, stuck }
     }
 }
 
@@ -296,7 +297,7 @@ impl Shared {
 
     fn serve(&self, id: u64, connection: &Connection, tls: &TlsMode) {
         // Also after a panic of an export.
-        let _dismissal = Dismissal { shared: self, id };
+        let _dismissal = Dismissal { shared: self, id, socket: &connection.socket };
         let peer = connection.peer.as_str();
         match self.serve_to_the_end(connection, tls) {
             Ok(()) => tracing::debug!(peer, "a client left"),
@@ -345,10 +346,13 @@ impl Shared {
 struct Dismissal<'a> {
     shared: &'a Shared,
     id: u64,
+    socket: &'a Socket,
 }
 
 impl Drop for Dismissal<'_> {
     fn drop(&mut self) {
+        // The client sees the end now, whoever else still has the socket.
+        self.socket.cut();
         self.shared.dismiss(self.id);
     }
 }

@@ -101,6 +101,7 @@ impl<'a> Transmission<'a> {
             match worked {
                 Ok(Lack::Bytes) if self.has_ended || has_drained => return self.leave(),
                 Ok(Lack::Requests) => return self.leave(),
+                Ok(Lack::Room) if pending.has_room => {}
                 Ok(lack) => self.wait(lack, pending, pending.look_at)?,
                 Err(end) => {
                     self.outbox.break_off();

@@ -6,7 +6,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::Plot;
 use super::axes::Drawn;
 use super::canvas::{Area, HEAT, HEIGHT, INK, MARK, MUTED, WIDTH, draw, heat, ink_on, text};
-use crate::tune::Report;
+use crate::tune::{Profile, Report};
 use crate::units::{show_bytes, show_count};
 
 /// Where a map lies, in the drawing's units, and its cells.
@@ -120,15 +120,15 @@ pub(super) fn surface(report: &Report) -> Plot {
 }
 
 /// How far apart two uses of a block lie, over the trace's time.
-pub(super) fn reuse_distances(report: &Report) -> Plot {
-    let windows = &report.profile.windows;
+pub(super) fn reuse_distances(profile: &Profile, block_bytes: u64) -> Plot {
+    let windows = &profile.windows;
     let classes = windows.iter().map(|window| window.reuse_distances.len()).max().unwrap_or(0).max(1);
     let grid = Grid { columns: windows.len(), rows: classes };
     let most = windows.iter().flat_map(|window| &window.reuse_distances).max().copied().unwrap_or(0).max(1);
     let share = |count: u64| (count as f64 + 1.0).ln() / (most as f64 + 1.0).ln();
-    let end = |window: &crate::tune::Window| time(window.end, report.profile.windows_by_time);
+    let end = |window: &crate::tune::Window| time(window.end, profile.windows_by_time);
     let columns: Vec<String> = windows.iter().map(end).collect();
-    let rows: Vec<String> = (0..classes).map(|class| show_bytes(report.block_bytes << class)).collect();
+    let rows: Vec<String> = (0..classes).map(|class| show_bytes(block_bytes << class)).collect();
     let mut marks = 0;
     let svg = draw(|area| {
         for (column, window) in windows.iter().enumerate() {

@@ -33,16 +33,19 @@ struct Plot {
 }
 
 fn plots(report: &Report) -> Vec<Plot> {
-    vec![
-        maps::surface(report),
-        plots::disk_reads(report),
-        plots::curves(report),
-        plots::wear(report),
-        plots::latency(report),
-        plots::request_sizes(report),
-        maps::reuse_distances(report),
-        plots::working_set(report),
-    ]
+    // A cache that runs tells no more of its traffic than what other sizes would make of it.
+    let of_trace = report.profile.as_ref();
+    let plots = [
+        Some(maps::surface(report)),
+        Some(plots::disk_reads(report)),
+        report.curves.as_ref().map(plots::curves),
+        Some(plots::wear(report)),
+        Some(plots::latency(report)),
+        of_trace.map(plots::request_sizes),
+        of_trace.map(|profile| maps::reuse_distances(profile, report.block_bytes)),
+        of_trace.map(plots::working_set),
+    ];
+    plots.into_iter().flatten().collect()
 }
 
 /// Writes the page to `path`.
@@ -231,25 +234,26 @@ fn method(report: &Report) -> String {
             show_us(latency.p99_us)
         )
     };
-    let how = if report.method == "exact" {
-        "Every request of the trace was simulated with the cache's own policies, for each RAM size over each SSD size."
-            .to_string()
-    } else {
-        format!(
+    let how = match report.method {
+        "exact" => {
+            "Every request of the trace was simulated with the cache's own policies, for each RAM size over each SSD size."
+                .to_string()
+        }
+        "live" => format!(
+            "The cache ran its own policies over ids of {:.2} % of the blocks it was asked for, in {} samples and with all \
+             sizes scaled alike; errors are half of a 95 % interval over the samples, and half a point for the scaling.",
+            report.sample_rate * 100.0,
+            report.samples
+        ),
+        _ => format!(
             "The cache's own policies were simulated on {} samples of {:.2} % of the blocks, with all sizes scaled alike; \
              errors are half of a 95 % interval over the samples, and half a point for the scaling itself.",
             report.samples,
             report.sample_rate * 100.0
-        )
+        ),
     };
     let lines = [
-        format!(
-            "{} requests touch {} blocks of {}, {} different ones.",
-            show_count(report.requests),
-            show_count(report.references),
-            show_bytes(report.block_bytes),
-            show_count(report.unique_blocks)
-        ),
+        crate::tune::traffic(report),
         how,
         format!(
             "Of the pairs that keep every constraint, the cheapest is taken whose mean read latency is at most {} % above \

@@ -11,7 +11,7 @@ use super::Plot;
 use super::axes::{Bytes, Powers, Slots, axes, bytes, legend, line, percent};
 use super::canvas::{INK, MARK, MUTED, SERIES, draw, text};
 use super::maps::time;
-use crate::tune::{Candidate, CurvePoint, Report, show_years, sizes};
+use crate::tune::{Candidate, CurvePoint, Curves, Profile, Report, show_years, sizes};
 use crate::units::{show_bytes, show_us};
 
 /// Disk reads by SSD size, for up to four RAM sizes, the recommended one among them, with their error bands.
@@ -76,8 +76,7 @@ fn rows(report: &Report) -> Vec<&[Candidate]> {
 }
 
 /// RAM alone: LRU's whole curve and the cache's own policy, with the knee.
-pub(super) fn curves(report: &Report) -> Plot {
-    let curves = &report.curves;
+pub(super) fn curves(curves: &Curves) -> Plot {
     let points = |points: &[CurvePoint]| -> Vec<(f64, f64)> {
         points.iter().map(|point| (point.bytes as f64, point.miss_ratio)).collect()
     };
@@ -249,8 +248,8 @@ pub(super) fn latency(report: &Report) -> Plot {
     Plot { name: "latency", title: "Where a read's time goes".into(), caption, svg, marks }
 }
 
-pub(super) fn request_sizes(report: &Report) -> Plot {
-    let classes = &report.profile.request_sizes;
+pub(super) fn request_sizes(profile: &Profile) -> Plot {
+    let classes = &profile.request_sizes;
     let all: u64 = classes.iter().map(|class| class.reads + class.writes).sum();
     let share = |count: u64| count as f64 / all.max(1) as f64;
     let bars = Bars {
@@ -268,11 +267,11 @@ pub(super) fn request_sizes(report: &Report) -> Plot {
 }
 
 /// What is in use over the trace's time, and what was ever used.
-pub(super) fn working_set(report: &Report) -> Plot {
-    let windows = &report.profile.windows;
+pub(super) fn working_set(profile: &Profile) -> Plot {
+    let windows = &profile.windows;
     let most = windows.iter().map(|window| window.footprint_bytes).max().unwrap_or(1).max(1) as f64;
     let end = windows.last().map_or(1.0, |window| window.end).max(1e-9);
-    let is_seconds = report.profile.windows_by_time;
+    let is_seconds = profile.windows_by_time;
     let svg = draw(|area| {
         let label = |at: &f64| time(*at, is_seconds);
         let x = RangedCoordf64::from(0.0..end);

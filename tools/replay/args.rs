@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use terrace::{BlockSize, RamSize, SsdSize, WriteMode};
 
+use super::live::LiveArgs;
 use super::pace::{Pace, Speed};
 use crate::failure::{Failure, Result};
 use crate::policies::PolicyName;
@@ -213,6 +214,9 @@ pub(crate) struct ReplayArgs {
     /// Seed of all content, and of the demo's trace
     #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Run")]
     pub(crate) seed: u64,
+
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
 
     /// One JSON object in place of the tables; its keys are at the end of --help
     #[arg(long, help_heading = "Output")]

@@ -3,10 +3,10 @@
 //! ```text
 //! trace ──> job: scan (once, to see sizes and errors)
 //!   └─────> feeder ──> session: workers ──────────> Cache        ──> report ──> table, or JSON
-//!                │       └─ pace, latency                               ▲  ▲
-//!                │       └─ checker ── content, versions, ranges        │  └─ predict: both side by side
-//!                ├──> simulated ────────────────> Simulation   ────────┤
-//!                └──> compare ──────────────────> policies     ────────┘
+//!                │       └─ pace, latency             └─> live        ▲  ▲
+//!                │       └─ checker ── content, versions, ranges      │  └─ predict: both side by side
+//!                ├──> simulated ────────────────> Simulation   ──────┤
+//!                └──> compare ──────────────────> policies     ──────┘
 //! ```
 //!
 //! Nothing is made on disk before the arguments were checked and the trace was read to its end once; what a run that
@@ -22,6 +22,7 @@ mod demo;
 mod feeder;
 mod job;
 mod latency;
+mod live;
 #[cfg(test)]
 pub(crate) mod oracle_tests;
 mod pace;

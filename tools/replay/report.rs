@@ -10,6 +10,7 @@ use serde::Serialize;
 use terrace::Stats;
 
 use super::latency::{Class, LatencySummary, OpenSummary, Percentiles, Timings};
+use super::live::Recorded;
 use super::pace::HeldBack;
 use super::predict::{self, Prediction};
 
@@ -132,6 +133,19 @@ const PASS_KEYS: &[(&str, &str)] = &[
     ("prediction", "with --predict, for all passes together, an object with the keys below; else null"),
 ];
 
+const LIVE_KEYS: &[(&str, &str)] = &[
+    (
+        "recorded",
+        "with --record: its path; requests in its files, and requests_lost that found no room; files and bytes there now; \
+         failure, why it ended early, or null. Else null",
+    ),
+    (
+        "what_if",
+        "with --what-if: the object that `terrace tune --json` prints, told by the cache itself; null without, and when it \
+         was asked for too little to tell",
+    ),
+];
+
 /// Early in a pass: what a cache that was just opened again still knows.
 pub(crate) const FIRST_REQUESTS: u64 = 10_000;
 
@@ -143,6 +157,11 @@ pub(crate) struct Report {
     pub(crate) total: Measures,
     pub(crate) passes: Vec<PassReport>,
     pub(crate) prediction: Option<Prediction>,
+    pub(crate) recorded: Option<Recorded>,
+    pub(crate) what_if: Option<crate::tune::Report>,
+    /// It was asked for, and there is none.
+    #[serde(skip)]
+    pub(crate) is_what_if_short: bool,
 }
 
 #[derive(Clone, Serialize)]
@@ -266,7 +285,8 @@ impl Report {
         let mut rest = passes.into_iter();
         let first = rest.next().expect("a replay has at least one pass");
         let total = rest.fold(first, |total, pass| total.plus(&pass)).measures(block_bytes);
-        Self { setup, total, passes: reports, prediction }
+        let (recorded, what_if, is_what_if_short) = (None, None, false);
+        Self { setup, total, passes: reports, prediction, recorded, what_if, is_what_if_short }
     }
 }
 
@@ -276,7 +296,9 @@ pub(crate) fn json_help() -> String {
         "JSON: --json prints one object with these keys, all of them always. Counts are blocks unless another unit is \
          named, and begin at 0 when the cache opens.\n\n",
     );
-    for (key, text) in SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS) {
+    for (key, text) in
+        SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS).chain(LIVE_KEYS)
+    {
         writeln!(help, "  {key}: {text}").expect("a string takes everything");
     }
     help.push_str("\nOf the prediction:\n\n");
@@ -344,7 +366,8 @@ mod tests {
         let first = json["passes"][0].as_object().expect("an object");
         assert!(first.contains_key("first_requests") && first["first_requests"]["ram_hits"] == 0);
         printed.insert("first_requests".into());
-        let tables = SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS);
+        let tables =
+            SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS).chain(LIVE_KEYS);
         let explained: BTreeSet<String> =
             tables.flat_map(|(keys, _)| keys.split(", ")).map(String::from).collect();
         assert_eq!(printed, explained);

@@ -12,6 +12,7 @@ use super::backing::{disk_model, open_backing};
 use super::checker::{Checker, Untouched};
 use super::compare;
 use super::job::Job;
+use super::live::LiveAnswers;
 use super::pace::Pace;
 use super::places::Places;
 use super::predict::Prediction;
@@ -49,10 +50,12 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
         };
         return Ok(Outcome { report: Report::new(setup, passes, None), failure: None });
     }
-    let (passes, failure) = replay(args, &job)?;
+    let (passes, answers, failure) = replay(args, &job)?;
     let has_prediction = args.predict && failure.is_none();
     let prediction = has_prediction.then(|| Prediction::of(args, &job, &passes)).transpose()?;
-    Ok(Outcome { report: Report::new(setup, passes, prediction), failure })
+    let mut report = Report::new(setup, passes, prediction);
+    answers.tell(&args.live, &mut report)?;
+    Ok(Outcome { report, failure })
 }
 
 fn check_times(args: &ReplayArgs, job: &Job) -> Result<()> {
@@ -79,17 +82,18 @@ impl Trace {
     }
 }
 
-fn replay(args: &ReplayArgs, job: &Job) -> Result<(Vec<Pass>, Option<Failure>)> {
+fn replay(args: &ReplayArgs, job: &Job) -> Result<(Vec<Pass>, LiveAnswers, Option<Failure>)> {
     let bytes = |blocks: &Option<u64>| blocks.map(|blocks| blocks.max(1) << args.block_size.shift());
     let volume_bytes: Vec<Option<u64>> = job.scan.volume_blocks.iter().map(bytes).collect();
     let mut places = Places::choose(args, &volume_bytes, job.source.path())?;
     let untouched = if places.starts_as_zeros { Untouched::Zeros } else { Untouched::Unknown };
     let checker = Checker::new(args.seed, untouched, args.block_size.bytes());
     let devices = open_devices(args, &places, &volume_bytes)?;
-    let mut passes = Vec::new();
+    let (mut passes, mut answers) = (Vec::new(), LiveAnswers::default());
     for number in 1..=args.passes {
         let config = config(args, &job.scan, &places)?;
         let session = Session::open(&config, &devices, args.write.mode(), args.settle, &checker)?;
+        let watcher = args.live.watcher(session.cache(), &config)?;
         let title = if args.passes > 1 { format!("pass {number}") } else { "replaying".into() };
         let progress = job.progress(&title);
         let mut driven = session.drive(&job.feeder(&progress)?, args.pace());
@@ -100,16 +104,18 @@ fn replay(args: &ReplayArgs, job: &Job) -> Result<(Vec<Pass>, Option<Failure>)> 
                 // What is on disk may be of use to who looks for the cause.
                 places.keep();
                 passes.push(pass(driven, &session, Duration::ZERO));
-                return Ok((passes, failure));
+                answers.end_pass(&args.live, session.cache(), watcher.as_ref());
+                return Ok((passes, answers, failure));
             }
             None => {}
         }
         let settled_in = session.settle()?;
         passes.push(pass(driven, &session, settled_in));
+        answers.end_pass(&args.live, session.cache(), watcher.as_ref());
         session.close()?;
     }
     places.keep();
-    Ok((passes, None))
+    Ok((passes, answers, None))
 }
 
 /// The backing stores of the volumes that have one.
@@ -155,6 +161,7 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
     if matches!(args.pace(), Pace::Open { .. }) {
         config.frame_wait_ms = FRAME_WAIT_MS;
     }
+    config.record = args.live.record_config();
     config.clock = if scan.has_times { Clock::Manual(Arc::new(AtomicU64::new(0))) } else { Clock::System };
     Ok(config)
 }

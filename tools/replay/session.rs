@@ -72,6 +72,10 @@ impl<'a> Session<'a> {
         Ok(Self { cache, volumes, checker, clock, block_bytes, settles })
     }
 
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         Counters::of(&self.cache.stats())
     }

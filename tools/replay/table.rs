@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::Table;
 
 use super::latency::{Class, Percentiles};
+use super::live::Recorded;
 use super::predict::Prediction;
 use super::report::{Measures, Report, Setup};
 use crate::table::{share, table};
@@ -28,6 +29,33 @@ pub(super) fn show(report: &Report) -> String {
         writeln!(text, "{}", passes(report)).expect("a string takes everything");
     }
     text.push_str(&summary(report));
+    if let Some(recorded) = &report.recorded {
+        write!(text, "\n{}", recording(recorded)).expect("a string takes everything");
+    }
+    if let Some(answer) = &report.what_if {
+        write!(text, "\n\n{}", crate::tune::show(answer)).expect("a string takes everything");
+    } else if report.is_what_if_short {
+        text.push_str("\nwhat other sizes would do: the cache was asked for too little to tell");
+    }
+    text
+}
+
+fn recording(recorded: &Recorded) -> String {
+    let mut text = format!(
+        "recorded {} requests at {}: {} file{}, {}",
+        show_count(recorded.requests),
+        recorded.path,
+        recorded.files,
+        if recorded.files == 1 { "" } else { "s" },
+        show_bytes(recorded.bytes)
+    );
+    if recorded.requests_lost > 0 {
+        write!(text, "; {} found no room", show_count(recorded.requests_lost))
+            .expect("a string takes everything");
+    }
+    if let Some(failure) = &recorded.failure {
+        write!(text, "; it ended early: {failure}").expect("a string takes everything");
+    }
     text
 }
 

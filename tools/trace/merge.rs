@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{Request, TraceReader};
+use super::{Lost, Request, TraceReader};
 use crate::failure::{Failure, Result};
 
 /// Which volumes of different traces are one.
@@ -128,6 +128,12 @@ impl TraceReader for Merged {
 
     fn skipped_commands(&self) -> u64 {
         self.parts.iter().map(|part| part.reader.skipped_commands()).sum()
+    }
+
+    fn lost(&self) -> Lost {
+        let mut lost = Lost::default();
+        self.parts.iter().for_each(|part| lost.add(part.reader.lost()));
+        lost
     }
 
     fn volume_names(&self) -> &[String] {

@@ -39,7 +39,7 @@ pub(crate) use moment::{Moment, parse_moment};
 pub(crate) use options::{InputArgs, Options};
 pub(crate) use profile::Alignment;
 pub(crate) use source::Source;
-pub(crate) use terrace_recording::{Kind, Request, Span};
+pub(crate) use terrace_recording::{Kind, Lost, Request, Span};
 pub(crate) use window::Window;
 
 /// A stream of requests.
@@ -50,6 +50,11 @@ pub(crate) trait TraceReader: Send {
     /// Commands so far that neither move data nor order it, and were passed over.
     fn skipped_commands(&self) -> u64 {
         0
+    }
+
+    /// Requests up to here that whoever recorded the trace knows to be missing.
+    fn lost(&self) -> Lost {
+        Lost::default()
     }
 
     /// What the volumes met so far are called; empty where they have no names.
@@ -106,7 +111,7 @@ formats! {
     Spc "spc" "512-byte sectors and bytes, times in s" "UMass traces, in the format of SPC: ASU, LBA, size, r or w, time"
     Systor "systor" "bytes, times in s" "SYSTOR '17, CSV: time, response, R or W, LUN, offset, size"
     Tencent "tencent" "512-byte sectors, times in s" "Tencent CBS, CSV: time, offset, size, 0 (read) or 1, volume"
-    Terrace "terrace" "bytes or ids, times in ns" "Our own recordings: packed, checked, with an index"
+    Terrace "terrace" "bytes or ids, times in ns" "Our own recordings: packed, checked, with an index; PATH takes all files that a cache recorded as PATH.1 and so on"
     TraceRar "tracerar" "bytes, times in ms" "TraceRAR: `time device offset size op`, 1 a read"
     Vscsi "vscsi" "512-byte sectors and bytes, times in us" "CloudPhysics vscsi version 1, 32 bytes a request"
     Vscsi2 "vscsi2" "512-byte sectors and bytes, times in us" "CloudPhysics vscsi version 2, 40 bytes a request"

@@ -4,7 +4,7 @@
 //! to the next block, requests touch the blocks that they would in an aligned partition.
 
 use super::text::bytes;
-use super::{Kind, Options, Request, Span, TraceReader};
+use super::{Kind, Lost, Options, Request, Span, TraceReader};
 use crate::failure::{Failure, Result};
 
 pub(super) struct Placed {
@@ -55,6 +55,10 @@ impl TraceReader for Placed {
 
     fn skipped_commands(&self) -> u64 {
         self.reader.skipped_commands()
+    }
+
+    fn lost(&self) -> Lost {
+        self.reader.lost()
     }
 
     fn volume_names(&self) -> &[String] {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::{Kind, Request, Span, TraceReader};
+use super::{Kind, Lost, Request, Span, TraceReader};
 use crate::failure::Result;
 
 /// 18 MiB of table. Many a published trace is below it.
@@ -27,6 +27,7 @@ pub(crate) struct Profile {
     pub(crate) flushes: u64,
     pub(crate) discards: u64,
     pub(crate) skipped_commands: u64,
+    pub(crate) lost: Lost,
     pub(crate) read_bytes: u64,
     pub(crate) written_bytes: u64,
     pub(crate) discarded_bytes: u64,
@@ -72,6 +73,7 @@ impl Profile {
             }
         }
         profile.skipped_commands = reader.skipped_commands();
+        profile.lost = reader.lost();
         for (volume, name) in profile.volumes.iter_mut().zip(reader.volume_names()) {
             volume.name.clone_from(name);
         }

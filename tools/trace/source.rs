@@ -1,4 +1,5 @@
-//! A trace that can be opened again and again: a file, the files of a blktrace recording, or standard input.
+//! A trace that can be opened again and again: a file, the files of a blktrace recording or of one that a cache made of
+//! itself, or standard input.
 //!
 //! Standard input is copied to a temporary file first, because a trace is read at least twice: once to see how large
 //! the volumes are and that every line can be read, before anything is made, and then for each pass.
@@ -17,10 +18,15 @@ use super::unpack::Packing;
 use super::{Format, Options, TraceReader};
 use crate::failure::{Failure, Result};
 
+/// Of a recording: what is shorter holds nothing yet.
+const HEADER_BYTES: u64 = 16;
+
 pub(crate) struct Source {
     name: String,
-    /// One file, or those of the processors.
+    /// One file, or those of the processors, or those that a cache recorded.
     paths: Vec<PathBuf>,
+    /// The path is that of none of them, but of all: `PATH.1`, `PATH.2` and so on.
+    is_numbered: bool,
     /// Holds what came in on standard input, until the source goes.
     spooled: Option<tempfile::NamedTempFile>,
     options: Options,
@@ -39,6 +45,8 @@ impl Source {
             Some(file) => ("standard input".into(), file.path().to_owned()),
             None => (path.display().to_string(), path.to_owned()),
         };
+        let numbered = if path.exists() { Vec::new() } else { numbered(&path) };
+        let (is_numbered, path) = (!numbered.is_empty(), numbered.first().cloned().unwrap_or(path));
         check_is_file(&path, &name)?;
         let mut input = Input::open(&path, &name, &Arc::default())?;
         let packing = input.packing();
@@ -47,14 +55,19 @@ impl Source {
             Some(format) => format,
             None => detect::detect(&prefix, &name, options)?,
         };
-        let paths = if format == Format::Blktrace { siblings(&path) } else { vec![path] };
+        let paths = match format {
+            Format::Terrace if is_numbered => numbered,
+            Format::Blktrace => siblings(&path),
+            _ => vec![path],
+        };
         let mut file_bytes = 0;
         for path in &paths {
             file_bytes += check_is_file(path, &path.display().to_string())?;
         }
         let options = options.clone();
+        let volume_names = Vec::new();
         let mut source =
-            Self { name, paths, spooled, options, format, packing, file_bytes, volume_names: Vec::new() };
+            Self { name, paths, is_numbered, spooled, options, format, packing, file_bytes, volume_names };
         if let Some(mut reader) = source.recording()? {
             let index = reader.index().map_err(|error| recording::explain(&source.name, error))?;
             source.volume_names = index.unwrap_or_default().volumes;
@@ -121,6 +134,9 @@ impl Source {
             let name = if self.paths.len() > 1 { path.display().to_string() } else { self.name.clone() };
             let input = Input::open(path, &name, position)?;
             readers.push(match self.format {
+                Format::Terrace if self.is_numbered => {
+                    Box::new(RecordingReader::one_of_many(input)) as Box<dyn TraceReader>
+                }
                 Format::Terrace => {
                     Box::new(RecordingReader::new(input, self.volume_names.clone())) as Box<dyn TraceReader>
                 }
@@ -134,9 +150,10 @@ impl Source {
         Ok(Placed::around(reader, &self.options))
     }
 
-    /// A recording of ours that can be entered anywhere; none when it is of another format, or packed once more.
+    /// A recording of ours that can be entered anywhere; none when it is of another format, packed once more, or many files.
     pub(super) fn recording(&self) -> Result<Option<terrace_recording::Reader<std::fs::File>>> {
-        if self.format != Format::Terrace || self.packing != Packing::Plain {
+        let is_plain = self.packing == Packing::Plain && !self.is_numbered;
+        if self.format != Format::Terrace || !is_plain {
             return Ok(None);
         }
         let file = std::fs::File::open(&self.paths[0]).map_err(|error| cannot_open(&self.name, error))?;
@@ -158,11 +175,7 @@ fn check_is_file(path: &Path, name: &str) -> Result<u64> {
 fn siblings(path: &Path) -> Vec<PathBuf> {
     let alone = vec![path.to_owned()];
     let Some((stem, _)) = path.file_name().and_then(|name| processor(name.to_str()?)) else { return alone };
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let Ok(entries) = std::fs::read_dir(parent) else { return alone };
+    let Ok(entries) = std::fs::read_dir(parent(path)) else { return alone };
     let is_sibling = |entry: io::Result<std::fs::DirEntry>| {
         let entry = entry.ok()?;
         let name = entry.file_name();
@@ -172,6 +185,31 @@ fn siblings(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = entries.filter_map(is_sibling).collect();
     found.sort();
     if found.is_empty() { alone } else { found.into_iter().map(|(_, path)| path).collect() }
+}
+
+/// The recordings `PATH.1`, `PATH.2` and so on, the oldest first; without one that was just made and holds nothing.
+fn numbered(path: &Path) -> Vec<PathBuf> {
+    let is_recording = |entry: &std::fs::DirEntry| {
+        let mut magic = [0; terrace_recording::MAGIC.len()];
+        let file = std::fs::File::open(entry.path());
+        file.and_then(|mut file| io::Read::read_exact(&mut file, &mut magic)).is_ok()
+            && magic == terrace_recording::MAGIC
+            && entry.metadata().is_ok_and(|metadata| metadata.len() >= HEADER_BYTES)
+    };
+    let stem = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let number = |name: &str| name.strip_prefix(stem)?.strip_prefix('.')?.parse::<u64>().ok();
+    let entries = std::fs::read_dir(parent(path)).into_iter().flatten().filter_map(io::Result::ok);
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| Some((number(entry.file_name().to_str()?)?, entry)))
+        .filter(|(_, entry)| is_recording(entry))
+        .map(|(number, entry)| (number, entry.path()))
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// `sda.blktrace.3.zst`: `sda`, 3.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::moment::Moment;
-use super::{Request, TraceReader};
+use super::{Lost, Request, TraceReader};
 use crate::failure::{Failure, Result};
 
 /// Which requests are inside; by default all are.
@@ -143,6 +143,10 @@ impl TraceReader for Windowed {
 
     fn skipped_commands(&self) -> u64 {
         self.reader.skipped_commands()
+    }
+
+    fn lost(&self) -> Lost {
+        self.reader.lost()
     }
 
     fn volume_names(&self) -> &[String] {

@@ -159,7 +159,19 @@ fn positive(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number above 0".into())
 }
 
+/// A command line of these arguments alone.
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    args: TuneArgs,
+}
+
 impl TuneArgs {
+    /// The defaults of everything, for those who ask without a command line.
+    pub(crate) fn defaults() -> Self {
+        <Line as clap::Parser>::parse_from(["tune", "-"]).args
+    }
+
     /// What must hold between arguments and is not clap's to say.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(&bytes) =

@@ -64,6 +64,8 @@ pub(super) struct Recording {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Survey {
     pub(super) requests: u64,
+    /// Those that the trace knows to be missing.
+    pub(super) lost_requests: u64,
     pub(super) references: u64,
     /// From the first request to the last; none where the trace has no times.
     pub(super) time_us: Option<u64>,
@@ -96,6 +98,7 @@ impl Survey {
             }
             survey.count(&request, grid);
         }
+        survey.lost_requests = reader.lost().requests;
         Ok(survey)
     }
 

@@ -12,6 +12,8 @@
 //!                        └─────> report ──> table, JSON, HTML, SVG
 //! ```
 //!
+//! A cache that runs knows its surface itself (`terrace::WhatIf`); `live` makes the same report of that.
+//!
 //! Everything below `surface` is arithmetic on counts: other prices or devices need no new simulation, and that is how
 //! `choose` tells what would change the answer.
 
@@ -20,6 +22,7 @@ mod candidate;
 mod choose;
 mod curves;
 mod devices;
+mod live;
 mod load;
 mod probe;
 mod profile;
@@ -29,16 +32,19 @@ mod sweep;
 mod table;
 mod work;
 
-pub(crate) use args::TuneArgs;
+pub(crate) use args::{TuneArgs, Write};
 pub(crate) use candidate::Candidate;
-pub(crate) use curves::CurvePoint;
+pub(crate) use curves::{CurvePoint, Curves};
 pub(crate) use devices::{Latency, Mixture};
-pub(crate) use profile::Window;
+#[cfg(test)]
+pub(crate) use live::tests::report as report_of_a_small_cache;
+pub(crate) use live::{Live, live_report};
+pub(crate) use profile::{Profile, Window};
 #[cfg(test)]
 pub(crate) use report::tests::report as report_of_a_small_trace;
 pub(crate) use report::{Report, sizes};
 pub(crate) use sweep::Variant;
-pub(crate) use table::{changes, show_years};
+pub(crate) use table::{changes, show, show_years, traffic};
 
 use crate::failure::Result;
 

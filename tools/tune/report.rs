@@ -23,12 +23,16 @@ const COMPULSORY_RATIO_MAX: f64 = 0.5;
 
 /// The keys of `--json`, and what they say.
 const KEYS: &[(&str, &str)] = &[
-    ("trace, format", "what was read"),
-    ("requests, references, unique_blocks", "of the trace: requests, blocks they touch, different blocks"),
-    ("bytes_read, bytes_written", "asked for by its requests"),
+    ("trace, format", "what was read; of a cache that runs its name, and null"),
+    (
+        "requests, references, unique_blocks",
+        "of the trace: requests, blocks they touch, different blocks; null where a running cache does not know",
+    ),
+    ("bytes_read, bytes_written", "asked for by its requests; null of a running cache"),
+    ("lost_requests", "requests that a cache which recorded itself had no room for"),
     ("trace_seconds", "how long it took; null where it has no times"),
     ("block_bytes, shift_bytes", "the unit of caching, and what --shift added to every address"),
-    ("method", "exact, or sampled"),
+    ("method", "exact, sampled, or live: told by a cache that runs"),
     ("sample_rate, samples", "share of blocks in each sample, and how many there are; 1 and 1 when exact"),
     ("world", "latencies in microseconds, prices of a GiB, endurance: what sizes are judged by"),
     ("constraints", "what was asked for; null where nothing was"),
@@ -38,13 +42,18 @@ const KEYS: &[(&str, &str)] = &[
          ram_share, ssd_share, disk_share of reads and their errors (half a 95 % interval); read_mean_us, read_p99_us, \
          write_mean_us; ssd_bytes_written, write_amplification, ssd_bytes_a_day, life_years; price",
     ),
+    ("present", "the candidate of the sizes that a running cache has; null of a trace"),
     ("refusal", "why there is no recommendation; else null"),
     ("changes", "what would have to be how many times as much for another answer, and which"),
     ("surface", "every candidate, by ram_bytes and then ssd_bytes; ssd_bytes 0 is without an SSD"),
-    ("curves", "RAM alone: lru and arc as blocks, bytes, miss_ratio of references; knee; compulsory_ratio"),
+    (
+        "curves",
+        "RAM alone: lru and arc as blocks, bytes, miss_ratio of references; knee; compulsory_ratio; null of a running cache",
+    ),
     (
         "profile",
-        "request sizes, and windows over the trace's time: working set, footprint, reuse distances in blocks",
+        "request sizes, and windows over the trace's time: working set, footprint, reuse distances in blocks; null of a \
+         running cache",
     ),
     ("variants", "other block sizes, and a better shift, at the recommended sizes"),
     ("warnings", "what to know before believing any of it"),
@@ -54,12 +63,13 @@ const KEYS: &[(&str, &str)] = &[
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) trace: String,
-    pub(crate) format: crate::trace::Format,
-    pub(crate) requests: u64,
+    pub(crate) format: Option<crate::trace::Format>,
+    pub(crate) requests: Option<u64>,
     pub(crate) references: u64,
-    pub(crate) unique_blocks: u64,
-    pub(crate) bytes_read: u64,
-    pub(crate) bytes_written: u64,
+    pub(crate) unique_blocks: Option<u64>,
+    pub(crate) bytes_read: Option<u64>,
+    pub(crate) bytes_written: Option<u64>,
+    pub(crate) lost_requests: u64,
     pub(crate) trace_seconds: Option<f64>,
     pub(crate) block_bytes: u64,
     pub(crate) shift_bytes: u64,
@@ -71,11 +81,12 @@ pub(crate) struct Report {
     pub(crate) recommendation: Option<Candidate>,
     pub(crate) runner_up: Option<Candidate>,
     pub(crate) fastest: Option<Candidate>,
+    pub(crate) present: Option<Candidate>,
     pub(crate) refusal: Option<String>,
     pub(crate) changes: Vec<Change>,
     pub(crate) surface: Vec<Candidate>,
-    pub(crate) curves: Curves,
-    pub(crate) profile: Profile,
+    pub(crate) curves: Option<Curves>,
+    pub(crate) profile: Option<Profile>,
     pub(crate) variants: Vec<Variant>,
     pub(crate) warnings: Vec<String>,
     pub(crate) uncached_mean_us: f64,
@@ -141,7 +152,7 @@ pub(super) fn make(args: &TuneArgs) -> Result<Report> {
     Ok(report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants))
 }
 
-fn probe_devices(args: &TuneArgs, world: &mut World) -> Result<()> {
+pub(super) fn probe_devices(args: &TuneArgs, world: &mut World) -> Result<()> {
     for probe in &args.probe {
         let latency = probe::measure(&probe.path, args.block_size.bytes())?;
         if probe.is_ssd {
@@ -153,7 +164,7 @@ fn probe_devices(args: &TuneArgs, world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn constraints(args: &TuneArgs) -> Constraints {
+pub(super) fn constraints(args: &TuneArgs) -> Constraints {
     Constraints {
         budget: args.budget,
         ram_bytes_max: args.ram_max,
@@ -236,12 +247,13 @@ fn report(
 ) -> Report {
     let mut report = Report {
         trace: source.name().into(),
-        format: source.format(),
-        requests: survey.requests,
+        format: Some(source.format()),
+        requests: Some(survey.requests),
         references: survey.references,
-        unique_blocks: curves.unique_blocks,
-        bytes_read: survey.bytes[0],
-        bytes_written: survey.bytes[1],
+        unique_blocks: Some(curves.unique_blocks),
+        bytes_read: Some(survey.bytes[0]),
+        bytes_written: Some(survey.bytes[1]),
+        lost_requests: survey.lost_requests,
         trace_seconds: survey.time_us.map(|us| us as f64 / 1e6),
         block_bytes: args.block_size.bytes() as u64,
         shift_bytes: source.options().shift_bytes,
@@ -253,10 +265,11 @@ fn report(
         recommendation: choice.recommendation,
         runner_up: choice.runner_up,
         fastest: choice.fastest,
+        present: None,
         refusal: choice.refusal,
         changes: choice.changes,
-        curves,
-        profile,
+        curves: Some(curves),
+        profile: Some(profile),
         variants,
         warnings: Vec::new(),
         uncached_mean_us: world.uncached_mean_us(),
@@ -268,11 +281,17 @@ fn report(
 
 fn warnings(report: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
-    if report.curves.compulsory_ratio > COMPULSORY_RATIO_MAX {
+    if let Some(curves) = report.curves.as_ref().filter(|it| it.compulsory_ratio > COMPULSORY_RATIO_MAX) {
         warnings.push(format!(
             "The trace is too short for large caches: {:.0} % of its references are the first to their block, and no cache \
              answers those. A longer recording would show more hits.",
-            report.curves.compulsory_ratio * 100.0
+            curves.compulsory_ratio * 100.0
+        ));
+    }
+    if report.lost_requests > 0 {
+        warnings.push(format!(
+            "{} requests are missing: the cache that recorded itself had no room for them.",
+            crate::units::show_count(report.lost_requests)
         ));
     }
     if report.trace_seconds.is_none() && report.world.trace_days.is_none() {
@@ -286,10 +305,12 @@ fn warnings(report: &Report) -> Vec<String> {
             "The trace is shorter than an hour: what an SSD wears in a day is told from it with little ground.".into(),
         );
     }
-    if let Some(shift) = report.profile.better_shift_bytes {
+    if let Some(profile) = &report.profile
+        && let Some(shift) = profile.better_shift_bytes
+    {
         warnings.push(format!(
             "{:.0} % of requests begin at one place inside a page: --shift {} would let them begin where blocks do.",
-            report.profile.misaligned_share * 100.0,
+            profile.misaligned_share * 100.0,
             shift + report.shift_bytes
         ));
     }

@@ -31,9 +31,11 @@ pub(crate) fn report(more: &[&str]) -> Report {
 
 #[test]
 fn every_key_that_is_printed_is_explained_and_every_explained_key_is_printed() {
-    let json = serde_json::to_value(report(&[])).expect("plain data");
-    let printed: BTreeSet<String> = json.as_object().expect("an object").keys().cloned().collect();
-    assert_eq!(printed, explained());
+    for report in [report(&[]), super::super::report_of_a_small_cache()] {
+        let json = serde_json::to_value(report).expect("plain data");
+        let printed: BTreeSet<String> = json.as_object().expect("an object").keys().cloned().collect();
+        assert_eq!(printed, explained());
+    }
 }
 
 #[test]

@@ -8,11 +8,12 @@ use crate::table::table;
 use crate::units::{show_bytes, show_count, show_us};
 
 /// The whole answer.
-pub(super) fn show(report: &Report) -> String {
+pub(crate) fn show(report: &Report) -> String {
     let mut text = heading(report);
     text.push_str(&surface(report));
     let mut rows = Vec::new();
     for (name, candidate) in [
+        ("now", &report.present),
         ("recommended", &report.recommendation),
         ("runner-up", &report.runner_up),
         ("fastest", &report.fastest),
@@ -36,16 +37,25 @@ pub(super) fn show(report: &Report) -> String {
 fn heading(report: &Report) -> String {
     let how = match report.method {
         "exact" => "simulated exactly".to_string(),
+        "live" => format!("{:.2} % of the blocks simulated while it ran", report.sample_rate * 100.0),
         _ => format!("{} samples of {:.2} % of the blocks", report.samples, report.sample_rate * 100.0),
     };
-    format!(
-        "{}: {} requests, {} references to {} blocks of {}; {how}\nShare of reads that wait for the disk, by RAM and SSD:\n",
-        report.trace,
-        show_count(report.requests),
-        show_count(report.references),
-        show_count(report.unique_blocks),
-        show_bytes(report.block_bytes),
-    )
+    let traffic = traffic(report);
+    let traffic = traffic.trim_end_matches('.');
+    format!("{}: {traffic}; {how}\nShare of reads that wait for the disk, by RAM and SSD:\n", report.trace)
+}
+
+/// What was asked for, in a sentence.
+pub(crate) fn traffic(report: &Report) -> String {
+    let (references, block) = (show_count(report.references), show_bytes(report.block_bytes));
+    match (report.requests, report.unique_blocks) {
+        (Some(requests), Some(unique)) => format!(
+            "{} requests touch {references} blocks of {block}, {} different ones.",
+            show_count(requests),
+            show_count(unique)
+        ),
+        _ => format!("{references} references to blocks of {block}."),
+    }
 }
 
 /// RAM downwards, SSD to the right; `*` is what is recommended, brackets what breaks a constraint.

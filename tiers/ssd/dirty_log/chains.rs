@@ -7,7 +7,8 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
+use hashbrown::hash_table::{Entry, HashTable};
 
 use crate::block::{BlockId, BlockSize, Version, mask};
 
@@ -142,7 +143,7 @@ impl Chains {
     pub(super) fn push(&mut self, block: BlockId, copy: &LogCopy) -> CopyId {
         debug_assert!(copy.generation != 0, "no segment has generation 0");
         let at = self.take_slot();
-        let older = self.find(block).unwrap_or(NO_SLOT);
+        let older = self.set_newest(block, at).unwrap_or(NO_SLOT);
         *self.slot_mut(at) = Slot {
             block,
             version: copy.version,
@@ -156,8 +157,9 @@ impl Chains {
             has_epoch: false,
         };
         self.set_mask(at, &copy.mask);
-        self.set_epoch(CopyId(at), copy.epoch);
-        self.set_newest(block, at);
+        if copy.epoch > 0 {
+            self.set_epoch(CopyId(at), copy.epoch);
+        }
         CopyId(at)
     }
 
@@ -213,14 +215,16 @@ impl Chains {
     }
 
     fn set_mask(&mut self, at: u32, words: &SectorMask) {
+        if let [word] = words[..] {
+            self.slot_mut(at).sectors = word;
+            return;
+        }
         let mut runs = mask::runs(words, self.size.sectors());
         let (first, second) = (runs.next(), runs.next());
         drop(runs);
-        let run = first.filter(|_| second.is_none());
-        self.slot_mut(at).sectors = match (&words[..], run) {
-            (&[word], _) => word,
-            (_, Some(run)) => (run.start as u64) << 32 | run.len() as u64,
-            (_, None) => {
+        self.slot_mut(at).sectors = match (first, second) {
+            (Some(run), None) => (run.start as u64) << 32 | run.len() as u64,
+            _ => {
                 self.masks.insert(at, words.clone());
                 0
             }
@@ -256,14 +260,16 @@ impl Chains {
         self.newest.find(self.hasher.hash_one(block), is_it).copied()
     }
 
-    fn set_newest(&mut self, block: BlockId, at: u32) {
+    /// Puts a slot at the head of the chain of `block`; gives the one that was there.
+    fn set_newest(&mut self, block: BlockId, at: u32) -> Option<u32> {
         let Self { hasher, newest, chunks, .. } = self;
         let block_of = |at: &u32| chunks[*at as usize / CHUNK_SLOTS][*at as usize % CHUNK_SLOTS].block;
-        let hash = hasher.hash_one(block);
-        match newest.find_mut(hash, |known| block_of(known) == block) {
-            Some(known) => *known = at,
-            None => {
-                newest.insert_unique(hash, at, |known| hasher.hash_one(block_of(known)));
+        let rehash = |at: &u32| hasher.hash_one(block_of(at));
+        match newest.entry(hasher.hash_one(block), |at| block_of(at) == block, rehash) {
+            Entry::Occupied(mut known) => Some(std::mem::replace(known.get_mut(), at)),
+            Entry::Vacant(room) => {
+                room.insert(at);
+                None
             }
         }
     }

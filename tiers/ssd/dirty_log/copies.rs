@@ -11,6 +11,11 @@ use super::{CopyState, DirtyLog, LogCopy};
 impl DirtyLog {
     /// Makes a durable copy the newest of `block`. What it supersedes goes.
     pub(super) fn install(&mut self, block: BlockId, copy: &LogCopy) {
+        if copy.state == CopyState::Dirty && !self.chains.has(block) {
+            let id = self.chains.push(block, copy);
+            self.segment_mut(copy.generation).add(id);
+            return self.order.insert(copy.epoch, block);
+        }
         self.unlist(block);
         for id in self.chains.ids(block) {
             let old = self.chains.copy(id);
@@ -120,7 +125,8 @@ impl DirtyLog {
                 continue;
             }
             is_news = true;
-            if Some(id) == newest {
+            // What a tombstone hides must not come to light when that is below.
+            if Some(id) == newest && !self.tombstones.bury(block, copy.version) {
                 self.chains.set_state(id, CopyState::Destaged);
                 self.segment_mut(copy.generation).needed -= 1;
             } else {

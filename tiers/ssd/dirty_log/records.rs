@@ -92,7 +92,7 @@ impl DirtyLog {
         if allowed == 0 {
             return None;
         }
-        let copies = &copies[..copies.len().min(allowed)];
+        let copies = &copies[..copies.len().min(allowed as usize)];
         let left = self.segments.back().filter(|last| !last.is_closed);
         let left = left.map_or(0, |last| self.segment_pages - last.next_page);
         match self.count_in(copies, left) {

@@ -219,3 +219,23 @@ fn a_copy_without_an_epoch_is_below_when_a_newer_one_with_an_epoch_is() {
     }
     assert_eq!(writer.below.now()[4], wanted);
 }
+
+/// A copy of before a discard, in the epoch before, was the last one left of its block when it went below. It stayed as
+/// destaged, and was read again as soon as the discard was below too.
+#[test]
+fn what_a_discard_hides_does_not_come_to_light_when_both_are_below() {
+    let mut writer = Writer::new();
+    writer.epoch = 1;
+    flush(&mut writer, 4, 0..32);
+    writer.epoch = 2;
+    writer.discard(4..5);
+    writer.epoch = 3;
+    // Still dirty at the end, so that no segment goes.
+    flush(&mut writer, 8, 0..1);
+    (0..2).for_each(|_| writer.destage(0));
+    assert!(writer.below.now()[4].iter().all(|&made| made == 0));
+    writer.check_clean("now");
+    writer.checkpoint();
+    let mut random = fastrand::Rng::with_seed(1);
+    writer.after_power_loss(writer.device.step_count(), &mut random, "after a crash");
+}

@@ -27,6 +27,10 @@ const KEYS: &[(&str, &str)] = &[
     ("requests", "all of them: reads + writes + flushes + discards"),
     ("reads, writes, flushes, discards", "requests of each kind"),
     ("skipped_commands", "commands besides, which move no data and order none"),
+    (
+        "lost_requests, lost_from_ns, lost_to_ns",
+        "requests that a cache which recorded itself had no room for, and when; null and null when there are none",
+    ),
     ("read_bytes, written_bytes, discarded_bytes", "0 where the trace has ids"),
     ("first_ns, last_ns", "the earliest and the latest time in nanoseconds; null without times"),
     ("duration_seconds", "between them; null without times"),
@@ -64,6 +68,9 @@ struct Info<'a> {
     flushes: u64,
     discards: u64,
     skipped_commands: u64,
+    lost_requests: u64,
+    lost_from_ns: Option<u64>,
+    lost_to_ns: Option<u64>,
     read_bytes: u64,
     written_bytes: u64,
     discarded_bytes: u64,
@@ -168,6 +175,9 @@ impl<'a> Info<'a> {
             flushes: profile.flushes,
             discards: profile.discards,
             skipped_commands: profile.skipped_commands,
+            lost_requests: profile.lost.requests,
+            lost_from_ns: profile.lost.times_ns.map(|(from, _)| from),
+            lost_to_ns: profile.lost.times_ns.map(|(_, to)| to),
             read_bytes: profile.read_bytes,
             written_bytes: profile.written_bytes,
             discarded_bytes: profile.discarded_bytes,
@@ -219,7 +229,24 @@ fn show(info: &Info<'_>) -> String {
         let skipped = show_count(info.skipped_commands);
         writeln!(text, "{skipped} other commands were passed over").expect("a string takes everything");
     }
+    if info.lost_requests > 0 {
+        writeln!(text, "{}", lost(info)).expect("a string takes everything");
+    }
     text.trim_end().to_string()
+}
+
+/// What is missing, and where: from the trace's beginning on.
+fn lost(info: &Info<'_>) -> String {
+    let since = |ns: Option<u64>| {
+        let ns = ns.unwrap_or(0).saturating_sub(info.first_ns.unwrap_or(0));
+        show_seconds(ns as f64 / 1e9)
+    };
+    format!(
+        "{} requests more were made and are missing, between {} and {} after the first",
+        show_count(info.lost_requests),
+        since(info.lost_from_ns),
+        since(info.lost_to_ns)
+    )
 }
 
 fn times(info: &Info<'_>) -> String {

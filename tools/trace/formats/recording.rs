@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use terrace_recording::{Error, Reader};
 
 use super::super::input::Input;
-use super::super::{Request, TraceReader};
+use super::super::{Lost, Request, TraceReader};
 use crate::failure::{Failure, Result};
 
 pub(in super::super) struct RecordingReader {
@@ -13,6 +13,8 @@ pub(in super::super) struct RecordingReader {
     state: State,
     /// As far as they are known before the end.
     volume_names: Vec<String>,
+    /// It ends where it is cut short.
+    is_one_of_many: bool,
 }
 
 enum State {
@@ -33,7 +35,13 @@ impl Read for InputBytes {
 
 impl RecordingReader {
     pub(in super::super) fn new(input: Input, volume_names: Vec<String>) -> Self {
-        Self { name: input.name().into(), state: State::Before(Some(Box::new(input))), volume_names }
+        let (name, state) = (input.name().into(), State::Before(Some(Box::new(input))));
+        Self { name, state, volume_names, is_one_of_many: false }
+    }
+
+    /// One of the files that a cache recorded: that it is being written, or that the cache was killed, is nothing to stop at.
+    pub(in super::super) fn one_of_many(input: Input) -> Self {
+        Self { is_one_of_many: true, ..Self::new(input, Vec::new()) }
     }
 }
 
@@ -62,8 +70,18 @@ impl TraceReader for RecordingReader {
             self.state = State::Reading(Box::new(reader));
         }
         match &mut self.state {
-            State::Reading(reader) => reader.next_request().map_err(|error| explain(&self.name, error)),
+            State::Reading(reader) => match reader.next_request() {
+                Err(Error::CutShort { .. }) if self.is_one_of_many => Ok(None),
+                next => next.map_err(|error| explain(&self.name, error)),
+            },
             State::Before(_) => Ok(None),
+        }
+    }
+
+    fn lost(&self) -> Lost {
+        match &self.state {
+            State::Reading(reader) => reader.lost(),
+            State::Before(_) => Lost::default(),
         }
     }
 

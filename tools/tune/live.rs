@@ -1,0 +1,160 @@
+//! What a cache that runs says of other sizes ([`terrace::WhatIf`]), as a report like that of a trace.
+//!
+//! The surface is the cache's own; latency, wear, price and the recommendation follow from it as they do from a trace, so
+//! table, JSON and page are the same. What only a trace can tell (curves, request sizes, working sets) is left out.
+
+use terrace::{BlockSize, Outlook};
+
+use super::args::TuneArgs;
+use super::candidate::{Candidate, World};
+use super::choose::choose;
+use super::report::{Report, constraints, probe_devices};
+use super::surface::Cell;
+use crate::failure::{Failure, Result};
+
+/// The answer of a cache.
+pub(crate) struct Live<'a> {
+    /// What the cache is called.
+    pub(crate) name: &'a str,
+    pub(crate) block_size: BlockSize,
+    /// By RAM and then by SSD, as [`terrace::WhatIf::outlooks`] gives them.
+    pub(crate) outlooks: &'a [Outlook],
+    /// Blocks that it is asked for in a day; none: nobody knows, and nothing is said of wear.
+    pub(crate) references_a_day: Option<f64>,
+}
+
+/// The report of `live`, with devices, prices and constraints as `args` have them.
+///
+/// # Errors
+/// When the cache has seen too little to say anything, or a device cannot be measured.
+pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
+    let Some(first) = live.outlooks.first() else {
+        return Err(Failure::input(format!("{} was asked for too little to tell yet", live.name))
+            .remedy("ask again when it has seen more"));
+    };
+    // A day is what is counted in.
+    let mut world = World { trace_days: live.references_a_day.map(|_| 1.0), ..World::of(args, None) };
+    probe_devices(args, &mut world)?;
+    let constraints = constraints(args);
+    let cells: Vec<Cell> = live.outlooks.iter().map(|outlook| live.cell(outlook)).collect();
+    let choice = choose(&cells, &world, &constraints);
+    let present = live.outlooks.iter().position(|outlook| outlook.is_present);
+    let mut report = Report {
+        trace: live.name.into(),
+        format: None,
+        requests: None,
+        references: first.references,
+        unique_blocks: None,
+        bytes_read: None,
+        bytes_written: None,
+        lost_requests: 0,
+        trace_seconds: None,
+        block_bytes: live.block_size.bytes() as u64,
+        shift_bytes: 0,
+        method: "live",
+        sample_rate: first.rate,
+        samples: first.samples,
+        constraints,
+        surface: cells.iter().map(|cell| Candidate::of(cell, &world)).collect(),
+        recommendation: choice.recommendation,
+        runner_up: choice.runner_up,
+        fastest: choice.fastest,
+        present: present.map(|index| Candidate::of(&cells[index], &world)),
+        refusal: choice.refusal,
+        changes: choice.changes,
+        curves: None,
+        profile: None,
+        variants: Vec::new(),
+        warnings: Vec::new(),
+        uncached_mean_us: world.uncached_mean_us(),
+        world,
+    };
+    report.warnings = vec![
+        "These are the sizes from half to four times of what the cache has; a recording of it (`terrace tune`) can be \
+         asked for any."
+            .into(),
+    ];
+    Ok(report)
+}
+
+impl Live<'_> {
+    fn cell(&self, outlook: &Outlook) -> Cell {
+        let block_bytes = self.block_size.bytes() as u64;
+        let (ssd_share, disk_share) = (outlook.read_ssd_ratio, outlook.read_disk_ratio);
+        Cell {
+            ram_bytes: outlook.size.ram_blocks * block_bytes,
+            ssd_bytes: outlook.size.ssd_blocks * block_bytes,
+            ssd_blocks: outlook.size.ssd_blocks,
+            ram_share: (1.0 - ssd_share - disk_share).max(0.0),
+            ssd_share,
+            disk_share,
+            ram_share_error: outlook.read_ram_ratio_error,
+            disk_share_error: outlook.read_disk_ratio_error,
+            ssd_bytes_written: self.references_a_day.unwrap_or(0.0) * outlook.ssd_writes * block_bytes as f64,
+            write_amplification: None,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use terrace::tiers::testing::MemoryDevice;
+    use terrace::{Cache, Config, RamSize, SsdConfig, SsdSize, WhatIf, WriteMode};
+
+    use super::*;
+
+    const BLOCKS: u64 = 2048;
+
+    /// What a small cache says that runs until it can.
+    fn outlooks() -> (BlockSize, Vec<Outlook>) {
+        let mut config = Config::new(RamSize::Blocks(256));
+        config.block_size = BlockSize::new(4096).expect("a block size");
+        let simulated = Config { ssd: Some(SsdConfig::new("", SsdSize::Blocks(1024))), ..config.clone() };
+        let cache = Cache::open(&config).expect("the cache opens");
+        let disk = Arc::new(MemoryDevice::new(BLOCKS * 4096));
+        let volume = cache.attach("disk", disk, WriteMode::Back).expect("the volume attaches");
+        let watcher = WhatIf::start(&cache, &simulated, 1.0).expect("the sizes work");
+        let mut random = fastrand::Rng::with_seed(3);
+        while watcher.outlooks().is_empty() {
+            for _ in 0..5000 {
+                let block = (BLOCKS as f64 * random.f64().powi(3)) as u64;
+                volume.read_ref(block * 4096, 4096).expect("a memory device never fails");
+            }
+        }
+        (config.block_size, watcher.outlooks())
+    }
+
+    /// The report of a small cache that runs.
+    pub(crate) fn report() -> Report {
+        let (block_size, outlooks) = outlooks();
+        let live = Live { name: "a cache", block_size, outlooks: &outlooks, references_a_day: Some(1e6) };
+        live_report(&live, &TuneArgs::defaults()).expect("it has seen enough")
+    }
+
+    #[test]
+    fn the_report_of_a_cache_has_its_size_and_all_that_follows_from_the_surface() {
+        let report = report();
+        let present = report.present.expect("its size is among them");
+        assert_eq!((present.cell.ram_bytes, report.surface.len()), (256 * 4096, 20));
+        assert!((900..1200).contains(&present.cell.ssd_blocks), "{present:?}");
+        assert!(report.surface.contains(&present) && report.recommendation.is_some());
+        for Candidate { cell, ssd_bytes_a_day, .. } in &report.surface {
+            assert!((cell.ram_share + cell.ssd_share + cell.disk_share - 1.0).abs() < 1e-9, "{cell:?}");
+            assert_eq!(cell.ssd_bytes == 0, *ssd_bytes_a_day == Some(0.0), "{cell:?}");
+        }
+        let row = |line: &&str| line.contains("now");
+        let text = super::super::table::show(&report);
+        assert_eq!(text.lines().filter(row).count(), 1, "{text}");
+        assert!(text.starts_with("a cache: "), "{text}");
+    }
+
+    #[test]
+    fn a_cache_that_saw_too_little_says_so() {
+        let block_size = BlockSize::new(4096).expect("a block size");
+        let live = Live { name: "a cache", block_size, outlooks: &[], references_a_day: None };
+        let Err(failure) = live_report(&live, &TuneArgs::defaults()) else { panic!("it saw nothing") };
+        assert!(failure.to_string().contains("too little to tell yet; ask again"), "{failure}");
+    }
+}
