@@ -9,6 +9,7 @@
 //! | `write`   | all bytes are on their way, in no order with other writes, and *not* durable              |
 //! | `sync`    | what was written before the call is durable, or the call fails; a failure is never retried|
 //! | `discard` | the range reads as zeros; space may be given back                                         |
+//! | `extents` | a hole reads as zeros, and nothing that was written before the call is one                |
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
@@ -38,6 +39,14 @@ pub trait Device: Send + Sync {
 
     /// Makes `bytes` bytes from `offset` on read as zeros.
     fn discard(&self, offset: u64, bytes: u64) -> Result<()>;
+
+    /// Which parts of `bytes` bytes from `offset` on are holes: pieces in the order of addresses, at least one and at most
+    /// `count_max`, which may end before the range does. A device that cannot say has data everywhere.
+    fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> Result<Vec<Extent>> {
+        let _ = count_max;
+        check_range(offset, bytes, self.len_bytes())?;
+        Ok(vec![Extent { bytes, is_hole: false }])
+    }
 
     /// Makes room for `bytes` bytes, so that no later write to them can find the disk full, and gives back what is
     /// beyond, where the device can. When it fails the size is what it was.
@@ -87,6 +96,10 @@ impl<T: Device + ?Sized> Device for Arc<T> {
         (**self).discard(offset, bytes)
     }
 
+    fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> Result<Vec<Extent>> {
+        (**self).extents(offset, bytes, count_max)
+    }
+
     fn resize(&self, bytes: u64) -> Result<()> {
         (**self).resize(bytes)
     }
@@ -108,6 +121,14 @@ impl fmt::Debug for dyn Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())
     }
+}
+
+/// A piece of a device that is alike throughout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    pub bytes: u64,
+    /// It reads as zeros and nothing is stored for it.
+    pub is_hole: bool,
 }
 
 /// What a backing store looked like, to tell later whether it changed meanwhile.

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::block::{PAGE_BYTES, SECTOR_BYTES};
-use crate::device::{Device, Identity, PageBuf, check_range, total_bytes};
+use crate::device::{Device, Extent, Identity, PageBuf, check_range, total_bytes};
 use crate::error::{Error, Result};
 
 mod sync_turn;
@@ -234,6 +234,17 @@ impl FileDevice {
         is_whole.then_some(&direct.file)
     }
 
+    /// The piece that begins at `at`, up to `end`.
+    fn extent_at(&self, at: u64, end: u64) -> io::Result<Extent> {
+        let data = system::next_data(&self.buffered, at)?.unwrap_or(end).min(end);
+        if data > at {
+            return Ok(Extent { bytes: data - at, is_hole: true });
+        }
+        // At least a byte: the data there may have become a hole meanwhile.
+        let hole = system::next_hole(&self.buffered, at)?.clamp(at + 1, end);
+        Ok(Extent { bytes: hole - at, is_hole: false })
+    }
+
     fn write_zeros(&self, offset: u64, bytes: u64) -> Result<()> {
         const ZEROS_BYTES: usize = 64 << 10;
         let zeros = PageBuf::zeroed(bytes.min(ZEROS_BYTES as u64) as usize);
@@ -301,15 +312,29 @@ impl Device for FileDevice {
         }
         // On a block device too this call promises zeros, or fails; `BLKDISCARD` promises nothing.
         if let Err(error) = system::punch_hole(&self.buffered, first, last - first) {
-            return match error.raw_os_error() {
-                Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::EPERM) => {
-                    self.write_zeros(offset, bytes)
-                }
-                _ => Err(self.error("discard", offset, bytes, error)),
-            };
+            if is_unsupported(&error) {
+                return self.write_zeros(offset, bytes);
+            }
+            return Err(self.error("discard", offset, bytes, error));
         }
         self.write_zeros(offset, first - offset)?;
         self.write_zeros(last, end - last)
+    }
+
+    /// As the file system has it; where that cannot say, and on a block device, all is data. What a write has brought to the
+    /// page cache, or to the disk directly, is data to the file system when the write returns.
+    fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> Result<Vec<Extent>> {
+        check_range(offset, bytes, self.len_bytes())?;
+        let (mut found, mut at, end) = (Vec::new(), offset, offset + bytes);
+        while at < end && found.len() < count_max {
+            let extent = match self.extent_at(at, end) {
+                Err(error) if is_unsupported(&error) => Extent { bytes: end - at, is_hole: false },
+                extent => extent.map_err(|source| self.error("find holes in", offset, bytes, source))?,
+            };
+            at += extent.bytes;
+            found.push(extent);
+        }
+        Ok(found)
     }
 
     /// None for a block device: neither its size nor the times of its node say whether its content changed.
@@ -322,6 +347,11 @@ impl Device for FileDevice {
     fn alignment(&self) -> usize {
         self.direct.as_ref().map_or(PAGE_BYTES, |direct| direct.call_bytes)
     }
+}
+
+/// Whether the file system or the device does not know the call.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::EPERM))
 }
 
 /// The file for reading and (unless told not to) writing, and whether it was made.

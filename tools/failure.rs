@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     WrongBytes(String),
     /// A cache file is not what it was when it was written, or could not be emptied.
     Damaged(String),
+    /// Something that was acknowledged is not durable.
+    NotDurable(String),
     /// The input or the machine: what failed, why, and what to do about it.
     Input { what: String, source: Option<Box<dyn Error + Send + Sync>>, remedy: Option<String> },
 }
@@ -33,14 +35,14 @@ impl Failure {
     pub(crate) fn remedy(self, advice: impl Into<String>) -> Self {
         match self {
             Self::Input { what, source, .. } => Self::Input { what, source, remedy: Some(advice.into()) },
-            wrong @ (Self::WrongBytes(_) | Self::Damaged(_)) => wrong,
+            wrong @ (Self::WrongBytes(_) | Self::Damaged(_) | Self::NotDurable(_)) => wrong,
         }
     }
 
-    /// 1: the cache or its file is wrong. 2: the input or the environment is.
+    /// 1: the cache or its file is wrong, or not all is durable. 2: the input or the environment is.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::WrongBytes(_) | Self::Damaged(_) => 1,
+            Self::WrongBytes(_) | Self::Damaged(_) | Self::NotDurable(_) => 1,
             Self::Input { .. } => 2,
         }
     }
@@ -49,7 +51,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, source, remedy) = match self {
-            Self::WrongBytes(what) | Self::Damaged(what) => (what, None, None),
+            Self::WrongBytes(what) | Self::Damaged(what) | Self::NotDurable(what) => (what, None, None),
             Self::Input { what, source, remedy } => (what, source.as_ref(), remedy.as_ref()),
         };
         let mut line = what.clone();

@@ -5,13 +5,16 @@
 
 #![forbid(unsafe_code)]
 
+mod ctl;
 mod failure;
 mod inspect;
+mod man;
 mod memory;
 mod page;
 mod policies;
 mod progress;
 mod replay;
+mod serve;
 mod table;
 mod trace;
 mod tune;
@@ -38,8 +41,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Ctl(ctl::CtlArgs),
     Inspect(inspect::InspectArgs),
+    Man(man::ManArgs),
     Replay(Box<replay::ReplayArgs>),
+    Serve(Box<serve::ServeArgs>),
     Trace(Box<trace::command::TraceArgs>),
     Tune(Box<tune::TuneArgs>),
 }
@@ -67,8 +73,11 @@ fn run() -> Result<()> {
         }
     };
     match arguments.command {
+        Command::Ctl(args) => ctl::main(&args, print),
         Command::Inspect(args) => inspect::main(&args, print),
+        Command::Man(args) => man::main(&args, Arguments::command(), print),
         Command::Replay(args) => replay::main(&args, print),
+        Command::Serve(args) => serve::main(&args, print),
         Command::Trace(args) => trace::command::main(&args, print),
         Command::Tune(args) => tune::main(&args, print),
     }

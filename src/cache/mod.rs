@@ -15,6 +15,8 @@
 //! | `fence`     | keeps write-back off a range while it is discarded or forgotten               |
 //! | `discard`   | zeros from now on, given back below                                           |
 //! | `forget`    | drops what is cached of a range                                               |
+//! | `place`     | where the blocks of a volume are                                              |
+//! | `extents`   | which parts of a volume are holes                                             |
 //! | `attach_ssd` | the SSD comes and goes                                                       |
 //! | `mode`      | changes how a volume in use writes                                            |
 //! | `detach`    | takes one volume out, and leaves its copies on the SSD in order                |
@@ -53,6 +55,7 @@ mod destage;
 mod detach;
 mod dirty;
 mod discard;
+mod extents;
 mod fall_back;
 mod fence;
 mod fill;

@@ -11,7 +11,7 @@ use crossbeam::utils::CachePadded;
 use hashbrown::HashMap;
 use terrace_tiers::Error as TierError;
 use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId};
-use terrace_tiers::device::{Device, Identity};
+use terrace_tiers::device::{Device, Extent, Identity};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
 use terrace_tiers::ram::frames::Frames;
 use terrace_tiers::ssd::{Geometry, Ssd};
@@ -464,6 +464,10 @@ impl Device for Padded {
 
     fn discard(&self, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
         self.device.discard(offset, bytes)
+    }
+
+    fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> terrace_tiers::Result<Vec<Extent>> {
+        self.device.extents(offset, bytes, count_max)
     }
 
     fn identity(&self) -> Option<Identity> {

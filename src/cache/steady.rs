@@ -5,18 +5,18 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use terrace_tiers::device::{Device, Identity, total_bytes};
+use terrace_tiers::device::{Device, Extent, Identity, total_bytes};
 use terrace_tiers::{Error, Result};
 
 pub(super) struct Steady(pub(super) Arc<dyn Device>);
 
 impl Steady {
-    fn call(
+    fn call<T>(
         &self,
         action: &'static str,
         (offset, bytes): (u64, u64),
-        call: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+        call: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         // What a device that panicked has in its memory is its own affair; the buffers of a call that failed are not used.
         catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
             let source = io::Error::other("the device panicked");
@@ -49,6 +49,10 @@ impl Device for Steady {
 
     fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
         self.call("discard", (offset, bytes), || self.0.discard(offset, bytes))
+    }
+
+    fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> Result<Vec<Extent>> {
+        self.call("find holes in", (offset, bytes), || self.0.extents(offset, bytes, count_max))
     }
 
     fn resize(&self, bytes: u64) -> Result<()> {

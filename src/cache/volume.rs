@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use terrace_recording::Kind;
-use terrace_tiers::block::VolumeId;
-use terrace_tiers::device::Device;
+use terrace_tiers::block::{BlockSize, VolumeId};
+use terrace_tiers::device::{Device, Extent};
 
 use super::answer::{Answer, Blocks};
 use super::dirty::VolumeState;
@@ -75,6 +75,11 @@ impl Volume {
 
     pub fn len_bytes(&self) -> u64 {
         self.state.len_bytes
+    }
+
+    /// The cache's unit, in which it keeps what is read and written.
+    pub fn block_size(&self) -> BlockSize {
+        self.handle.inner.size
     }
 
     /// How writes are acknowledged that start now.
@@ -291,6 +296,16 @@ impl Volume {
     /// [`Error::OutOfRange`] when the volume has not so many; [`Error::Closed`] and [`Error::Detached`].
     pub fn places(&self, blocks: Range<u64>) -> Result<Vec<BlockPlace>> {
         self.handle.inner.places(&self.state, blocks)
+    }
+
+    /// Which parts of `bytes` bytes from `offset` on are holes, seen through the tiers: pieces in the order of addresses, at
+    /// least one and at most `count_max`, which may end before the range does. A hole reads as zeros; what was written
+    /// before this call and not discarded is none.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Closed`] and [`Error::Detached`]; [`Error::Tier`] when the backing store cannot say.
+    pub fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> Result<Vec<Extent>> {
+        self.handle.inner.extents(&self.state, offset, bytes, count_max)
     }
 
     /// The numbers of the blocks that nobody can give any more, ascending: acknowledged, and since then lost with an SSD

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::PathBuf;
 
-use crate::device::{Device, Identity};
+use crate::device::{Device, Extent, Identity};
 use crate::error::{Error, Result};
 use crate::file_device::{FileDevice, FileOptions};
 
@@ -77,6 +77,10 @@ impl Device for FileBacking {
 
     fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
         self.file.discard(offset, bytes)
+    }
+
+    fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> Result<Vec<Extent>> {
+        self.file.extents(offset, bytes, count_max)
     }
 
     fn identity(&self) -> Option<Identity> {

@@ -23,7 +23,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::device::{Device, Identity, total_bytes};
+use crate::device::{Device, Extent, Identity, total_bytes};
 use crate::error::Result;
 
 /// How slow a disk is.
@@ -162,6 +162,11 @@ impl<D: Device> Device for SlowDevice<D> {
         let result = self.device.discard(offset, bytes);
         wait_until(end);
         result
+    }
+
+    /// A file system has it in memory.
+    fn extents(&self, offset: u64, bytes: u64, count_max: usize) -> Result<Vec<Extent>> {
+        self.device.extents(offset, bytes, count_max)
     }
 
     fn identity(&self) -> Option<Identity> {

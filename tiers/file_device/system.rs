@@ -1,4 +1,4 @@
-//! The system calls that the standard library lacks: vectored I/O at a position, allocation, holes.
+//! The system calls that the standard library lacks: vectored I/O at a position, allocation, holes and where they are.
 //!
 //! All unsafe code of this package's I/O is in this file; each function is one call, with `EINTR` retried.
 
@@ -43,6 +43,26 @@ pub(super) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 /// Gives the space of a range back; it reads as zeros.
 pub(super) fn punch_hole(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
     fallocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, bytes)
+}
+
+/// Where data begins at `offset` or after it; none when a hole is all there is up to the end of the file.
+pub(super) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    match seek(file, offset, libc::SEEK_DATA) {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// Where a hole begins at `offset` or after it; the end of the file counts as one.
+pub(super) fn next_hole(file: &File, offset: u64) -> io::Result<u64> {
+    seek(file, offset, libc::SEEK_HOLE)
+}
+
+/// It moves the position of the descriptor, which no other call here looks at.
+fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<u64> {
+    let offset = signed(offset)?;
+    // SAFETY: the call takes no memory; the descriptor is open as long as `file` is borrowed.
+    retried(|| unsafe { libc::lseek(file.as_raw_fd(), offset, whence) } as isize).map(|at| at as u64)
 }
 
 fn fallocate(file: &File, mode: libc::c_int, offset: u64, bytes: u64) -> io::Result<()> {

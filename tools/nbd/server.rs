@@ -192,7 +192,7 @@ impl Server {
 
     /// Lets nobody in any more, has everyone's requests answered, refuses new ones, and closes. Who is not done after
     /// `grace` is cut off; requests of theirs that are at an export then are waited for once more as long.
-    pub fn shutdown(self, grace: Duration) -> Drained {
+    pub fn shutdown(&self, grace: Duration) -> Drained {
         self.close(grace)
     }
 

@@ -41,6 +41,7 @@ mod worker;
 pub(crate) use args::ReplayArgs;
 pub(crate) use blocks::Addressing;
 pub(crate) use content::block_id;
+pub(crate) use report::Counters;
 pub(crate) use scan::Scan;
 
 use crate::failure::Result;

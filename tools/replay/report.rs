@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use terrace::Stats;
 
 use super::latency::{Class, LatencySummary, OpenSummary, Percentiles, Timings};
@@ -18,7 +18,7 @@ use super::predict::{self, Prediction};
 macro_rules! counters {
     ($($key:ident = $($path:ident).+, $text:literal;)+) => {
         /// A copy of what [`Stats`] counts, under the names of the report; all of them sums.
-        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
         pub(crate) struct Counters { $(pub(crate) $key: u64,)+ }
 
         impl Counters {

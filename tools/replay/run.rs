@@ -100,7 +100,7 @@ fn replay(args: &ReplayArgs, job: &Job) -> Result<(Vec<Pass>, LiveAnswers, Optio
         drop(progress);
         match driven.failure.take() {
             Some(failure @ Failure::Input { .. }) => return Err(failure),
-            failure @ Some(Failure::WrongBytes(_) | Failure::Damaged(_)) => {
+            failure @ Some(Failure::WrongBytes(_) | Failure::Damaged(_) | Failure::NotDurable(_)) => {
                 // What is on disk may be of use to who looks for the cause.
                 places.keep();
                 passes.push(pass(driven, &session, Duration::ZERO));

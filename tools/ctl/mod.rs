@@ -1,0 +1,79 @@
+//! `terrace ctl`: asks a service that runs, over its control socket (`../serve/control.rs` has the protocol).
+
+mod show;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::failure::{Failure, Result};
+use crate::serve::control::Command;
+
+/// Ask or change a service that runs
+#[derive(Args, Debug)]
+pub(crate) struct CtlArgs {
+    /// The control socket of the service; only its owner may use it
+    #[arg(long, value_name = "PATH", default_value = "/run/terrace/control.sock", global = true)]
+    socket: PathBuf,
+
+    /// One JSON value in place of tables
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// A line of the service.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Reply {
+    Result(Value),
+    Error(String),
+}
+
+pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
+    let mut command = args.command.clone();
+    if let Command::AttachSsd { file, .. } | Command::Record { file, .. } = &mut command
+        && let Ok(absolute) = std::path::absolute(&*file)
+    {
+        // The service has another working folder.
+        *file = absolute;
+    }
+    let reply = ask(args, &command).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "name the socket that `terrace serve` told"
+            }
+            io::ErrorKind::PermissionDenied => "ask as the user that the service runs as",
+            _ => "see whether the service still runs",
+        };
+        Failure::caused(format!("no answer at {}", args.socket.display()), error).remedy(remedy)
+    })?;
+    match reply {
+        Reply::Error(what) => Err(Failure::input(what)),
+        Reply::Result(value) if args.json => {
+            print(&serde_json::to_string_pretty(&value).expect("plain data always serialises"));
+            Ok(())
+        }
+        Reply::Result(value) => {
+            print(&show::show(&command, value)?);
+            Ok(())
+        }
+    }
+}
+
+fn ask(args: &CtlArgs, command: &Command) -> io::Result<Reply> {
+    let mut stream = UnixStream::connect(&args.socket)?;
+    let line = serde_json::to_string(command).expect("plain data always serialises");
+    stream.write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    if BufReader::new(stream).read_line(&mut answer)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the service hung up"));
+    }
+    serde_json::from_str(&answer).map_err(io::Error::other)
+}

@@ -1,0 +1,243 @@
+//! Everything that can be known before the first client is let in: a plan held against the machine.
+//!
+//! Refusals come in this order: what the plan says of itself, the files of TLS, addresses that anybody could reach, backing
+//! stores, sockets. Until here nothing on disk was changed, but that an abandoned socket was removed. The cache is opened
+//! after that: it is the first to write, and checks its own file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+
+use terrace::tiers::backing::file::FileBacking;
+use terrace::tiers::file_device::FileOptions;
+use terrace::tiers::ssd::SsdPolicy;
+use terrace::{Config, Device, RamSize, SsdConfig, SsdSize};
+use terrace_nbd::{Listener, Tls, TlsMode};
+
+use super::control::ControlListener;
+use super::plan::{Address, CachePlan, ExportPlan, Mode, Plan};
+use crate::failure::{Failure, Result};
+
+/// A name that fits a string of the protocol, and a cache file's table of volumes.
+const NAME_BYTES_MAX: usize = 255;
+
+/// A plan that works on this machine, with what was opened to find that out.
+pub(super) struct Checked {
+    pub(super) plan: Plan,
+    pub(super) config: Config,
+    pub(super) backings: Vec<Arc<FileBacking>>,
+    pub(super) listeners: Vec<(Listener, TlsMode)>,
+    pub(super) control: Option<ControlListener>,
+}
+
+pub(super) fn check(plan: Plan) -> Result<Checked> {
+    check_names(&plan)?;
+    let config = cache_config(&plan.cache)?;
+    check_limits(&plan)?;
+    let tls = load_tls(&plan)?;
+    check_reach(&plan, tls.is_some())?;
+    let backings = open_backings(&plan)?;
+    let listeners = open_listeners(&plan, tls.as_ref())?;
+    let control = plan.control_path().map(|path| ControlListener::open(&path)).transpose()?;
+    Ok(Checked { plan, config, backings, listeners, control })
+}
+
+/// What must hold between exports, and between them and the cache.
+pub(super) fn check_names(plan: &Plan) -> Result<()> {
+    if plan.exports.is_empty() {
+        return Err(
+            Failure::input("there is nothing to serve").remedy("add an [[export]] with its backing store")
+        );
+    }
+    let mut names = BTreeSet::new();
+    for export in &plan.exports {
+        let name = &export.name;
+        if name.len() > NAME_BYTES_MAX || name.contains('\0') {
+            return Err(Failure::input(format!("`{}` is no name of an export", name.escape_debug()))
+                .remedy(format!("use at most {NAME_BYTES_MAX} bytes, and none that is zero")));
+        }
+        if !names.insert(name) {
+            return Err(
+                Failure::input(format!("two exports are named {name}")).remedy("give each its own name")
+            );
+        }
+        if export.write == Mode::BackSsd && plan.cache.ssd_file.is_none() {
+            return Err(Failure::input(format!(
+                "export {name} is to write back to an SSD and there is none"
+            ))
+            .remedy("add an SSD file with its size, or choose another mode"));
+        }
+    }
+    Ok(())
+}
+
+fn check_limits(plan: &Plan) -> Result<()> {
+    let limits = &plan.limits;
+    if limits.connections == 0
+        || limits.requests == 0
+        || limits.memory == 0
+        || limits.handshake_time.is_zero()
+    {
+        return Err(Failure::input("a limit of nothing lets no client in").remedy("make each at least 1"));
+    }
+    if plan.stop_timeout.is_zero() {
+        return Err(Failure::input("a service that may take no time to stop leaves nothing durable")
+            .remedy("give --stop-timeout a second or more"));
+    }
+    Ok(())
+}
+
+/// How the cache is opened.
+pub(super) fn cache_config(plan: &CachePlan) -> Result<Config> {
+    let mut config = Config::new(RamSize::Bytes(plan.ram_size));
+    config.block_size = plan.block_size;
+    config.ssd = ssd_config(plan)?;
+    config.ram_blocks().map_err(|error| Failure::input(error.to_string()))?;
+    Ok(config)
+}
+
+fn ssd_config(plan: &CachePlan) -> Result<Option<SsdConfig>> {
+    match (&plan.ssd_file, plan.ssd_size) {
+        (None, None) => Ok(None),
+        (Some(path), Some(bytes)) => {
+            let mut config = SsdConfig::new(path, SsdSize::Bytes(bytes));
+            config.policy =
+                SsdPolicy { write_budget_bytes_per_day: plan.ssd_write_budget, ..SsdPolicy::default() };
+            Ok(Some(config))
+        }
+        (Some(_), None) => Err(Failure::input("the SSD file has no size").remedy("add ssd-size")),
+        (None, Some(_)) => Err(Failure::input("the SSD has a size and no file").remedy("add ssd-file")),
+    }
+}
+
+fn load_tls(plan: &Plan) -> Result<Option<Tls>> {
+    let Some(files) = &plan.tls else { return Ok(None) };
+    let tls = Tls::from_files(&files.cert, &files.key, files.ca.as_deref()).map_err(|error| {
+        Failure::caused("TLS cannot be offered", error)
+            .remedy("name a certificate and its own key, both in PEM, that this user may read")
+    })?;
+    Ok(Some(tls))
+}
+
+/// No address that others than this machine can reach without TLS, unless that is wanted.
+fn check_reach(plan: &Plan, has_tls: bool) -> Result<()> {
+    for address in &plan.listen {
+        let Address::Tcp(address) = address else { continue };
+        let is_local = resolve(address)?.iter().all(|found| found.ip().is_loopback());
+        if !is_local && !has_tls && !plan.insecure {
+            return Err(open_to_all(address));
+        }
+    }
+    Ok(())
+}
+
+fn open_to_all(address: &str) -> Failure {
+    Failure::input(format!("whoever reaches {address} could read and write the disk"))
+        .remedy("add --tls-cert and --tls-key, listen on 127.0.0.1, or accept that by --insecure")
+}
+
+fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
+    let found = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+    let failed = |error| Failure::caused(format!("cannot listen on {address}"), error);
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => {
+            Err(failed(io::Error::other("the name has no address")).remedy("name an address of this machine"))
+        }
+        Err(error) => Err(failed(error).remedy("name an address of this machine")),
+    }
+}
+
+fn open_backings(plan: &Plan) -> Result<Vec<Arc<FileBacking>>> {
+    let mut files = BTreeMap::new();
+    if let Some(found) = plan.cache.ssd_file.as_deref().and_then(file_at) {
+        files.insert(found, "the cache file".to_string());
+    }
+    let mut backings = Vec::new();
+    for export in &plan.exports {
+        if let Some(found) = file_at(&export.backing)
+            && let Some(other) = files.insert(found, format!("export {}", export.name))
+        {
+            return Err(Failure::input(format!(
+                "{} is the backing store of export {} and {other} too",
+                export.backing.display(),
+                export.name
+            ))
+            .remedy("give each its own file"));
+        }
+        backings.push(open_backing(export)?);
+    }
+    Ok(backings)
+}
+
+/// What tells one file from another, whatever it is called.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let found = std::fs::metadata(path).ok()?;
+    // A block device is what its number says, whichever node names it.
+    let is_device = found.file_type().is_block_device();
+    Some(if is_device { (u64::MAX, found.rdev()) } else { (found.dev(), found.ino()) })
+}
+
+/// The backing store of an export, locked against other servers.
+pub(super) fn open_backing(export: &ExportPlan) -> Result<Arc<FileBacking>> {
+    let options =
+        FileOptions { read_only: export.read_only, lock: true, ..FileOptions::new(export.backing.clone()) };
+    let opened = FileBacking::with_options(&options);
+    let backing = opened
+        .map_err(|error| Failure::caused(format!("export {} has no backing store", export.name), error))?;
+    if backing.len_bytes() == 0 {
+        return Err(Failure::input(format!("{} is empty", export.backing.display()))
+            .remedy("give it the size that the disk is to have, by truncate -s SIZE"));
+    }
+    Ok(Arc::new(backing))
+}
+
+fn open_listeners(plan: &Plan, tls: Option<&Tls>) -> Result<Vec<(Listener, TlsMode)>> {
+    let mut listeners = Vec::new();
+    let passed = Listener::activated().map_err(|error| {
+        Failure::caused("the sockets that were passed cannot be used", error)
+            .remedy("pass listening Unix or TCP sockets alone")
+    })?;
+    for listener in passed {
+        if !listener.is_local() && tls.is_none() && !plan.insecure {
+            return Err(open_to_all(&listener.name()));
+        }
+        listeners.push((tls_mode(listener.tcp_address().is_some(), tls), listener));
+    }
+    for address in &plan.listen {
+        let listener = match address {
+            // Whoever may connect may read and write the disk.
+            Address::Unix(path) => Listener::unix(path, 0o600),
+            Address::Tcp(address) => Listener::tcp(&resolve(address)?[..]),
+        };
+        let listener = listener.map_err(|error| cannot_listen(address, error))?;
+        listeners.push((tls_mode(matches!(address, Address::Tcp(_)), tls), listener));
+    }
+    if listeners.is_empty() {
+        return Err(Failure::input("there is no address to listen on").remedy("add --listen unix:PATH"));
+    }
+    Ok(listeners.into_iter().map(|(mode, listener)| (listener, mode)).collect())
+}
+
+fn tls_mode(is_tcp: bool, tls: Option<&Tls>) -> TlsMode {
+    match tls {
+        None => TlsMode::Off,
+        Some(tls) if is_tcp => TlsMode::Required(tls.clone()),
+        Some(tls) => TlsMode::Offered(tls.clone()),
+    }
+}
+
+pub(super) fn cannot_listen(address: &Address, error: io::Error) -> Failure {
+    let remedy = match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, Address::Unix(_)) => {
+            "a server is there, or a file of another kind; name another path"
+        }
+        (io::ErrorKind::AddrInUse, Address::Tcp(_)) => "stop who listens there, or name another port",
+        (io::ErrorKind::NotFound, _) => "make its folder first",
+        _ => "name an address that this user may use",
+    };
+    Failure::caused(format!("cannot listen on {address}"), error).remedy(remedy)
+}

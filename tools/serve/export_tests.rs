@@ -1,0 +1,132 @@
+//! The export over a volume on a device in memory.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use terrace::tiers::testing::MemoryDevice;
+use terrace::{BlockSize, Cache, Config, Device, RamSize, Volume, WriteMode};
+
+use super::*;
+
+const BLOCK: usize = 4096;
+const DISK_BYTES: u64 = 4 << 20;
+
+struct Bench {
+    _cache: Cache,
+    device: Arc<MemoryDevice>,
+    volume: Volume,
+    export: VolumeExport,
+}
+
+impl Bench {
+    fn new(mode: WriteMode, read_only: bool) -> Self {
+        let mut config = Config::new(RamSize::Blocks(16));
+        config.block_size = BlockSize::new(BLOCK as u64).expect("a block size");
+        (config.shards, config.slack_blocks, config.frame_wait_ms) = (Some(1), Some(4), 10);
+        let cache = Cache::open(&config).expect("the cache opens");
+        let device = Arc::new(MemoryDevice::new(DISK_BYTES));
+        let volume = cache.attach("disk", device.clone(), mode).expect("the volume attaches");
+        let helpers = || Helpers::new("helper", 1).expect("a thread");
+        let about = About { description: String::new(), read_only };
+        let export = VolumeExport::new(volume.clone(), about, helpers(), helpers());
+        Self { _cache: cache, device, volume, export }
+    }
+
+    fn stored(&self, offset: u64, bytes: usize) -> Vec<u8> {
+        let mut buffer = vec![0; bytes];
+        self.device.read(offset, &mut [std::io::IoSliceMut::new(&mut buffer)]).expect("memory does not fail");
+        buffer
+    }
+
+    /// How often each operation went well, and failed.
+    fn counted(&self, operation: Operation) -> (u64, u64) {
+        let snapshot = self.export.meter().snapshot().swap_remove(operation as usize);
+        (snapshot.latency.count, snapshot.errors)
+    }
+}
+
+/// The end of a request, and where it says so.
+fn done<T: Send + 'static>() -> (Done<T>, Receiver<Result<T>>) {
+    let (sender, answers) = channel();
+    (Done::call(move |answer| drop(sender.send(answer))), answers)
+}
+
+fn bytes_of(data: &Data) -> Vec<u8> {
+    data.parts().flatten().copied().collect()
+}
+
+#[test]
+fn a_read_that_finds_no_frame_waits_for_one_and_is_no_error() {
+    let bench = Bench::new(WriteMode::Through, false);
+    let last = DISK_BYTES - BLOCK as u64;
+    bench.device.write(last, &[std::io::IoSlice::new(&[7; BLOCK])]).expect("memory does not fail");
+    // Readers hold every frame there is.
+    let mut held = Vec::new();
+    while let Ok(blocks) = bench.volume.read_ref(held.len() as u64 * BLOCK as u64, BLOCK) {
+        held.push(blocks);
+    }
+    let (done, answers) = done();
+    bench.export.read(last, BLOCK as u32, done);
+    assert!(answers.try_recv().is_err(), "there is no frame for it");
+    drop(held);
+    let data = answers.recv().expect("it is answered").expect("it is no error");
+    assert_eq!(bytes_of(&data), [7; BLOCK]);
+}
+
+#[test]
+fn a_read_larger_than_the_cache_is_answered_whole() {
+    let bench = Bench::new(WriteMode::Back, false);
+    let (done, answers) = done();
+    bench.export.read(0, DISK_BYTES as u32, done);
+    assert_eq!(answers.recv().expect("it is answered").expect("it is read").len_bytes() as u64, DISK_BYTES);
+}
+
+#[test]
+fn reads_are_counted_by_where_they_were_answered() {
+    let bench = Bench::new(WriteMode::Through, false);
+    assert!(bench.export.try_read(0, 512).is_none(), "it is not in RAM yet");
+    let (done, answers) = done();
+    bench.export.read(0, 512, done);
+    answers.recv().expect("it is answered").expect("it is read");
+    assert_eq!(bench.counted(Operation::ReadDisk), (1, 0));
+    let data = bench.export.try_read(100, 100).expect("it is in RAM").expect("it is no error");
+    assert_eq!(data.len_bytes(), 100);
+    assert_eq!(bench.counted(Operation::ReadRam), (1, 0));
+}
+
+#[test]
+fn a_change_with_fua_is_answered_when_it_is_durable_and_one_without_may_be_before() {
+    let bench = Bench::new(WriteMode::Back, false);
+    let ended = |answers: Receiver<Result<()>>| answers.recv().expect("it is answered").expect("it is done");
+    let (plain, answers) = done();
+    bench.export.write(0, vec![1; 1000].into(), false, plain);
+    ended(answers);
+    let (sure, answers) = done();
+    bench.export.write(8192, vec![2; 1000].into(), true, sure);
+    ended(answers);
+    assert!(bench.device.counters().syncs > 0);
+    assert_eq!(bench.stored(8192, 1000), [2; 1000]);
+    assert_eq!(bench.stored(0, 1000), [1; 1000], "a flush is of all that was acknowledged");
+    let syncs = bench.device.counters().syncs;
+    let (sure, answers) = done();
+    bench.export.trim(8192, 4096, true, sure);
+    ended(answers);
+    assert!(bench.device.counters().syncs > syncs);
+    assert_eq!(bench.stored(8192, 1000), [0; 1000]);
+    let (sure, answers) = done();
+    bench.export.write_zeroes(100, 500, Zeroing { fua: true, no_hole: true, fast: false }, sure);
+    ended(answers);
+    assert_eq!(bench.stored(0, 1000), [&[1; 100][..], &[0; 500], &[1; 400]].concat());
+}
+
+#[test]
+fn a_device_that_fails_is_an_error_of_the_protocol_and_is_counted() {
+    use terrace::tiers::testing::{Fault, Operation as On};
+    let bench = Bench::new(WriteMode::Through, false);
+    bench.device.fail(Fault { kind: std::io::ErrorKind::StorageFull, ..Fault::every(On::Write) });
+    let (refused, answers) = done();
+    bench.export.write(0, vec![1; 512].into(), false, refused);
+    let failure = answers.recv().expect("it is answered").expect_err("there is no room");
+    assert_eq!(failure.code, ErrorCode::NoSpace, "{failure}");
+    assert_eq!(bench.counted(Operation::Write), (0, 1));
+}

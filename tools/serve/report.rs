@@ -1,0 +1,289 @@
+//! What the service is and has done, as JSON: the objects behind `terrace ctl`.
+
+use serde::{Deserialize, Serialize};
+use terrace::Outlook;
+
+use super::meter::OperationSnapshot;
+use super::plan::Mode;
+use super::service::{ExportSnapshot, Snapshot};
+use crate::replay::Counters;
+
+/// A whole [`Snapshot`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) running_seconds: f64,
+    pub(crate) block_bytes: u64,
+    pub(crate) ram_bytes: u64,
+    /// Null without an SSD.
+    pub(crate) ssd_bytes: Option<u64>,
+    /// Of clean blocks; null without a limit.
+    pub(crate) ssd_write_budget_bytes_per_day: Option<u64>,
+    /// Sums since the service began, as `terrace replay --help` explains them.
+    pub(crate) counters: Counters,
+    pub(crate) now: Now,
+    pub(crate) clients: Clients,
+    pub(crate) exports: Vec<ExportReport>,
+    pub(crate) connections: Vec<ConnectionReport>,
+    pub(crate) outlooks: Vec<OutlookReport>,
+    /// The recording that runs, or the last one; null when there never was one.
+    pub(crate) recording: Option<RecordingReport>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RecordingReport {
+    pub(crate) is_running: bool,
+    pub(crate) requests: u64,
+    pub(crate) requests_lost: u64,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// Why it ended by itself.
+    pub(crate) failure: Option<String>,
+}
+
+/// What is so at the moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Now {
+    /// Newer than below, in RAM.
+    pub(crate) dirty_blocks: u64,
+    /// Written below, and not synced yet.
+    pub(crate) unsynced_blocks: u64,
+    /// Newer than the disks, in the log on the SSD.
+    pub(crate) ssd_dirty_blocks: u64,
+    /// Blocks that nobody can give any more.
+    pub(crate) lost_blocks: u64,
+    pub(crate) ssd_cached_blocks: u64,
+    pub(crate) ssd_capacity_blocks: u64,
+    /// Segments of the cache file that a start has not read yet.
+    pub(crate) ssd_segments_unread: u64,
+    pub(crate) ssd_in_use: bool,
+    /// Why the SSD was switched off, when it was.
+    pub(crate) ssd_off_for: Option<String>,
+    pub(crate) ssd_errors: u64,
+    pub(crate) ssd_corrupt_blocks: u64,
+    pub(crate) disk_queue_depth: u64,
+    pub(crate) ssd_queue_depth: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Clients {
+    pub(crate) connections: u64,
+    pub(crate) accepted: u64,
+    pub(crate) turned_away: u64,
+    pub(crate) handshakes_failed: u64,
+    pub(crate) breaches: u64,
+    pub(crate) requests: u64,
+    pub(crate) failures: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_written: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ExportReport {
+    pub(crate) name: String,
+    pub(crate) backing: String,
+    pub(crate) bytes: u64,
+    pub(crate) mode: Mode,
+    pub(crate) read_only: bool,
+    pub(crate) lost_blocks: u64,
+    pub(crate) operations: Vec<OperationReport>,
+}
+
+/// One kind of request, of one export. Quantiles are null while there was none, and an eighth too high at most.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OperationReport {
+    pub(crate) operation: String,
+    pub(crate) count: u64,
+    pub(crate) errors: u64,
+    pub(crate) bytes: u64,
+    pub(crate) mean_us: Option<f64>,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) p999_us: Option<f64>,
+    /// How many took less than each power of two, in nanoseconds: the difference of two reports has the times between them.
+    pub(crate) count_below_ns: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ConnectionReport {
+    pub(crate) peer: String,
+    /// Null in the handshake.
+    pub(crate) export: Option<String>,
+    pub(crate) tls: bool,
+    pub(crate) connected_seconds: f64,
+    pub(crate) requests: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_written: u64,
+}
+
+/// What a size would give: shares of all reads, from 0 to 1. An error is half the width of the interval that holds the true
+/// share in 95 of 100 cases.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OutlookReport {
+    pub(crate) ram_bytes: u64,
+    pub(crate) ssd_bytes: u64,
+    /// The tiers have this size now.
+    pub(crate) is_present: bool,
+    pub(crate) read_ram_ratio: f64,
+    pub(crate) read_ram_ratio_error: f64,
+    pub(crate) read_ssd_ratio: f64,
+    pub(crate) read_disk_ratio: f64,
+    pub(crate) read_disk_ratio_error: f64,
+    /// Blocks written to the SSD for each block that is read or written.
+    pub(crate) ssd_writes: f64,
+}
+
+/// Whether the SSD may be pulled out now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Unplug {
+    pub(crate) safe: bool,
+    pub(crate) why: String,
+}
+
+impl Report {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let server = &snapshot.server;
+        Self {
+            running_seconds: snapshot.running_for.as_secs_f64(),
+            block_bytes: snapshot.block_bytes,
+            ram_bytes: snapshot.ram_bytes,
+            ssd_bytes: snapshot.ssd_bytes,
+            ssd_write_budget_bytes_per_day: snapshot.ssd_write_budget,
+            counters: Counters::of(&snapshot.stats),
+            now: Now::of(snapshot),
+            clients: Clients {
+                connections: server.connections as u64,
+                accepted: server.accepted,
+                turned_away: server.turned_away,
+                handshakes_failed: server.handshakes_failed,
+                breaches: server.breaches,
+                requests: server.traffic.requests,
+                failures: server.traffic.failures,
+                bytes_read: server.traffic.bytes_read,
+                bytes_written: server.traffic.bytes_written,
+            },
+            exports: snapshot.exports.iter().map(ExportReport::of).collect(),
+            connections: snapshot.connections.iter().map(ConnectionReport::of).collect(),
+            outlooks: snapshot.outlooks.iter().map(|outlook| OutlookReport::of(outlook, snapshot)).collect(),
+            recording: snapshot.recording.as_ref().map(RecordingReport::of),
+        }
+    }
+}
+
+impl RecordingReport {
+    fn of(status: &terrace::RecordStatus) -> Self {
+        Self {
+            is_running: status.is_running,
+            requests: status.requests,
+            requests_lost: status.requests_lost,
+            files: status.files,
+            bytes: status.bytes,
+            failure: status.failure.clone(),
+        }
+    }
+}
+
+impl Now {
+    fn of(snapshot: &Snapshot) -> Self {
+        let stats = &snapshot.stats;
+        Self {
+            dirty_blocks: stats.dirty_blocks,
+            unsynced_blocks: stats.unsynced_blocks,
+            ssd_dirty_blocks: stats.ssd.dirty_blocks,
+            lost_blocks: stats.lost_blocks,
+            ssd_cached_blocks: stats.ssd.cached_blocks,
+            ssd_capacity_blocks: stats.ssd.capacity_blocks,
+            ssd_segments_unread: stats.ssd.segments_unread,
+            ssd_in_use: stats.ssd_in_use,
+            ssd_off_for: stats.ssd_off_for.map(|failure| format!("{failure:?}").to_lowercase()),
+            ssd_errors: stats.ssd_errors,
+            ssd_corrupt_blocks: stats.ssd.corrupt_blocks,
+            disk_queue_depth: stats.disk_queue_depth,
+            ssd_queue_depth: stats.ssd_queue_depth,
+        }
+    }
+}
+
+impl ExportReport {
+    fn of(export: &ExportSnapshot) -> Self {
+        Self {
+            name: export.name.clone(),
+            backing: export.backing.clone(),
+            bytes: export.bytes,
+            mode: export.mode,
+            read_only: export.read_only,
+            lost_blocks: export.lost_blocks,
+            operations: export.operations.iter().map(OperationReport::of).collect(),
+        }
+    }
+}
+
+impl OperationReport {
+    fn of(operation: &OperationSnapshot) -> Self {
+        let latency = &operation.latency;
+        let quantile = |part| latency.quantile_ns(part).map(|ns| ns as f64 / 1e3);
+        let mean = || latency.sum_ns as f64 / latency.count as f64 / 1e3;
+        Self {
+            operation: operation.operation.name().into(),
+            count: latency.count,
+            errors: operation.errors,
+            bytes: operation.bytes,
+            mean_us: (latency.count > 0).then(mean),
+            p50_us: quantile(0.5),
+            p99_us: quantile(0.99),
+            p999_us: quantile(0.999),
+            count_below_ns: latency.below_powers().collect(),
+        }
+    }
+}
+
+impl ConnectionReport {
+    fn of(connection: &terrace_nbd::ConnectionStats) -> Self {
+        Self {
+            peer: connection.peer.clone(),
+            export: connection.export.clone(),
+            tls: connection.has_tls,
+            connected_seconds: connection.connected_for.as_secs_f64(),
+            requests: connection.traffic.requests,
+            bytes_read: connection.traffic.bytes_read,
+            bytes_written: connection.traffic.bytes_written,
+        }
+    }
+}
+
+impl OutlookReport {
+    fn of(outlook: &Outlook, snapshot: &Snapshot) -> Self {
+        Self {
+            ram_bytes: outlook.size.ram_blocks * snapshot.block_bytes,
+            ssd_bytes: outlook.size.ssd_blocks * snapshot.block_bytes,
+            is_present: outlook.is_present,
+            read_ram_ratio: 1.0 - outlook.read_ssd_ratio - outlook.read_disk_ratio,
+            read_ram_ratio_error: outlook.read_ram_ratio_error,
+            read_ssd_ratio: outlook.read_ssd_ratio,
+            read_disk_ratio: outlook.read_disk_ratio,
+            read_disk_ratio_error: outlook.read_disk_ratio_error,
+            ssd_writes: outlook.ssd_writes,
+        }
+    }
+}
+
+impl Unplug {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let in_mode: Vec<&str> = snapshot
+            .exports
+            .iter()
+            .filter(|export| export.mode == Mode::BackSsd)
+            .map(|export| export.name.as_str())
+            .collect();
+        let dirty_blocks = snapshot.stats.ssd.dirty_blocks;
+        let why = if snapshot.ssd_bytes.is_none() {
+            "there is no SSD in use".into()
+        } else if !in_mode.is_empty() {
+            format!("exports write back to it: {}; give them another mode first", in_mode.join(", "))
+        } else if dirty_blocks > 0 {
+            format!("{dirty_blocks} blocks are newer there than on the disks; drain first")
+        } else {
+            "it has nothing that the disks lack; detach-ssd leaves its file warm".into()
+        };
+        Self { safe: in_mode.is_empty() && dirty_blocks == 0, why }
+    }
+}

@@ -1,0 +1,13 @@
+//! `terrace serve` and `terrace ctl`: the real binary, real files and sockets, and the clients that people use.
+//!
+//! A client that is not installed makes a test say that it is skipped; where `CI` is set it must be there.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod clients;
+mod control;
+mod crashes;
+mod harness;
+mod life;
+mod refusals;
