@@ -135,6 +135,11 @@ pub struct AttachOptions {
     /// newer blocks of the volume is missing, or too old.
     pub mark: Option<Arc<dyn MarkPlace>>,
     pub stale_ssd: StaleSsd,
+    /// Nobody but the cache writes to the backing store: neither beside it, nor while no cache has the volume, nor did since
+    /// it was last attached. The clean copies on the SSD then outlive a crash too, those that a sync of the backing store
+    /// covered; otherwise a volume that was not left in order comes back cold. Attaching costs a sync of the backing store.
+    /// Needs a place for the mark, and changes nothing without one.
+    pub exclusive: bool,
 }
 
 /// A recording of all that callers ask for, which `terrace trace`, `tune` and `replay` read.

@@ -20,9 +20,11 @@ mod arc_curve;
 mod dense;
 mod lru_curve;
 
+use std::ops::Range;
+
 use foldhash::fast::FixedState;
 use terrace_tiers::block::{BlockId, Version};
-use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, Side, Slot};
+use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, List, Side, Slot};
 use terrace_tiers::ssd::{Demote, SealPlan, Ssd};
 
 use crate::cache::shard_index;
@@ -77,6 +79,21 @@ impl SimulatedShard {
         let policy = ArcPolicy::new(capacity);
         let slots = policy.slot_limit();
         Self { policy, written_in: vec![0; slots], filled_in: vec![(0, 0); slots] }
+    }
+
+    fn remove(&mut self, block: BlockId) {
+        if self.policy.lookup(block).is_some() {
+            self.policy.remove(block);
+        }
+    }
+
+    /// Without a look at those that are not there.
+    fn remove_all(&mut self, ids: &Range<u64>) {
+        let resident = [List::Recent, List::Frequent].into_iter().flat_map(|list| self.policy.list(list));
+        let inside: Vec<BlockId> = resident.filter(|block| ids.contains(&block.as_u64())).collect();
+        for block in inside {
+            self.policy.remove(block);
+        }
     }
 }
 
@@ -176,6 +193,27 @@ impl Simulation {
             for ssd in self.below.iter_mut().filter_map(|below| below.ssd.as_mut()) {
                 ssd.void(block, Version::ZERO.next(), terrace_tiers::ssd::VoidMark::Exact);
             }
+        }
+        self.settle();
+    }
+
+    /// A request that discards whole blocks: none is in RAM or on an SSD from then on.
+    pub fn discard(&mut self, first: BlockId, count: u64) {
+        self.request += 1;
+        let ids = first.as_u64()..first.as_u64().saturating_add(count);
+        let resident: u64 = self.shards.iter().map(|shard| u64::from(shard.policy.len())).sum();
+        if count < resident {
+            for block in ids.map(BlockId::from_u64) {
+                let index = shard_index(&self.hasher, block, self.shards.len());
+                self.shards[index].remove(block);
+            }
+        } else {
+            for shard in &mut self.shards {
+                shard.remove_all(&ids);
+            }
+        }
+        for ssd in self.below.iter_mut().filter_map(|below| below.ssd.as_mut()) {
+            ssd.void_range(first, count, Version::ZERO.next());
         }
         self.settle();
     }

@@ -91,7 +91,7 @@ impl World {
 
     fn attach(&self, cache: &Cache, mode: WriteMode, stale_ssd: StaleSsd) -> Result<Volume, Error> {
         let place: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(self.mark.clone()));
-        let options = AttachOptions { mark: Some(place), stale_ssd };
+        let options = AttachOptions { mark: Some(place), stale_ssd, ..AttachOptions::default() };
         cache.attach_with("disk", Arc::new(Raw(self.disk.clone())), mode, &options)
     }
 

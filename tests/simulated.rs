@@ -68,7 +68,10 @@ impl Twins {
             let first = ((self.random.f64().powi(4) * self.blocks as f64) as u64).min(self.blocks - count);
             let id = BlockId::new(volume.id(), first);
             let bytes = &mut buffer[..count as usize * 4096];
-            if self.random.u8(..3) == 0 {
+            if self.random.u8(..16) == 0 {
+                volume.discard(first * 4096, count * 4096).expect("a discard succeeds");
+                self.simulation.discard(id, count);
+            } else if self.random.u8(..3) == 0 {
                 volume.write(first * 4096, bytes).expect("a write succeeds");
                 self.simulation.write(id, count, step);
             } else {

@@ -68,7 +68,8 @@ impl Inner {
     /// A block left RAM: gives it to the SSD, if it earns that and there is room. Called under the lock of its shard.
     pub(super) fn demote(self: &Arc<Self>, departed: Departed) {
         let Some(ssd) = self.ssd().filter(|_| !self.is_closed()) else { return };
-        let Departed { block, frame, version, earned } = departed;
+        let Departed { block, frame, earned } = departed;
+        let version = self.last_version();
         let mut state = ssd.state.lock();
         if ssd.is_off() || ssd.is_leaving.load(Ordering::Relaxed) {
             return;

@@ -235,7 +235,10 @@ impl Inner {
         let blocks = tombstone.blocks();
         let (start, end) = (blocks.start << volume.block_shift, blocks.end << volume.block_shift);
         let bytes = end.min(volume.len_bytes).saturating_sub(start);
-        if bytes == 0 { Ok(()) } else { discard_below(&*volume.device, start, bytes).map_err(Arc::new) }
+        let discarded =
+            if bytes == 0 { Ok(()) } else { discard_below(&*volume.device, start, bytes).map_err(Arc::new) };
+        self.note_below(volume);
+        discarded
     }
 
     /// Reads a run from the log and writes it below.
@@ -279,9 +282,10 @@ impl Inner {
                 }
             }
         }
-        for (offset, slices, _) in pieces {
-            volume.device.write(offset, &slices).map_err(Arc::new)?;
-        }
+        let write = |(offset, slices, _): (u64, Vec<IoSlice<'_>>, u64)| volume.device.write(offset, &slices);
+        let written = pieces.into_iter().try_for_each(write).map_err(Arc::new);
+        self.note_below(volume);
+        written?;
         Ok(reads.into_iter().map(|(read, _)| read).collect())
     }
 

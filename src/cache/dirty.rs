@@ -58,6 +58,8 @@ pub(super) struct VolumeState {
     /// With `dirty`: what a forget or a change of mode waits for may have ended.
     pub(super) fence_changed: Condvar,
     pub(super) mark: Option<VolumeMark>,
+    /// Its clean copies are to outlive a crash.
+    pub(super) is_exclusive: bool,
 }
 
 /// What a volume is made of when it is attached.
@@ -71,11 +73,12 @@ pub(super) struct VolumeParts {
     /// Where what goes below by the log goes there in order: the log's number of the volume's epoch 0.
     pub(super) first_epoch: Option<u64>,
     pub(super) mark: Option<VolumeMark>,
+    pub(super) is_exclusive: bool,
 }
 
 impl VolumeState {
     pub(super) fn new(parts: VolumeParts, size: BlockSize) -> Self {
-        let VolumeParts { id, name, device, lane, mode, version, first_epoch, mark } = parts;
+        let VolumeParts { id, name, device, lane, mode, version, first_epoch, mark, is_exclusive } = parts;
         let len_bytes = device.len_bytes();
         Self {
             id,
@@ -96,6 +99,7 @@ impl VolumeState {
             has_unreadable: AtomicBool::new(false),
             fence_changed: Condvar::new(),
             mark,
+            is_exclusive,
         }
     }
 
@@ -214,6 +218,10 @@ pub(super) struct Syncs {
     pub(super) started: u64,
     /// How many of them failed.
     pub(super) failures: u64,
+    /// Something was given to the backing store since the last one started.
+    pub(super) is_behind: bool,
+    /// See `synced`.
+    pub(super) synced_through: Version,
     pub(super) is_running: bool,
     /// A sync failed, flushes said so, and then the caller forgot what it should have covered.
     pub(super) is_given_up: bool,

@@ -191,6 +191,7 @@ impl Inner {
         let end = volume.len_bytes.min(blocks.end << volume.block_shift);
         let discard = || discard_below(&*volume.device, start, end - start).map_err(Arc::new);
         let result = prepared.and_then(|()| discard());
+        self.note_below(volume);
         let mut dirty = volume.dirty.lock();
         let covered_by = dirty.syncs.started + 1;
         // A sync that failed meanwhile may have dropped what this gave to the device.

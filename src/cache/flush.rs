@@ -76,12 +76,14 @@ impl Inner {
     }
 
     fn run_sync(self: &Arc<Self>, volume: &Arc<VolumeState>) {
-        let (number, mut covered, mut passed) = {
+        let (through, number, mut covered, mut passed) = {
             let mut dirty = volume.dirty.lock();
             let syncs = &mut dirty.syncs;
             syncs.started += 1;
             syncs.covers_blocks = !(syncs.unsynced.is_empty() && syncs.passed.is_empty());
-            (syncs.started, std::mem::take(&mut syncs.unsynced), std::mem::take(&mut syncs.passed))
+            syncs.is_behind = false;
+            let through = self.last_version();
+            (through, syncs.started, std::mem::take(&mut syncs.unsynced), std::mem::take(&mut syncs.passed))
         };
         let result = volume.device.sync().map_err(Arc::new);
         self.counters.disk_syncs.fetch_add(1, Ordering::Relaxed);
@@ -107,6 +109,9 @@ impl Inner {
         dirty.syncs.covers_blocks = false;
         if result.is_ok() {
             dirty.fences.synced(number);
+            if dirty.syncs.failures == 0 {
+                dirty.syncs.synced_through = through;
+            }
         }
         let (mut ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut dirty.syncs.waiting)
             .into_iter()

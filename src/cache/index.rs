@@ -161,7 +161,6 @@ impl Fill {
 pub(super) struct Departed {
     pub(super) block: BlockId,
     pub(super) frame: FrameRef,
-    pub(super) version: Version,
     /// It left the frequent side: it was met at least twice.
     pub(super) earned: bool,
 }
@@ -340,9 +339,11 @@ impl Shard {
             return None;
         }
         // Only whole blocks go to the SSD: one that was written in part is read again when it is wanted.
-        let frame = entry.frame.filter(|_| entry.sectors.is_none())?;
+        // So do zeros of a discard that is not below: a crash may take it back.
+        let is_offered = entry.sectors.is_none() && !self.is_discarded(evicted.block);
+        let frame = entry.frame.filter(|_| is_offered)?;
         let earned = evicted.from == Side::Frequent;
-        Some(Departed { block: evicted.block, frame, version: entry.version, earned })
+        Some(Departed { block: evicted.block, frame, earned })
     }
 
     /// Notes that a fill is under way for `block`, which is resident or found no place.
@@ -414,7 +415,7 @@ impl Shard {
             let is_offered = !is_on_ssd && !fill.is_void && !is_stale;
             if let (Some(frame), Some(from), true) = (&done.frame, fill.left_from, is_offered) {
                 let (frame, earned) = (frame.clone(), from == Side::Frequent);
-                done.departed = Some(Departed { block, frame, version: fill.version, earned });
+                done.departed = Some(Departed { block, frame, earned });
             }
             return done;
         };

@@ -46,6 +46,15 @@ pub(super) struct Judged {
 }
 
 impl Judged {
+    /// Whether there is a mark that a cache file which is believed knows.
+    pub(super) fn has_serial(&self) -> bool {
+        self.place.is_some() && self.mark.serial > 0
+    }
+
+    pub(super) fn has_place(&self) -> bool {
+        self.place.is_some()
+    }
+
     /// Loads the mark of a volume. Takes no lock; may ask the file system.
     pub(super) fn load(device: &dyn terrace_tiers::device::Device, options: &AttachOptions) -> Result<Self> {
         let beside =
@@ -137,10 +146,26 @@ impl Inner {
 
     /// Before a volume writes to the log: the mark says so.
     pub(super) fn mark_holder(&self, volume: &VolumeState, ssd: &SsdTier) -> Result<()> {
+        let file = ssd.with(|tier| tier.file_id());
+        self.raise_serial(volume, ssd, |_| Some(file))
+    }
+
+    /// Before a volume whose clean copies are to outlive a crash is used: no other copy of the file is as new as its mark.
+    pub(super) fn renew_mark(&self, volume: &VolumeState, ssd: &SsdTier) -> Result<()> {
+        self.raise_serial(volume, ssd, |holder| holder)
+    }
+
+    /// The file learns the next serial, and the mark becomes that of this holder.
+    fn raise_serial(
+        &self,
+        volume: &VolumeState,
+        ssd: &SsdTier,
+        holder: impl FnOnce(Option<u64>) -> Option<u64>,
+    ) -> Result<()> {
         let Some(mark) = &volume.mark else { return Ok(ssd.make_durable(None).map(drop)?) };
         let mut held = mark.mark.lock();
-        let (known, file) = ssd.with(|tier| (tier.mark_of(&volume.name), tier.file_id()));
-        let new = Mark { serial: held.serial.max(known) + 1, holder: Some(file) };
+        let known = ssd.with(|tier| tier.mark_of(&volume.name));
+        let new = Mark { serial: held.serial.max(known) + 1, holder: holder(held.holder) };
         ssd.with(|tier| tier.set_mark(volume.id, new.serial));
         // First the file, so that it is never older than its own mark.
         ssd.make_durable(None)?;

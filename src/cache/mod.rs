@@ -29,6 +29,7 @@
 //! | `destage`   | and from there below                                                          |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `mark`      | what is known of the SSD beside the backing store                             |
+//! | `synced`    | which clean copies outlive a crash                                             |
 //! | `tap`       | a sample of what is referenced, for whoever wants to know                      |
 //! | `record`    | all that callers ask for, in files                                             |
 //! | `recover`   | opens and closes caches and volumes                                           |
@@ -76,6 +77,7 @@ mod resize_ssd;
 mod scan;
 mod ssd;
 mod steady;
+mod synced;
 mod tap;
 mod ticker;
 mod volume;

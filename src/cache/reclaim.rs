@@ -98,6 +98,8 @@ impl Inner {
     /// Seals what is full until nothing is: segments that fill up while a sync runs share the next.
     pub(super) fn run_seals(self: &Arc<Self>, ssd: &Arc<SsdTier>) {
         while let Some(plans) = ssd.take_seals() {
+            // Durable before the summaries are, as all that the journal has.
+            self.note_synced(ssd);
             ssd.seal(plans);
             self.start_reclaim_early(ssd);
         }

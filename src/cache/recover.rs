@@ -280,9 +280,11 @@ impl Inner {
         let lane = self.lane_for(identity);
         let ssd = self.ssd_in_use();
         judged.settle(name, ssd.as_deref(), options.stale_ssd)?;
+        let is_exclusive = options.exclusive && judged.has_place();
+        let keeps = is_exclusive && judged.has_serial();
         let mark = judged.into_mark(ssd.as_deref(), options.mark.is_some())?;
         let id = match self.ssd() {
-            Some(ssd) => ssd.with(|tier| tier.attach_volume(name, identity)).map_err(Arc::new)?,
+            Some(ssd) => ssd.with(|tier| tier.attach_again(name, identity, keeps)).map_err(Arc::new)?,
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
         // No number is given out twice, also when the SSD goes.
@@ -291,15 +293,15 @@ impl Inner {
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
         let ssd = self.ssd().filter(|_| self.limits.ordered_destage);
         let first_epoch = ssd.map(|ssd| ssd.with(|tier| tier.last_epoch(id)) + 1);
-        let name_of = name.to_owned();
-        let parts = VolumeParts { id, name: name_of, device: padded, lane, mode, version, first_epoch, mark };
-        let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.names.insert(name.to_owned());
+        let (name, device): (_, Arc<dyn Device>) = (name.to_owned(), padded);
+        let parts = VolumeParts { id, name, device, lane, mode, version, first_epoch, mark, is_exclusive };
+        let volume = Arc::new(VolumeState::new(parts, self.size));
         volumes.by_id.insert(id, volume.clone());
         drop(volumes);
         self.show_mark(&volume);
         drop(closing);
-        let result = self.prepare_mode(&volume);
+        let result = self.begin_exclusive(&volume).and_then(|()| self.prepare_mode(&volume));
         if result.is_err() {
             self.leave(&volume);
         }

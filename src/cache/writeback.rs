@@ -178,6 +178,7 @@ impl Inner {
         failures_before: u64,
         result: Result<(), TierError>,
     ) {
+        self.note_below(volume);
         let mut acknowledged = Vec::new();
         let mut again = Vec::new();
         let (mut any_passed, mut unwanted, mut swept) = (false, 0, Swept::default());

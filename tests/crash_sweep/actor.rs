@@ -147,6 +147,7 @@ impl Opened {
         let volumes = disks
             .map(|(index, ((disk, mark), &mode))| {
                 let place: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(of_process(mark)));
+                let place = Place { mark: place, exclusive: script.exclusive };
                 attach(&cache, &format!("disk {index}"), &of_process(disk), mode, &place)
             })
             .collect::<Result<_, _>>()?;
@@ -166,15 +167,22 @@ impl Opened {
     }
 }
 
+/// Where the mark of a volume is, and whether nobody but the cache writes to the volume.
+struct Place {
+    mark: Arc<dyn MarkPlace>,
+    exclusive: bool,
+}
+
 /// Nothing that was promised is on an SSD alone that the volume was written past: it may be forgotten.
 fn attach(
     cache: &Cache,
     name: &str,
     disk: &Arc<dyn Device>,
     mode: WriteMode,
-    place: &Arc<dyn MarkPlace>,
+    place: &Place,
 ) -> Result<Volume, Error> {
-    let options = |stale_ssd| AttachOptions { mark: Some(place.clone()), stale_ssd };
+    let Place { mark, exclusive } = place;
+    let options = |stale_ssd| AttachOptions { mark: Some(mark.clone()), stale_ssd, exclusive: *exclusive };
     match cache.attach_with(name, disk.clone(), mode, &options(StaleSsd::Refuse)) {
         Err(Error::SsdOlder { .. }) => {
             cache.attach_with(name, disk.clone(), mode, &options(StaleSsd::Forget))
@@ -189,7 +197,8 @@ fn config(script: &Script, ssd: &SsdConfig, threads: u32) -> Config {
         slack_blocks: Some(script.slack_blocks),
         disk_threads: threads,
         ssd_threads: threads,
-        writeback_delay_ms: 1,
+        // Copies of what no sync covers are whole on the SSD before one comes by itself.
+        writeback_delay_ms: if script.exclusive { 50 } else { 1 },
         background: script.background,
         ordered_destage: script.ordered,
         ssd: Some(ssd.clone()),

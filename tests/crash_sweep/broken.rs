@@ -192,6 +192,18 @@ pub(crate) const BROKEN: &[Broken] = &[
         script: "modes that change",
     },
     Broken {
+        part: Part::Disk,
+        flaw: Flaw::SyncLate,
+        promise: "a clean copy outlives a crash only when a sync of the backing store covers it (rule 3)",
+        script: "warm after a crash",
+    },
+    Broken {
+        part: Part::Ssd,
+        flaw: Flaw::WriteLost(Region::Journal),
+        promise: "what is overwritten is void after a crash, also where clean copies outlive it (rule 1)",
+        script: "warm after a crash",
+    },
+    Broken {
         part: Part::Ssd,
         flaw: Flaw::SyncSkipped(Region::Segments),
         promise: "a copy that is superseded in part stays until its successor is synced (rule 5)",

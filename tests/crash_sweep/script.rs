@@ -71,6 +71,8 @@ pub(crate) struct Script {
     pub(crate) background: Background,
     /// What the log has goes below epoch by epoch; only steps whose flushes are waited for.
     pub(crate) ordered: bool,
+    /// Nobody else writes to the volumes: clean copies outlive a crash.
+    pub(crate) exclusive: bool,
     pub(crate) steps: usize,
     /// How often each step is drawn.
     pub(crate) mixture: &'static [(u32, Step)],
@@ -122,6 +124,7 @@ const DEFAULT: Script = Script {
     ssd_blocks: 24,
     background: Background::Continuous,
     ordered: false,
+    exclusive: false,
     steps: 50,
     mixture: &[],
 };
@@ -502,6 +505,78 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (1, Settle),
             (3, Reopen),
             (2, Die),
+        ],
+        ..DEFAULT
+    },
+    // Clean copies outlive the crash, those that are what the backing store has. Most blocks are read before anything of
+    // them is on the SSD, where a mark over their region would void whatever comes there next.
+    Script {
+        name: "warm after a crash",
+        modes: &[Around, Back],
+        exclusive: true,
+        blocks: 48,
+        ssd_blocks: 64,
+        steps: 60,
+        mixture: &[
+            (2, WritePart),
+            (3, WriteBlocks),
+            (1, WriteBeside),
+            (1, Discard),
+            (1, Forget),
+            (9, Read),
+            (1, Flush),
+            (1, FlushBehind),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "warm after a process died",
+        modes: &[Around, Back],
+        exclusive: true,
+        blocks: 48,
+        ssd_blocks: 64,
+        steps: 60,
+        mixture: &[(2, WritePart), (3, WriteBlocks), (9, Read), (1, Scan), (1, Flush), (1, Reopen), (2, Die)],
+        ..DEFAULT
+    },
+    Script {
+        name: "warm after a crash with a log",
+        modes: &[BackSsd, Through],
+        exclusive: true,
+        blocks: 24,
+        ssd_blocks: 48,
+        mixture: &[
+            (4, WritePart),
+            (2, WriteBlocks),
+            (1, WriteAgain),
+            (2, Discard),
+            (1, Forget),
+            (3, Read),
+            (4, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (1, Settle),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "warm unless the ssd was away",
+        modes: &[Around, Back],
+        exclusive: true,
+        blocks: 24,
+        ssd_blocks: 32,
+        mixture: &[
+            (4, WritePart),
+            (2, WriteBlocks),
+            (6, Read),
+            (3, Scan),
+            (2, Flush),
+            (1, DetachSsd),
+            (3, AttachSsd),
+            (1, BreakSsd),
+            (2, Reopen),
         ],
         ..DEFAULT
     },

@@ -1,5 +1,6 @@
 //! A device that does what a device may, at its worst: it leaves garbage in the buffers of a read that fails, looks
-//! whether the bytes of a write change while it has them, and holds a read of the caller's choice.
+//! whether the bytes of a write change while it has them, and holds a read of the caller's choice, before it or when it
+//! has its bytes already.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -27,9 +28,17 @@ pub(crate) struct Hostile {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hold {
     None,
-    /// The next read that begins stops.
-    Wanted,
+    /// The next read that gets there stops.
+    Wanted(At),
     Held,
+}
+
+/// Where a read is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    Start,
+    /// Its bytes are what the device had until then.
+    End,
 }
 
 impl Hostile {
@@ -44,9 +53,9 @@ impl Hostile {
         }
     }
 
-    /// Holds the next read, and no other, until [`Self::release`].
-    pub(crate) fn hold_next_read(&self) {
-        *self.hold.lock().expect("nobody panics with it") = Hold::Wanted;
+    /// Holds the next read there, and no other, until [`Self::release`].
+    pub(crate) fn hold_next_read(&self, at: At) {
+        *self.hold.lock().expect("nobody panics with it") = Hold::Wanted(at);
     }
 
     pub(crate) fn wait_until_held(&self) {
@@ -59,9 +68,9 @@ impl Hostile {
         self.moved.notify_all();
     }
 
-    fn stop_if_wanted(&self) {
+    fn stop_if_wanted(&self, at: At) {
         let mut hold = self.hold.lock().expect("nobody panics with it");
-        if *hold == Hold::Wanted {
+        if *hold == Hold::Wanted(at) {
             *hold = Hold::Held;
             self.moved.notify_all();
             drop(self.moved.wait_while(hold, |hold| *hold == Hold::Held));
@@ -85,14 +94,16 @@ impl Device for Hostile {
     }
 
     fn read(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<()> {
-        self.stop_if_wanted();
+        self.stop_if_wanted(At::Start);
         buffers.iter_mut().for_each(|buffer| buffer.fill(POISON));
         let every = self.fails_every.load(Ordering::Relaxed);
         if every > 0 && self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(every) {
             let source = io::Error::other("hostile");
             return Err(Error::Device { action: "read", device: self.name(), offset, bytes: 0, source });
         }
-        self.inner.read(offset, buffers)
+        self.inner.read(offset, buffers)?;
+        self.stop_if_wanted(At::End);
+        Ok(())
     }
 
     fn write(&self, offset: u64, buffers: &[IoSlice<'_>]) -> Result<()> {

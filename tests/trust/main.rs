@@ -10,6 +10,7 @@
 //! | dirty copies stay for their successors   | `a_dirty_copy_stays_until_what_was_written_over_it_is_durable`           | `tests/crash_sweep` |
 //! | unsynced is not clean                    | `what_was_read_after_a_crash_never_turns_into_something_older`           | `tests/crash_sweep` |
 //! | no copy outlives its successor           | `segments_that_are_used_again_bring_nothing_back_wherever_the_power_fails` | `tiers/ssd/tests/dirty.rs` |
+//! | the same, in a log that is not empty     | `a_segment_that_something_holds_hides_nothing_newer_behind_it_wherever_the_power_fails` | |
 //! | torn is forgotten, flushed is not        | `a_torn_record_is_forgotten_and_what_was_flushed_before_it_is_read`      | `tests/crash_sweep` |
 //! | plan, then check                         | `a_fill_that_was_planned_before_a_write_or_a_discard_changes_neither`    | `tests/schedules.rs` |
 //! | frames wait for the sync                 | `blocks_of_a_sync_that_failed_are_written_again_before_the_next_one`     | `tests/faults.rs` |

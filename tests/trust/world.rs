@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use terrace::tiers::mark::{DeviceMark, MarkPlace};
 use terrace::tiers::testing::{Cut, Journal, Loss, MemoryDevice};
-use terrace::{Cache, Config, SsdConfig, SsdSize, Volume, WriteMode};
+use terrace::{AttachOptions, Cache, Config, Device, SsdConfig, SsdSize, Volume, WriteMode};
 
 use crate::common::{BLOCK, bytes_of, content, ssd_bytes, stored};
 
@@ -14,6 +15,8 @@ pub(crate) const BLOCK_U64: u64 = BLOCK as u64;
 pub(crate) struct World {
     pub(crate) ssd: Arc<MemoryDevice>,
     pub(crate) disk: Arc<MemoryDevice>,
+    /// Has the mark of a volume that nobody else writes to.
+    pub(crate) mark: Arc<MemoryDevice>,
     pub(crate) journal: Arc<Journal>,
 }
 
@@ -22,7 +25,8 @@ impl World {
         let journal = Arc::new(Journal::default());
         let device = |bytes, name| Arc::new(MemoryDevice::new(bytes).named(name).recorded_in(&journal));
         let (ssd, disk) = (device(ssd_bytes(SSD_BLOCKS), "ssd"), device(DISK_BLOCKS * BLOCK_U64, "disk"));
-        Self { ssd, disk, journal: journal.clone() }
+        let mark = device(DeviceMark::BYTES, "mark");
+        Self { ssd, disk, mark, journal: journal.clone() }
     }
 
     pub(crate) fn config(&self, config: Config) -> Config {
@@ -31,9 +35,28 @@ impl World {
     }
 
     pub(crate) fn open(&self, config: Config, mode: WriteMode) -> (Cache, Volume) {
+        self.open_through(self.disk.clone(), config, mode)
+    }
+
+    /// The same with the disk behind `device`.
+    pub(crate) fn open_through(
+        &self,
+        device: Arc<dyn Device>,
+        config: Config,
+        mode: WriteMode,
+    ) -> (Cache, Volume) {
         let cache = Cache::open(&self.config(config)).expect("the cache opens");
-        let volume = cache.attach("disk", self.disk.clone(), mode).expect("the volume attaches");
+        let volume = cache.attach("disk", device, mode).expect("the volume attaches");
         (cache, volume)
+    }
+
+    /// The volume attached as one that nobody else writes to.
+    pub(crate) fn open_exclusive(&self, config: Config, mode: WriteMode) -> (Cache, Volume) {
+        let cache = Cache::open(&self.config(config)).expect("the cache opens");
+        let mark: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(self.mark.clone()));
+        let options = AttachOptions { mark: Some(mark), exclusive: true, ..AttachOptions::default() };
+        let volume = cache.attach_with("disk", self.disk.clone(), mode, &options);
+        (cache, volume.expect("the volume attaches"))
     }
 
     pub(crate) fn below(&self, block: u64) -> Vec<u8> {
@@ -42,21 +65,22 @@ impl World {
 
     fn of(cut: &Cut, loss: Loss, seed: u64) -> Self {
         let mut images = cut.images(loss, seed).into_iter().map(Arc::new);
-        let (ssd, disk) = (images.next().expect("the SSD"), images.next().expect("the disk"));
-        Self { ssd, disk, journal: Arc::default() }
+        let mut next = || images.next().expect("the SSD, the disk, and its mark");
+        Self { ssd: next(), disk: next(), mark: next(), journal: Arc::default() }
     }
 
     /// What is left when the power fails now.
     pub(crate) fn after_power_loss(&self, loss: Loss) -> Self {
         let mut cut = self.journal.first_cut();
         while cut.advance() {}
-        let Self { ssd, disk, .. } = Self::of(&cut, loss, 1);
+        let Self { ssd, disk, mark, .. } = Self::of(&cut, loss, 1);
         let journal = Arc::default();
         let recorded = |device| {
             let device: MemoryDevice = Arc::into_inner(device).expect("nobody else has it");
             Arc::new(device.recorded_in(&journal))
         };
-        Self { ssd: recorded(ssd), disk: recorded(disk), journal: journal.clone() }
+        let (ssd, disk, mark) = (recorded(ssd), recorded(disk), recorded(mark));
+        Self { ssd, disk, mark, journal: journal.clone() }
     }
 
     /// What is left when the power fails at every `step`th place from `mark` on, with each loss; `look` is told the last

@@ -94,6 +94,8 @@ pub enum Warmth {
     Warm,
     /// It was in use when the file was left.
     ColdNotDetached,
+    /// The same, and copies that a sync covers serve again when nobody else wrote to its backing store.
+    WarmIfExclusive,
     /// It was left in order, but its backing store does not say whether it changed.
     ColdNoIdentity,
 }
@@ -195,6 +197,7 @@ impl<'a> FileAtRest<'a> {
         for record in self.ssd.volumes.records() {
             let warmth = match record.identity {
                 Some(_) => Warmth::Warm,
+                None if self.ssd.volumes.synced_through(record.id).is_some() => Warmth::WarmIfExclusive,
                 None if believed.is_clean => Warmth::ColdNoIdentity,
                 None => Warmth::ColdNotDetached,
             };

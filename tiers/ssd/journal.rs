@@ -17,6 +17,10 @@
 //! is still believed. Only the last frame can be torn, and it was not acknowledged: one that is whole and of the same
 //! generation behind a torn one is a gap too, since a frame is written when the one before it is durable.
 //!
+//! What is left over behind the last frame of a half is told from the next one twice: it has a lower generation, and lower
+//! entries. The entries alone would do, since no number is given out twice: halves that all had one generation would lose
+//! nothing. Numbers that were, in one generation, would cost the file.
+//!
 //! A failed write is written again in the same place: frames that were never acknowledged may be lost. An opening goes
 //! on behind the last whole frame, when a sync has made that durable: what a torn one left there is overwritten, and a
 //! mixture of both has no checksum that holds. So nothing has to be absorbed before the cache serves.

@@ -313,13 +313,22 @@ impl Ssd {
         Version::first_of_opening(self.opening)
     }
 
+    /// As [`Self::attach_again`], of a volume that others may have written to.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn attach_volume(&mut self, name: &str, identity: Option<Identity>) -> Result<VolumeId> {
+        self.attach_again(name, identity, false)
+    }
+
     /// The number for a volume of this name: the old one, its copies warm, when `identity` is what the last clean
     /// stop saw; else a new one. A volume with dirty blocks here keeps its number, and after an unclean stop nothing but
-    /// these.
+    /// these. With `keeps`, nobody else wrote to it: then it also keeps the clean copies that a sync covers
+    /// ([`Self::note_synced`]).
     ///
     /// # Errors
     /// [`Error::VolumeChanged`] when the volume has dirty blocks here and was changed since it was left in order.
-    pub fn attach_volume(&mut self, name: &str, identity: Option<Identity>) -> Result<VolumeId> {
+    pub fn attach_again(&mut self, name: &str, identity: Option<Identity>, keeps: bool) -> Result<VolumeId> {
         let known = self.volumes.find(name);
         let dirty_blocks = known.map_or(0, |(id, _)| self.dirty_blocks_of(id));
         let left_as = known.and_then(|(_, identity)| identity);
@@ -328,8 +337,9 @@ impl Ssd {
         }
         let Self { volumes, dirty, .. } = self;
         let may_go = |volume| !dirty.has_dirty(volume);
-        let (id, entries) = volumes.attach(name, identity, dirty_blocks > 0, may_go);
-        if dirty_blocks > 0 && left_as.is_none() {
+        let is_synced = keeps && known.is_some_and(|(id, _)| volumes.synced_through(id).is_some());
+        let (id, entries) = volumes.attach(name, identity, dirty_blocks > 0 || is_synced, keeps, may_go);
+        if dirty_blocks > 0 && left_as.is_none() && !is_synced {
             self.cool(id);
         }
         for entry in entries {
@@ -425,8 +435,21 @@ impl Ssd {
         }
     }
 
+    /// Of `volume`, which is attached, a sync of the backing store covers all copies up to this version. Part of what the
+    /// journal has, the next time that someone needs it durable; nothing while an opened file is not known in full: an
+    /// unread copy is believed if it is not younger than what was synced when the file was left.
+    pub fn note_synced(&mut self, volume: VolumeId, through: Version) {
+        if self.scan.is_none()
+            && let Some(entry) = self.volumes.raise_synced(volume, through)
+        {
+            self.queue(entry);
+        }
+    }
+
     /// What the volume looks like as it is left in order.
     pub fn detach_volume(&mut self, volume: VolumeId, identity: Option<Identity>) {
+        // As it looks now all copies in its segments would be believed, those too that were void when it was attached.
+        let identity = identity.filter(|_| self.scan.is_none() || !self.volumes.is_kept(volume));
         if let Some(entry) = self.volumes.detach(volume, identity) {
             self.queue(entry);
         }

@@ -242,6 +242,8 @@ pub enum Doubt {
     Overwritten,
     /// Its block was discarded, and the backing store was not told yet.
     Tombstone,
+    /// It is younger than the last sync of the backing store, and its volume was not left in order.
+    Unsynced,
 }
 
 /// What tells the copies that are believed from the others.
@@ -493,8 +495,11 @@ impl Believed {
             Some(Doubt::VolumeCold)
         } else if self.is_overwritten(entry.block, entry.version) {
             Some(Doubt::Overwritten)
+        } else if self.tombstones.covers(entry.block) {
+            Some(Doubt::Tombstone)
         } else {
-            self.tombstones.covers(entry.block).then_some(Doubt::Tombstone)
+            let through = self.volumes.synced_through(entry.block.volume());
+            through.is_some_and(|through| entry.version > through).then_some(Doubt::Unsynced)
         }
     }
 

@@ -227,7 +227,9 @@ fn check_behind(
     Ok(())
 }
 
-/// Walks the records of a segment.
+/// Walks the records of a segment. What an earlier use of it left behind the last one is told from the next twice, by a
+/// lower generation and by a sequence that is not higher. Of a log that goes round either alone would do; but sequences
+/// that were given up are given out again, and then the generation alone tells.
 struct Chain<'a> {
     device: &'a dyn Device,
     size: BlockSize,

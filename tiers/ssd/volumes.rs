@@ -5,7 +5,8 @@
 //! given a new number, and the copies under the old one are never believed again. Numbers are not reused.
 //!
 //! One with blocks in the cache file that its backing store lacks keeps its number over a crash as well, with these
-//! blocks alone.
+//! blocks alone. One that nobody else writes to keeps it with the clean copies that were synced below
+//! ([`JournalEntry::SyncedThrough`]).
 //!
 //! The table is bounded by [`Geometry::volume_table_bytes`]: the volume detached with the lowest number gives way, but
 //! none with such blocks. One that finds no room (or has too long a name) is used unrecorded, and is cold the next time.
@@ -37,6 +38,8 @@ struct Volume {
     /// The backing store has all up to this epoch.
     destaged_epoch: u64,
     is_attached: bool,
+    /// It was not left in order, and kept its number for its clean copies.
+    is_kept: bool,
     /// The serial number of the mark that the file knows.
     mark: u64,
 }
@@ -114,19 +117,24 @@ impl Volumes {
     }
 
     /// The number for the volume of this name, and what the journal must say about it. It keeps the one that it had when
-    /// it looks like it did, or when `keeps_number`.
+    /// it looks like it did, or when `keeps_number`. Unless `keeps_synced` nothing is known of its syncs any more.
     pub(super) fn attach(
         &mut self,
         name: &str,
         identity: Option<Identity>,
         keeps_number: bool,
+        keeps_synced: bool,
         may_go: impl Fn(VolumeId) -> bool,
     ) -> (VolumeId, Vec<JournalEntry>) {
         let known = self.volumes.values_mut().find(|volume| volume.record.name == name);
         if let Some(volume) = known {
             let is_same = identity.is_some() && volume.record.identity == identity;
             if (is_same || keeps_number) && !volume.is_attached {
+                volume.is_kept = keeps_synced && volume.record.identity.is_none();
                 (volume.record.identity, volume.is_attached) = (None, true);
+                if !keeps_synced {
+                    volume.synced_through = Version::ZERO;
+                }
                 return (volume.record.id, vec![JournalEntry::Volume(Box::new(volume.entry()))]);
             }
             let number = volume.record.id.number();
@@ -163,7 +171,8 @@ impl Volumes {
         }
         let record = VolumeRecord { id, name: name.to_owned(), identity: None };
         let (synced_through, destaged_epoch) = (Version::ZERO, 0);
-        let volume = Volume { record, synced_through, destaged_epoch, is_attached: true, mark: 0 };
+        let volume =
+            Volume { record, synced_through, destaged_epoch, is_attached: true, is_kept: false, mark: 0 };
         entries.push(JournalEntry::Volume(Box::new(volume.entry())));
         self.bytes += needed;
         self.volumes.insert(id.number(), volume);
@@ -196,7 +205,8 @@ impl Volumes {
         self.drop_volume(id.number());
         let record = VolumeRecord { id, name: entry.name.clone(), identity: entry.identity() };
         let synced_through = Version::from_u64(entry.synced_through);
-        let volume = Volume { record, synced_through, destaged_epoch, is_attached: false, mark };
+        let volume =
+            Volume { record, synced_through, destaged_epoch, is_attached: false, is_kept: false, mark };
         self.volumes.insert(id.number(), volume);
         self.bytes += VolumeEntry::bytes_max(entry.name.len());
         self.used(id.number());
@@ -222,6 +232,26 @@ impl Volumes {
         if let Some(volume) = self.volumes.get_mut(&number) {
             volume.synced_through = volume.synced_through.max(version);
         }
+    }
+
+    /// A sync of the backing store covers the clean copies of `volume` up to this version; what the journal must say, if
+    /// that is news.
+    pub(super) fn raise_synced(&mut self, volume: VolumeId, through: Version) -> Option<JournalEntry> {
+        let number = volume.number();
+        let known = self.volumes.get_mut(&number).filter(|known| known.synced_through < through)?;
+        known.synced_through = through;
+        Some(JournalEntry::SyncedThrough { volume: number, version: through.as_u64() })
+    }
+
+    /// Through which version the clean copies of a volume are covered by a sync that was not left in order; none when it
+    /// was, or nothing is known.
+    pub(super) fn synced_through(&self, volume: VolumeId) -> Option<Version> {
+        let known = self.volumes.get(&volume.number()).filter(|known| known.record.identity.is_none())?;
+        (known.synced_through > Version::ZERO).then_some(known.synced_through)
+    }
+
+    pub(super) fn is_kept(&self, volume: VolumeId) -> bool {
+        self.volumes.get(&volume.number()).is_some_and(|known| known.is_kept)
     }
 
     /// The epoch up to which the backing store has all of the volume.

@@ -230,6 +230,9 @@ impl VolumeReport {
         let why = match volume.warmth {
             Warmth::Warm => "it was left in order, and is warm if its backing store looks as it did",
             Warmth::ColdNotDetached => "it was in use when the file was left",
+            Warmth::WarmIfExclusive => {
+                "it was in use when the file was left, and comes back warm only if it is attached as exclusive"
+            }
             Warmth::ColdNoIdentity => "its backing store does not say whether it changed",
         };
         Self {

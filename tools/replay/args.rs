@@ -6,15 +6,19 @@ use clap::{Args, ValueEnum};
 use terrace::{BlockSize, RamSize, SsdSize, WriteMode};
 
 use super::live::LiveArgs;
+use super::pace::{Pace, Speed};
 use crate::failure::{Failure, Result};
 use crate::policies::PolicyName;
-use crate::trace::InputArgs;
+use crate::trace::{InputArgs, Moment, Window, parse_moment};
+use crate::tune::Latency;
 use crate::units::{parse_bandwidth, parse_duration_us, parse_size};
 
 /// 64 MiB: small enough for any machine, and for a recorded trace to overflow.
 const RAM_BYTES: u64 = 64 << 20;
 /// 1 GiB, sixteen times the RAM: the ratio at which a second tier starts to be worth having.
 const SSD_BYTES: u64 = 1 << 30;
+/// Requests under way in an open loop: more than any one disk answers at once, and no burden as sleeping threads.
+const IN_FLIGHT_MAX: u32 = 256;
 
 /// Replay a recorded trace through the cache, every byte checked, and say what each tier was worth
 ///
@@ -35,9 +39,27 @@ pub(crate) struct ReplayArgs {
     #[arg(long, help_heading = "Trace")]
     pub(crate) ids: bool,
 
-    /// Take writes as reads. To compare with published figures, which know no writes
+    /// Take writes as reads and discards as nothing. To compare with published figures, which know neither
     #[arg(long, help_heading = "Trace")]
     pub(crate) as_reads: bool,
+
+    /// Begin so long after the first request of the trace, e.g. 90s, 2h; or at a moment, where the trace has a wall clock:
+    /// 2008-02-22T17:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, conflicts_with = "demo", help_heading = "Trace")]
+    pub(crate) from: Option<Moment>,
+
+    /// End before so long after the first request of the trace, or before a moment
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, conflicts_with = "demo", help_heading = "Trace")]
+    pub(crate) to: Option<Moment>,
+
+    /// End after so many requests of those that all else lets through
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "demo",
+          help_heading = "Trace")]
+    pub(crate) limit: Option<u64>,
+
+    /// Only this volume, by the number that `terrace trace info` gives it; may be given again
+    #[arg(long = "volume", value_name = "NUMBER", conflicts_with = "demo", help_heading = "Trace")]
+    pub(crate) volumes: Vec<u32>,
 
     /// Make a trace from --seed and run it without and with the SSD tier, on a slow disk model; takes under a minute
     #[arg(long, help_heading = "Trace")]
@@ -78,6 +100,13 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Tiers")]
     pub(crate) write: Write,
 
+    /// How long write-back lets a block be overwritten before it starts, and what was written waits for its sync. Until then
+    /// a block cannot leave RAM: in a run that is faster than the recording, a shorter time keeps that in proportion
+    /// [default: 200ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration_us, conflicts_with_all = ["demo", "simulate"],
+          help_heading = "Tiers")]
+    pub(crate) writeback_delay: Option<u64>,
+
     /// With --write back-ssd: what the SSD has goes on to the disk flush by flush, so that the disk alone is at any moment
     /// what some flush left and a part of what came next. Choose it to see what that costs: a block goes to the disk once
     /// for each flush that it was written before, and not only as it is last
@@ -89,13 +118,19 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Tiers")]
     pub(crate) shards: Option<u32>,
 
-    /// Backing file, made sparse and kept (PATH.1, PATH.2 and so on for further volumes of the trace); its content is
-    /// the replay's own [default: in a temporary directory, removed]
+    /// Backing file, made sparse and kept (PATH.1, PATH.2 and so on, by their numbers, for volumes of the trace after the
+    /// first that is replayed); its content is the replay's own [default: in a temporary directory, removed]
     #[arg(long, value_name = "PATH", help_heading = "Disk")]
     pub(crate) backing: Option<PathBuf>,
 
-    /// Take a backing file or block device that is there already. WHAT IT HOLDS IS LOST
-    #[arg(long, requires = "backing", help_heading = "Disk")]
+    /// Backing file or device of one volume of the trace, by the number that `terrace trace info` gives it, in place of
+    /// what --backing makes of it: 2=/dev/sdx. May be given again
+    #[arg(long = "map", value_name = "NUMBER=PATH", value_parser = mapped, conflicts_with_all = ["demo", "simulate"],
+          help_heading = "Disk")]
+    pub(crate) maps: Vec<(u32, PathBuf)>,
+
+    /// Take backing files and block devices that are there already. WHAT THEY HOLD IS LOST
+    #[arg(long, help_heading = "Disk")]
     pub(crate) overwrite: bool,
 
     /// How slow the backing file is made: `hdd` shows on a laptop what tiers are worth
@@ -114,10 +149,20 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Disk")]
     pub(crate) disk_iops: Option<u64>,
 
-    /// Threads that ask, each its next request when its last is answered; 1 keeps the trace's order exactly
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024),
-          help_heading = "Run")]
-    pub(crate) threads: u32,
+    /// `max`: as fast as answers come (a closed loop). `1x`, `60x`, `0.5x`: each request when it was recorded, so many times
+    /// as fast, whoever else still waits (an open loop); how late requests were is shown beside their latency
+    #[arg(long, value_name = "SPEED", default_value = "max", conflicts_with = "demo", help_heading = "Run")]
+    pub(crate) speed: Speed,
+
+    /// At --speed max, threads that ask, each its next request when its last is answered; 1 keeps the trace's order
+    /// exactly [default: 1]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Run")]
+    pub(crate) threads: Option<u32>,
+
+    /// At any other --speed, requests that may be under way at once, a thread each. More are held back and counted: the
+    /// loop is not open then [default: 256]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=16384), help_heading = "Run")]
+    pub(crate) in_flight: Option<u32>,
 
     /// After every request wait until all it set off is done; slow, but counts are then those of --simulate
     #[arg(long, help_heading = "Run")]
@@ -137,6 +182,34 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "NAME", value_enum, requires = "simulate", help_heading = "Run",
           conflicts_with_all = ["ssd_file", "ssd_size", "ssd_blocks", "ssd_write_budget", "shards"])]
     pub(crate) policy: Option<PolicyName>,
+
+    /// Simulate the same requests with the same sizes afterwards, and put what is predicted beside what was measured
+    #[arg(long, conflicts_with_all = ["demo", "simulate"], help_heading = "Run")]
+    pub(crate) predict: bool,
+
+    /// With --predict: latency of a hit in RAM, mean and 99th percentile behind a comma
+    #[arg(
+        long,
+        value_name = "TIMES",
+        default_value = "2us,10us",
+        requires = "predict",
+        help_heading = "Run"
+    )]
+    pub(crate) ram_latency: Latency,
+
+    /// With --predict: latency of a read from the SSD
+    #[arg(
+        long,
+        value_name = "TIMES",
+        default_value = "120us,500us",
+        requires = "predict",
+        help_heading = "Run"
+    )]
+    pub(crate) ssd_latency: Latency,
+
+    /// With --predict: latency of the disk [default: that of the disk's model; without one no latency is predicted]
+    #[arg(long, value_name = "TIMES", requires = "predict", help_heading = "Run")]
+    pub(crate) disk_latency: Option<Latency>,
 
     /// Seed of all content, and of the demo's trace
     #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Run")]
@@ -188,6 +261,13 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
 }
 
+fn mapped(text: &str) -> Result<(u32, PathBuf), String> {
+    let parts = text.split_once('=').filter(|(_, path)| !path.is_empty());
+    let number = parts.and_then(|(number, _)| number.parse().ok());
+    let mapped = number.zip(parts.map(|(_, path)| path.into()));
+    mapped.ok_or_else(|| "expected NUMBER=PATH such as 0=/dev/sdx".into())
+}
+
 impl ReplayArgs {
     pub(crate) fn ram(&self) -> Result<RamSize> {
         let size = match self.ram_blocks {
@@ -222,9 +302,50 @@ impl ReplayArgs {
         }
     }
 
+    /// The part of the trace that is asked for.
+    pub(crate) fn window(&self) -> Window {
+        let (from, to, volumes) = (self.from, self.to, self.volumes.clone());
+        Window { from, to, volumes, count_max: self.limit.unwrap_or(u64::MAX), ..Window::default() }
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        match self.speed {
+            Speed::Max => Pace::Closed { threads: self.threads.unwrap_or(1) },
+            Speed::Times(speed) => {
+                Pace::Open { speed, in_flight_max: self.in_flight.unwrap_or(IN_FLIGHT_MAX) }
+            }
+        }
+    }
+
+    fn check_pace(&self) -> Result<()> {
+        let refuse = |what: &str, remedy: &str| Err(Failure::input(what).remedy(remedy));
+        match self.speed {
+            Speed::Max if self.in_flight.is_some() => {
+                refuse("--in-flight is for an open loop", "give a --speed such as 1x, or use --threads")
+            }
+            Speed::Max => Ok(()),
+            Speed::Times(_) if self.threads.is_some() => {
+                refuse("--threads is for --speed max", "bound what is under way with --in-flight")
+            }
+            Speed::Times(_) if self.settle => {
+                refuse("with --settle no speed can be kept", "leave out --settle or --speed")
+            }
+            Speed::Times(_) if self.simulate => {
+                refuse("a simulation knows no speed", "leave out --simulate or --speed")
+            }
+            Speed::Times(_) => Ok(()),
+        }
+    }
+
     /// What must hold between arguments and is not clap's to say.
     pub(crate) fn check(&self) -> Result<()> {
         self.ram()?;
+        self.window().check()?;
+        self.check_pace()?;
+        if self.overwrite && self.backing.is_none() && self.maps.is_empty() {
+            return Err(Failure::input("--overwrite names nothing that may go")
+                .remedy("say what with --backing or --map, or leave it out"));
+        }
         let has_ssd = self.ssd()?.is_some();
         if self.write == Write::BackSsd && !has_ssd {
             return Err(Failure::input("--write back-ssd needs an SSD tier").remedy("add --ssd-size 1GiB"));
@@ -235,11 +356,11 @@ impl ReplayArgs {
             )
             .remedy("add --write back-ssd, or leave --ordered out"));
         }
-        if matches!(self.write, Write::Around | Write::BackSsd) && self.simulate {
+        if matches!(self.write, Write::Around | Write::BackSsd) && (self.simulate || self.predict) {
             return Err(Failure::input(
-                "--simulate knows only writes that stay in RAM and go on to the disk",
+                "a simulation knows only writes that stay in RAM and go on to the disk",
             )
-            .remedy("leave --simulate out, or use --write back"));
+            .remedy("leave --simulate and --predict out, or use --write back"));
         }
         Ok(())
     }

@@ -38,8 +38,8 @@ pub(crate) enum Found {
     },
 }
 
-/// What is at `path`, and whether it may be used.
-pub(crate) fn look_at(path: &Path, overwrite: bool) -> Result<Found> {
+/// What is at `path`, which `flag` named, and whether it may be used.
+pub(crate) fn look_at(path: &Path, flag: &str, overwrite: bool) -> Result<Found> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
@@ -63,7 +63,7 @@ pub(crate) fn look_at(path: &Path, overwrite: bool) -> Result<Found> {
     }
     if !metadata.file_type().is_block_device() {
         return Err(Failure::input(format!("{shown} is neither a file nor a block device"))
-            .remedy("name another --backing"));
+            .remedy(format!("name another {flag}")));
     }
     let length = File::open(path).and_then(|mut device| device.seek(SeekFrom::End(0)));
     let bytes = length.map_err(|error| {

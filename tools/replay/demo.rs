@@ -17,11 +17,14 @@ use terrace::{Config, Device, RamSize, SsdConfig, SsdSize, WriteMode};
 
 use super::args::ReplayArgs;
 use super::backing::open_backing;
-use super::blocks::{Addressing, Feeder, Scan};
+use super::blocks::Addressing;
 use super::checker::{Checker, Untouched};
+use super::feeder::Feeder;
 use super::latency::Percentiles;
+use super::pace::Pace;
 use super::report::{Measures, Pass, Report};
 use super::run::{Trace, pass, setup};
+use super::scan::Scan;
 use super::session::Session;
 use crate::failure::Result;
 use crate::progress::Progress;
@@ -84,8 +87,8 @@ fn run_once(seed: u64, ssd: Option<u64>, path: &std::path::Path, title: &str) ->
     // One arm: what waits in the cache is answered in the order of its urgency, what waits in the disk is not.
     config.disk_threads = 1;
     config.ssd = ssd.map(|bytes| SsdConfig::new(path.with_extension("cache"), SsdSize::Bytes(bytes)));
-    let checker = Checker::new(seed, Untouched::Zeros);
-    let session = Session::open(&config, &[device], WriteMode::Back, false, &checker)?;
+    let checker = Checker::new(seed, Untouched::Zeros, BLOCK_BYTES as usize);
+    let session = Session::open(&config, &[Some(device)], WriteMode::Back, false, &checker)?;
     let progress = Progress::timed(title);
     let trace = DemoTrace::new(seed);
     let position = trace.requests.clone();
@@ -93,14 +96,14 @@ fn run_once(seed: u64, ssd: Option<u64>, path: &std::path::Path, title: &str) ->
     // In parts: no caller in a hurry, so that no block is dropped on its way to the SSD.
     for _ in 0..WARM_REQUESTS / WARM_PART_REQUESTS {
         feeder.limit(WARM_PART_REQUESTS);
-        let warmed = session.drive(&feeder, THREADS);
+        let warmed = session.drive(&feeder, Pace::Closed { threads: THREADS });
         warmed.failure.map_or(Ok(()), Err)?;
         session.settle()?;
     }
     let before = session.counters();
     is_slow.store(true, Ordering::Relaxed);
     feeder.limit_time(MEASURED_TIME);
-    let mut driven = session.drive(&feeder, THREADS);
+    let mut driven = session.drive(&feeder, Pace::Closed { threads: THREADS });
     driven.failure.take().map_or(Ok(()), Err)?;
     // What is dirty at the end is no part of the story; at full speed it is gone at once.
     is_slow.store(false, Ordering::Relaxed);
@@ -117,14 +120,14 @@ fn addressing() -> Addressing {
 }
 
 fn report(args: &ReplayArgs, ssd: Option<u64>, pass: Pass) -> Result<Report> {
-    let scan = Scan { volume_blocks: vec![VOLUME_BLOCKS], ..Scan::default() };
+    let scan = Scan { volume_blocks: vec![Some(VOLUME_BLOCKS)], ..Scan::default() };
     let trace = Trace { name: "demo".into(), format: "made from the seed".into(), units: "bytes".into() };
     let mut setup = setup(args, &trace, &scan)?;
     setup.block_bytes = BLOCK_BYTES;
     (setup.ram_bytes, setup.ram_blocks) = (Some(RAM_BYTES), None);
     (setup.ssd_bytes, setup.ssd_blocks) = (ssd, None);
     (setup.write_mode, setup.threads) = (super::args::Write::Back, THREADS);
-    Ok(Report::new(setup, vec![pass]))
+    Ok(Report::new(setup, vec![pass], None))
 }
 
 fn show(seed: u64, without: &Measures, with: &Measures) -> String {

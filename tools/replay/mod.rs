@@ -1,12 +1,12 @@
 //! `terrace replay`: a recorded trace through the cache, every byte checked.
 //!
 //! ```text
-//! trace ──> blocks::Scan (once, to see sizes and errors)
-//!   └─────> blocks::Feeder ──> session (threads) ──> Cache        ──> report ──> table, or JSON
-//!                         │      └─ checker ── content                ▲
-//!                         │                          └─> live: records itself, asks itself for other sizes
-//!                         ├──> run::simulate ────> Simulation   ──────┤
-//!                         └──> compare ──────────> policies     ──────┘
+//! trace ──> job: scan (once, to see sizes and errors)
+//!   └─────> feeder ──> session: workers ──────────> Cache        ──> report ──> table, or JSON
+//!                │       └─ pace, latency             └─> live        ▲  ▲
+//!                │       └─ checker ── content, versions, ranges      │  └─ predict: both side by side
+//!                ├──> simulated ────────────────> Simulation   ──────┤
+//!                └──> compare ──────────────────> policies     ──────┘
 //! ```
 //!
 //! Nothing is made on disk before the arguments were checked and the trace was read to its end once; what a run that
@@ -19,20 +19,30 @@ mod checker;
 mod compare;
 mod content;
 mod demo;
+mod feeder;
+mod job;
 mod latency;
 mod live;
 #[cfg(test)]
 pub(crate) mod oracle_tests;
+mod pace;
 mod places;
+mod predict;
+mod ranges;
 mod report;
 mod run;
+mod scan;
 mod session;
+mod simulated;
 mod table;
+mod versions;
+mod worker;
 
 pub(crate) use args::ReplayArgs;
-pub(crate) use blocks::{Addressing, Scan};
+pub(crate) use blocks::Addressing;
 pub(crate) use content::block_id;
 pub(crate) use report::Counters;
+pub(crate) use scan::Scan;
 
 use crate::failure::Result;
 

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use terrace::simulate::DenseTrace;
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
-use super::blocks::{Addressing, Feeder, Scan};
+use super::blocks::Addressing;
 use super::compare::numbered;
+use super::feeder::Feeder;
 use super::report::Counters;
-use super::run::simulate_pieces;
+use super::scan::Scan;
+use super::simulated::simulate_pieces;
 use crate::progress::Progress;
-use crate::trace::{Format, Options, Source};
+use crate::trace::{Format, Options, Source, Window};
 
 /// A point of the reference figures: so many blocks of RAM, so many misses.
 pub(crate) struct Point {
@@ -101,19 +103,19 @@ fn misses(directory: &Path, case: Case, blocks: u64, shards: Option<u32>) -> (u6
 fn counters(directory: &Path, case: Case, mut config: Config) -> Counters {
     let (source, addressing) = open(directory, case);
     let progress = Progress::hidden();
-    let scan = Scan::of(&source, &addressing, &progress).expect("the trace can be read");
+    let scan = Scan::of(&source, &Window::default(), &addressing, &progress).expect("the trace can be read");
     let reader = source.reader().expect("it was just read");
     let feeder = Feeder::new(reader, addressing, scan.renumbers, &progress);
     config.block_size = addressing.block_size;
     let mut simulation = Simulation::new(&config).expect("sizes that work");
-    simulate_pieces(&mut simulation, &feeder).expect("the trace can be read").counters
+    simulate_pieces(&mut simulation, &feeder).expect("the trace can be read").pass.counters
 }
 
 /// The references of `case`, ids numbered off.
 pub(crate) fn dense(directory: &Path, case: Case) -> DenseTrace {
     let (source, addressing) = open(directory, case);
     let progress = Progress::hidden();
-    let scan = Scan::of(&source, &addressing, &progress).expect("the trace can be read");
+    let scan = Scan::of(&source, &Window::default(), &addressing, &progress).expect("the trace can be read");
     let reader = source.reader().expect("it was just read");
     let feeder = Feeder::new(reader, addressing, scan.renumbers, &progress);
     numbered(&feeder, true).expect("the trace can be read").finished()

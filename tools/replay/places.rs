@@ -9,7 +9,8 @@ use crate::failure::{Failure, Result};
 
 pub(crate) struct Places {
     pub(crate) ssd: PathBuf,
-    pub(crate) backing: Vec<PathBuf>,
+    /// By the number of the volume; none for those that need no room.
+    pub(crate) backing: Vec<Option<PathBuf>>,
     /// No backing file is a device whose content is unknown.
     pub(crate) starts_as_zeros: bool,
     /// Named paths with nothing there before.
@@ -21,9 +22,12 @@ pub(crate) struct Places {
 
 impl Places {
     /// Chooses and checks the paths for volumes of so many bytes; makes nothing but the temporary directory.
-    pub(crate) fn choose(args: &ReplayArgs, volume_bytes: &[u64], trace: Option<&Path>) -> Result<Self> {
+    pub(crate) fn choose(
+        args: &ReplayArgs,
+        volume_bytes: &[Option<u64>],
+        trace: Option<&Path>,
+    ) -> Result<Self> {
         let mut new = Vec::new();
-        let mut starts_as_zeros = true;
         let mut named = Vec::new();
         if let Some(path) = &args.ssd_file {
             if check_cache_file(path)? {
@@ -31,47 +35,32 @@ impl Places {
             }
             named.push(("--ssd-file", path.clone()));
         }
-        let mut backing_paths = Vec::new();
-        for (volume, &bytes) in volume_bytes.iter().enumerate() {
-            let Some(first) = &args.backing else { continue };
-            let path = if volume == 0 { first.clone() } else { numbered(first, volume) };
-            match backing::look_at(&path, args.overwrite)? {
-                Found::Nothing => {
-                    check_parent(&path, "--backing")?;
-                    new.push(path.clone());
-                }
+        let mut starts_as_zeros = true;
+        let mut backing = name_backing(args, volume_bytes);
+        for ((flag, path), bytes) in
+            backing.iter().zip(volume_bytes).filter_map(|(named, bytes)| named.as_ref().zip(*bytes))
+        {
+            match check_backing(flag, path, bytes, args.overwrite)? {
+                Found::Nothing => new.push(path.clone()),
                 Found::File => {}
-                Found::BlockDevice { bytes: there } if there < bytes => {
-                    let shown = path.display();
-                    return Err(Failure::input(format!(
-                        "the trace needs {bytes} bytes, {shown} has {there}"
-                    ))
-                    .remedy("name a larger device, or a file"));
-                }
                 Found::BlockDevice { .. } => starts_as_zeros = false,
             }
-            named.push(("--backing", path.clone()));
-            backing_paths.push(path);
+            named.push((flag, path.clone()));
         }
         check_all_differ(&named, trace)?;
-        let needs_temporary = args.ssd_file.is_none() || args.backing.is_none();
+        let is_unnamed = |(named, bytes): (&Option<_>, &Option<u64>)| named.is_none() && bytes.is_some();
+        let needs_temporary = args.ssd_file.is_none() || backing.iter().zip(volume_bytes).any(is_unnamed);
         let temporary = needs_temporary.then(temporary_directory).transpose()?;
         let inside = |name: &str| {
             temporary.as_ref().map_or_else(|| name.into(), |directory| directory.path().join(name))
         };
-        if args.backing.is_none() {
-            backing_paths =
-                (0..volume_bytes.len()).map(|volume| inside(&format!("backing-{volume}"))).collect();
-        }
+        let chosen = |(volume, bytes): (usize, &Option<u64>)| {
+            let path = backing[volume].take().map(|(_, path)| path);
+            bytes.map(|_| path.unwrap_or_else(|| inside(&format!("backing-{volume}"))))
+        };
+        let backing = volume_bytes.iter().enumerate().map(chosen).collect();
         let ssd = args.ssd_file.clone().unwrap_or_else(|| inside("cache"));
-        Ok(Self {
-            ssd,
-            backing: backing_paths,
-            starts_as_zeros,
-            new,
-            keeps_new: false,
-            _temporary: temporary,
-        })
+        Ok(Self { ssd, backing, starts_as_zeros, new, keeps_new: false, _temporary: temporary })
     }
 
     /// Named files that were made stay from now on.
@@ -89,6 +78,36 @@ impl Drop for Places {
             }
         }
     }
+}
+
+/// The paths that `args` name for volumes, with the flag that does; none for those that get a temporary one, or nothing.
+fn name_backing(args: &ReplayArgs, volume_bytes: &[Option<u64>]) -> Vec<Option<(&'static str, PathBuf)>> {
+    let mut is_first = true;
+    let name = |(volume, bytes): (usize, &Option<u64>)| {
+        (*bytes)?;
+        if let Some((_, path)) = args.maps.iter().find(|(number, _)| *number as usize == volume) {
+            return Some(("--map", path.clone()));
+        }
+        let first = args.backing.as_ref()?;
+        let path = if std::mem::take(&mut is_first) { first.clone() } else { numbered(first, volume) };
+        Some(("--backing", path))
+    };
+    volume_bytes.iter().enumerate().map(name).collect()
+}
+
+/// What is at the path that `flag` names for a volume of `bytes` bytes, if it can be used.
+fn check_backing(flag: &str, path: &Path, bytes: u64, overwrite: bool) -> Result<Found> {
+    let found = backing::look_at(path, flag, overwrite)?;
+    match found {
+        Found::Nothing => check_parent(path, flag)?,
+        Found::BlockDevice { bytes: there } if there < bytes => {
+            let shown = path.display();
+            return Err(Failure::input(format!("the trace needs {bytes} bytes, {shown} has {there}"))
+                .remedy("name a larger device, or a file"));
+        }
+        Found::File | Found::BlockDevice { .. } => {}
+    }
+    Ok(found)
 }
 
 fn numbered(path: &Path, volume: usize) -> PathBuf {
@@ -120,11 +139,15 @@ fn check_cache_file(path: &Path) -> Result<bool> {
     }
 }
 
-fn check_parent(path: &Path, flag: &str) -> Result<()> {
-    let parent = match path.parent() {
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+fn check_parent(path: &Path, flag: &str) -> Result<()> {
+    let parent = parent_of(path);
     if parent.is_dir() {
         return Ok(());
     }
@@ -135,10 +158,10 @@ fn check_parent(path: &Path, flag: &str) -> Result<()> {
 
 fn check_all_differ(named: &[(&str, PathBuf)], trace: Option<&Path>) -> Result<()> {
     // A path with nothing there has no canonical form, but its directory has.
-    let canonical = |path: &Path| match (path.canonicalize(), path.parent(), path.file_name()) {
-        (Ok(path), _, _) => path,
-        (Err(_), Some(parent), Some(name)) => {
-            parent.canonicalize().map_or(path.into(), |parent| parent.join(name))
+    let canonical = |path: &Path| match (path.canonicalize(), path.file_name()) {
+        (Ok(path), _) => path,
+        (Err(_), Some(name)) => {
+            parent_of(path).canonicalize().map_or(path.into(), |parent| parent.join(name))
         }
         _ => path.to_owned(),
     };

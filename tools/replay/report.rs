@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use terrace::Stats;
 
-use super::latency::{Latencies, LatencySummary};
+use super::latency::{Class, LatencySummary, OpenSummary, Percentiles, Timings};
 use super::live::Recorded;
+use super::pace::HeldBack;
+use super::predict::{self, Prediction};
 
 /// Counters that the library keeps: the key, where [`Stats`] has it, and what it says.
 macro_rules! counters {
@@ -76,12 +78,13 @@ const SETUP_KEYS: &[(&str, &str)] = &[
     ("ssd_bytes, ssd_blocks", "size of the SSD tier; both null without one"),
     ("write_mode", "around, through, back or back-ssd"),
     ("ordered", "true with --ordered"),
-    ("threads", "threads that asked"),
+    ("speed", "how many times as fast as it was recorded; null for as fast as answers came"),
+    ("threads", "threads that asked; with a speed, requests that could be under way at once"),
     ("seed", "seed of all content"),
     ("volumes", "volumes of the trace"),
     (
         "skipped_commands",
-        "commands of the trace that were passed over: discards, and what moves and orders nothing",
+        "commands of the trace that were passed over: what moves and orders nothing, and discards with --as-reads",
     ),
 ];
 
@@ -96,8 +99,28 @@ const MEASURE_KEYS: &[(&str, &str)] = &[
     ("memory_peak_bytes", "the most memory the process had until then; null where the system does not tell"),
     (
         "latency_us",
-        "ram, ssd, disk (by where a read's slowest block came from), write and all: count of requests, and mean, p50, \
-         p90, p99, p99_9, max in microseconds; an entry is null when it has none, all is null with --simulate",
+        "from the submission: ram, ssd, disk (by where a read's slowest block came from), write, flush, discard and all: \
+         count of requests, and mean, p50, p90, p99, p99_9, max in microseconds; an entry is null when it has none, all is \
+         null with --simulate",
+    ),
+    (
+        "latency_from_deadline_us",
+        "the same from when each request was due, so that a stall counts for all who wanted something in it; null without \
+         a speed",
+    ),
+    (
+        "lateness_us",
+        "from when requests were due to their submission: as in latency_us; null without a speed",
+    ),
+    (
+        "distribution",
+        "requests by lateness, latency and latency_from_deadline: those under up_to_us (null: all others) and in no entry \
+         before; null without a speed",
+    ),
+    (
+        "held_back, first_held_back_seconds",
+        "requests that were due while as many as may be were under way, so that the loop was not open; and how long into the \
+         run the first was due, null when there is none",
     ),
 ];
 
@@ -107,6 +130,7 @@ const PASS_KEYS: &[(&str, &str)] = &[
         "one object a pass, with all keys from references on; those outside it are totals of all passes",
     ),
     ("first_requests", "in each pass: the counters after its first 10,000 requests, or all if it has fewer"),
+    ("prediction", "with --predict, for all passes together, an object with the keys below; else null"),
 ];
 
 const LIVE_KEYS: &[(&str, &str)] = &[
@@ -132,6 +156,7 @@ pub(crate) struct Report {
     #[serde(flatten)]
     pub(crate) total: Measures,
     pub(crate) passes: Vec<PassReport>,
+    pub(crate) prediction: Option<Prediction>,
     pub(crate) recorded: Option<Recorded>,
     pub(crate) what_if: Option<crate::tune::Report>,
     /// It was asked for, and there is none.
@@ -155,6 +180,7 @@ pub(crate) struct Setup {
     pub(crate) ssd_blocks: Option<u64>,
     pub(crate) write_mode: super::args::Write,
     pub(crate) ordered: bool,
+    pub(crate) speed: Option<f64>,
     pub(crate) threads: u32,
     pub(crate) seed: u64,
     pub(crate) volumes: usize,
@@ -174,6 +200,11 @@ pub(crate) struct Measures {
     pub(crate) settle_seconds: f64,
     pub(crate) memory_peak_bytes: Option<u64>,
     pub(crate) latency_us: Option<LatencySummary>,
+    pub(crate) latency_from_deadline_us: Option<LatencySummary>,
+    pub(crate) lateness_us: Option<Percentiles>,
+    pub(crate) distribution: Option<Vec<Class>>,
+    pub(crate) held_back: u64,
+    pub(crate) first_held_back_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -200,13 +231,15 @@ pub(crate) struct Pass {
     pub(crate) settled_in: Duration,
     pub(crate) memory_peak_bytes: Option<u64>,
     /// None in a simulation.
-    pub(crate) latencies: Option<Latencies>,
+    pub(crate) timings: Option<Timings>,
+    pub(crate) held_back: HeldBack,
 }
 
 impl Pass {
     fn measures(&self, block_bytes: u64) -> Measures {
         let seconds = self.took.as_secs_f64();
         let written = self.counters.ssd_blocks_written * block_bytes;
+        let open: Option<OpenSummary> = self.timings.as_ref().and_then(Timings::open);
         Measures {
             counters: self.counters,
             read_ssd_hits: self.counters.ssd_hits,
@@ -218,7 +251,12 @@ impl Pass {
             requests_per_second: if seconds > 0.0 { self.requests as f64 / seconds } else { 0.0 },
             settle_seconds: self.settled_in.as_secs_f64(),
             memory_peak_bytes: self.memory_peak_bytes,
-            latency_us: self.latencies.as_ref().map(Latencies::summary),
+            latency_us: self.timings.as_ref().map(Timings::latency),
+            latency_from_deadline_us: open.as_ref().map(|open| open.from_deadline.clone()),
+            lateness_us: open.as_ref().and_then(|open| open.lateness),
+            distribution: open.map(|open| open.distribution),
+            held_back: self.held_back.requests,
+            first_held_back_seconds: self.held_back.first_ns.map(|ns| ns as f64 / 1e9),
         }
     }
 
@@ -229,7 +267,8 @@ impl Pass {
         self.took += other.took;
         self.settled_in += other.settled_in;
         self.memory_peak_bytes = self.memory_peak_bytes.max(other.memory_peak_bytes);
-        if let (Some(ours), Some(theirs)) = (&mut self.latencies, &other.latencies) {
+        self.held_back = self.held_back.plus(other.held_back);
+        if let (Some(ours), Some(theirs)) = (&mut self.timings, &other.timings) {
             ours.add(theirs);
         }
         self
@@ -238,7 +277,7 @@ impl Pass {
 
 impl Report {
     /// The report on `passes`, of which there is at least one.
-    pub(crate) fn new(setup: Setup, passes: Vec<Pass>) -> Self {
+    pub(crate) fn new(setup: Setup, passes: Vec<Pass>, prediction: Option<Prediction>) -> Self {
         let block_bytes = setup.block_bytes;
         let report =
             |pass: &Pass| PassReport { measures: pass.measures(block_bytes), first_requests: pass.first };
@@ -246,7 +285,8 @@ impl Report {
         let mut rest = passes.into_iter();
         let first = rest.next().expect("a replay has at least one pass");
         let total = rest.fold(first, |total, pass| total.plus(&pass)).measures(block_bytes);
-        Self { setup, total, passes: reports, recorded: None, what_if: None, is_what_if_short: false }
+        let (recorded, what_if, is_what_if_short) = (None, None, false);
+        Self { setup, total, passes: reports, prediction, recorded, what_if, is_what_if_short }
     }
 }
 
@@ -259,6 +299,10 @@ pub(crate) fn json_help() -> String {
     for (key, text) in
         SETUP_KEYS.iter().chain(COUNTER_KEYS).chain(MEASURE_KEYS).chain(PASS_KEYS).chain(LIVE_KEYS)
     {
+        writeln!(help, "  {key}: {text}").expect("a string takes everything");
+    }
+    help.push_str("\nOf the prediction:\n\n");
+    for (key, text) in predict::KEYS {
         writeln!(help, "  {key}: {text}").expect("a string takes everything");
     }
     help.push_str(
@@ -284,7 +328,8 @@ mod tests {
             took: Duration::from_secs(2),
             settled_in: Duration::ZERO,
             memory_peak_bytes: None,
-            latencies: None,
+            timings: None,
+            held_back: HeldBack::default(),
         }
     }
 
@@ -304,12 +349,13 @@ mod tests {
             ssd_blocks: None,
             write_mode: super::super::args::Write::Through,
             ordered: false,
+            speed: None,
             threads: 1,
             seed: 1,
             volumes: 1,
             skipped_commands: 0,
         };
-        Report::new(setup, vec![pass(10), pass(4)])
+        Report::new(setup, vec![pass(10), pass(4)], Some(predict::tests::prediction()))
     }
 
     #[test]
@@ -325,6 +371,9 @@ mod tests {
         let explained: BTreeSet<String> =
             tables.flat_map(|(keys, _)| keys.split(", ")).map(String::from).collect();
         assert_eq!(printed, explained);
+        let predicted: BTreeSet<&str> =
+            json["prediction"].as_object().expect("an object").keys().map(String::as_str).collect();
+        assert_eq!(predicted, predict::KEYS.iter().flat_map(|(keys, _)| keys.split(", ")).collect());
     }
 
     #[test]

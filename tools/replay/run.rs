@@ -3,24 +3,29 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use terrace::{Background, Clock, Config, Device, RamSize, Recovery, Simulation, SsdConfig, SsdSize};
+use terrace::{Background, Clock, Config, Device, RamSize, Recovery, SsdConfig, SsdSize};
 
 use super::args::ReplayArgs;
 use super::backing::{disk_model, open_backing};
-use super::blocks::{Addressing, Feeder, Scan};
 use super::checker::{Checker, Untouched};
 use super::compare;
-use super::content::block_id;
+use super::job::Job;
 use super::live::LiveAnswers;
+use super::pace::Pace;
 use super::places::Places;
-use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass, Report, Setup};
+use super::predict::Prediction;
+use super::report::{FirstRequests, Pass, Report, Setup};
+use super::scan::Scan;
 use super::session::{Driven, Session};
+use super::simulated::simulate;
 use crate::failure::{Failure, Result};
 use crate::memory::memory_peak_bytes;
-use crate::progress::Progress;
-use crate::trace::{Kind, Source};
+use crate::trace::Source;
+
+/// Ten minutes: in an open loop many wait for the few frames that are under way, however long that takes.
+const FRAME_WAIT_MS: u64 = 600_000;
 
 /// What there is to tell, and why the run ended early if it did with something to tell.
 pub(crate) struct Outcome {
@@ -31,30 +36,37 @@ pub(crate) struct Outcome {
 /// Replays the trace that `args` name.
 pub(crate) fn run(args: &ReplayArgs) -> Result<Outcome> {
     args.check()?;
-    let path = args.trace.as_deref().expect("clap asks for a trace or the demo");
-    let source = Source::open(path, &args.input.options())?;
-    let addressing = addressing(args);
-    let scan = Scan::of(&source, &addressing, &Progress::new("reading", source.file_bytes()))?;
-    let setup = setup(args, &Trace::of(&source), &scan)?;
+    let job = Job::of(args)?;
+    check_times(args, &job)?;
+    let setup = setup(args, &Trace::of(&job.source), &job.scan)?;
     if std::io::stderr().is_terminal() {
-        // Before anything long begins: whether the trace was understood.
-        let _ = writeln!(std::io::stderr(), "{}", super::table::trace(&setup, scan.requests, 1));
+        // Before anything long begins: whether the trace was understood, and how long it takes.
+        let _ = writeln!(std::io::stderr(), "{}", super::table::trace(&setup, job.scan.requests, 1));
     }
     if args.simulate {
         let passes = match args.policy {
-            Some(policy) => compare::simulate(policy, args, &source, &addressing, &scan)?,
-            None => simulate(args, &source, &addressing, &scan)?,
+            Some(policy) => compare::simulate(policy, args, &job)?,
+            None => simulate(args, &job)?.into_iter().map(|simulated| simulated.pass).collect(),
         };
-        return Ok(Outcome { report: Report::new(setup, passes), failure: None });
+        return Ok(Outcome { report: Report::new(setup, passes, None), failure: None });
     }
-    let (passes, answers, failure) = replay(args, &source, &addressing, &scan)?;
-    let mut report = Report::new(setup, passes);
+    let (passes, answers, failure) = replay(args, &job)?;
+    let has_prediction = args.predict && failure.is_none();
+    let prediction = has_prediction.then(|| Prediction::of(args, &job, &passes)).transpose()?;
+    let mut report = Report::new(setup, passes, prediction);
     answers.tell(&args.live, &mut report)?;
     Ok(Outcome { report, failure })
 }
 
-pub(crate) fn addressing(args: &ReplayArgs) -> Addressing {
-    Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads }
+fn check_times(args: &ReplayArgs, job: &Job) -> Result<()> {
+    if matches!(args.pace(), Pace::Open { .. }) && !job.scan.has_times {
+        return Err(Failure::input(format!(
+            "{} has no times, so that no speed can be kept",
+            job.source.name()
+        ))
+        .remedy("leave --speed out"));
+    }
+    Ok(())
 }
 
 /// What a report says of its trace.
@@ -70,33 +82,21 @@ impl Trace {
     }
 }
 
-fn replay(
-    args: &ReplayArgs,
-    source: &Source,
-    addressing: &Addressing,
-    scan: &Scan,
-) -> Result<(Vec<Pass>, LiveAnswers, Option<Failure>)> {
-    let volume_bytes: Vec<u64> =
-        scan.volume_blocks.iter().map(|blocks| blocks.max(&1) << args.block_size.shift()).collect();
-    let mut places = Places::choose(args, &volume_bytes, source.path())?;
+fn replay(args: &ReplayArgs, job: &Job) -> Result<(Vec<Pass>, LiveAnswers, Option<Failure>)> {
+    let bytes = |blocks: &Option<u64>| blocks.map(|blocks| blocks.max(1) << args.block_size.shift());
+    let volume_bytes: Vec<Option<u64>> = job.scan.volume_blocks.iter().map(bytes).collect();
+    let mut places = Places::choose(args, &volume_bytes, job.source.path())?;
     let untouched = if places.starts_as_zeros { Untouched::Zeros } else { Untouched::Unknown };
-    let checker = Checker::new(args.seed, untouched);
-    let model = disk_model(args);
-    let devices: Vec<Arc<dyn Device>> = places
-        .backing
-        .iter()
-        .zip(&volume_bytes)
-        .map(|(path, &bytes)| open_backing(path, bytes, model))
-        .collect::<Result<_>>()?;
+    let checker = Checker::new(args.seed, untouched, args.block_size.bytes());
+    let devices = open_devices(args, &places, &volume_bytes)?;
     let (mut passes, mut answers) = (Vec::new(), LiveAnswers::default());
     for number in 1..=args.passes {
-        let config = config(args, scan, &places)?;
+        let config = config(args, &job.scan, &places)?;
         let session = Session::open(&config, &devices, args.write.mode(), args.settle, &checker)?;
         let watcher = args.live.watcher(session.cache(), &config)?;
         let title = if args.passes > 1 { format!("pass {number}") } else { "replaying".into() };
-        let progress = Progress::new(&title, source.file_bytes());
-        let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
-        let mut driven = session.drive(&feeder, args.threads);
+        let progress = job.progress(&title);
+        let mut driven = session.drive(&job.feeder(&progress)?, args.pace());
         drop(progress);
         match driven.failure.take() {
             Some(failure @ Failure::Input { .. }) => return Err(failure),
@@ -118,6 +118,20 @@ fn replay(
     Ok((passes, answers, None))
 }
 
+/// The backing stores of the volumes that have one.
+fn open_devices(
+    args: &ReplayArgs,
+    places: &Places,
+    volume_bytes: &[Option<u64>],
+) -> Result<Vec<Option<Arc<dyn Device>>>> {
+    let model = disk_model(args);
+    let open = |(path, bytes): (&Option<std::path::PathBuf>, &Option<u64>)| {
+        let Some((path, &bytes)) = path.as_ref().zip(bytes.as_ref()) else { return Ok(None) };
+        open_backing(path, bytes, model).map(Some)
+    };
+    places.backing.iter().zip(volume_bytes).map(open).collect()
+}
+
 pub(crate) fn pass(driven: Driven, session: &Session<'_>, settled_in: Duration) -> Pass {
     let counters = session.counters();
     Pass {
@@ -128,59 +142,9 @@ pub(crate) fn pass(driven: Driven, session: &Session<'_>, settled_in: Duration) 
         took: driven.took,
         settled_in,
         memory_peak_bytes: memory_peak_bytes(),
-        latencies: Some(driven.latencies),
+        timings: Some(driven.timings),
+        held_back: driven.held_back,
     }
-}
-
-fn simulate(args: &ReplayArgs, source: &Source, addressing: &Addressing, scan: &Scan) -> Result<Vec<Pass>> {
-    let mut config = Config::new(args.ram()?);
-    config.block_size = args.block_size;
-    config.shards = args.shards;
-    config.ssd = args.ssd()?.map(|size| ssd_config(args, "simulated".into(), size));
-    let mut simulation = Simulation::new(&config)?;
-    let mut passes = Vec::new();
-    for number in 0..args.passes {
-        if number > 0 {
-            simulation.reopen();
-        }
-        let progress = Progress::new("simulating", source.file_bytes());
-        let feeder = Feeder::new(source.reader()?, *addressing, scan.renumbers, &progress);
-        passes.push(simulate_pieces(&mut simulation, &feeder)?);
-    }
-    Ok(passes)
-}
-
-/// Runs what `feeder` deals out through `simulation`; counts from where it stands.
-pub(crate) fn simulate_pieces(simulation: &mut Simulation, feeder: &Feeder<'_>) -> Result<Pass> {
-    let before = Counters::of(&simulation.stats());
-    let begun = Instant::now();
-    let mut requests = 0;
-    let mut first = None;
-    while let Some(piece) = feeder.next_piece()? {
-        let (block, now_us) = (block_id(piece.volume, piece.first), piece.time_us.unwrap_or(0));
-        match piece.kind {
-            Kind::Read => simulation.read(block, piece.count, now_us),
-            Kind::Write => simulation.write(block, piece.count, now_us),
-            // What is dirty when is nothing that a simulation knows.
-            Kind::Flush | Kind::Discard => {}
-        }
-        requests += u64::from(piece.is_last);
-        if piece.is_last && requests == FIRST_REQUESTS {
-            let counters = Counters::of(&simulation.stats()).since(before);
-            first = Some(FirstRequests { requests, counters });
-        }
-    }
-    let counters = Counters::of(&simulation.stats()).since(before);
-    Ok(Pass {
-        counters,
-        first: first.unwrap_or(FirstRequests { requests, counters }),
-        requests,
-        wrong_blocks: 0,
-        took: begun.elapsed(),
-        settled_in: Duration::ZERO,
-        memory_peak_bytes: memory_peak_bytes(),
-        latencies: None,
-    })
 }
 
 fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
@@ -189,14 +153,20 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
     config.shards = args.shards;
     config.ssd = args.ssd()?.map(|size| ssd_config(args, places.ssd.clone(), size));
     config.ordered_destage = args.ordered;
+    if let Some(us) = args.writeback_delay {
+        config.writeback_delay_ms = us.div_ceil(1000);
+    }
     // What the simulation does between requests, the cache then does when it settles.
     config.background = if args.settle { Background::OnSettle } else { Background::Continuous };
+    if matches!(args.pace(), Pace::Open { .. }) {
+        config.frame_wait_ms = FRAME_WAIT_MS;
+    }
     config.record = args.live.record_config();
     config.clock = if scan.has_times { Clock::Manual(Arc::new(AtomicU64::new(0))) } else { Clock::System };
     Ok(config)
 }
 
-fn ssd_config(args: &ReplayArgs, path: std::path::PathBuf, size: SsdSize) -> SsdConfig {
+pub(super) fn ssd_config(args: &ReplayArgs, path: std::path::PathBuf, size: SsdSize) -> SsdConfig {
     let mut config = SsdConfig::new(path, size);
     config.policy.write_budget_bytes_per_day = args.ssd_write_budget;
     // Two runs over one file find the same from the first request on.
@@ -221,9 +191,13 @@ pub(crate) fn setup(args: &ReplayArgs, trace: &Trace, scan: &Scan) -> Result<Set
         ssd_blocks: if let Some(SsdSize::Blocks(blocks)) = ssd { Some(blocks) } else { None },
         write_mode: args.write,
         ordered: args.ordered,
-        threads: args.threads,
+        threads: args.pace().threads(),
+        speed: match args.pace() {
+            Pace::Closed { .. } => None,
+            Pace::Open { speed, .. } => Some(speed),
+        },
         seed: args.seed,
-        volumes: scan.volume_blocks.len(),
+        volumes: scan.volumes(),
         skipped_commands: scan.skipped_commands,
     })
 }

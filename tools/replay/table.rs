@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use comfy_table::Table;
 
-use super::latency::Percentiles;
+use super::latency::{Class, Percentiles};
 use super::live::Recorded;
+use super::predict::Prediction;
 use super::report::{Measures, Report, Setup};
 use crate::table::{share, table};
 use crate::units::{show_bytes, show_count, show_seconds, show_us};
@@ -17,6 +18,12 @@ pub(super) fn show(report: &Report) -> String {
     writeln!(text, "{}", answers(total)).expect("a string takes everything");
     if !report.setup.simulated {
         writeln!(text, "{}", transfers(report)).expect("a string takes everything");
+    }
+    if let Some(distribution) = &total.distribution {
+        writeln!(text, "{}", punctuality(total, distribution)).expect("a string takes everything");
+    }
+    if let Some(prediction) = &report.prediction {
+        writeln!(text, "{}", predicted(total, prediction)).expect("a string takes everything");
     }
     if report.passes.len() > 1 {
         writeln!(text, "{}", passes(report)).expect("a string takes everything");
@@ -66,6 +73,9 @@ pub(super) fn trace(setup: &Setup, requests: u64, passes: usize) -> String {
     add(format!("\n{}", setup.units));
     if let Some(seconds) = setup.duration_seconds {
         add(format!(", {}", show_seconds(seconds)));
+        if let Some(speed) = setup.speed {
+            add(format!(", {} at {speed}x", show_seconds(seconds / speed)));
+        }
     }
     if setup.volumes > 1 {
         add(format!(", {} volumes", show_count(setup.volumes as u64)));
@@ -91,6 +101,7 @@ fn heading(report: &Report) -> String {
     let how = match setup.policy {
         Some(policy) => format!("simulated with {}", policy.title()),
         None if setup.simulated => "simulated".into(),
+        None if setup.speed.is_some() => format!("at most {} requests under way", setup.threads),
         None => format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" }),
     };
     let mode = match setup.write_mode {
@@ -138,8 +149,90 @@ fn answers(total: &Measures) -> Table {
     if counters.writes > 0 {
         rows.push(row("writes", counters.writes, all, latency(|times| times.write)));
     }
+    for (name, times) in
+        [("flushes", latency(|times| times.flush)), ("discards", latency(|times| times.discard))]
+    {
+        if times.is_some() {
+            let mut row = row(name, 0, 0, times);
+            (row[1], row[2]) = ("-".into(), "-".into());
+            rows.push(row);
+        }
+    }
     rows.push(row("all", all, all, latency(|times| times.all)));
     table(&head, rows)
+}
+
+/// How late requests were in an open loop, beside what they took.
+fn punctuality(total: &Measures, distribution: &[Class]) -> String {
+    let requests: u64 = distribution.iter().map(|class| class.lateness).sum();
+    let class = |class: &Class| {
+        let bound = class.up_to_us.map_or("longer".into(), |us| format!("under {}", show_us(us as f64)));
+        let counts = [class.lateness, class.latency, class.latency_from_deadline];
+        std::iter::once(bound).chain(counts.map(|count| share(count, requests))).collect()
+    };
+    let all = |times: &Option<super::latency::LatencySummary>| times.as_ref().and_then(|times| times.all);
+    let columns = [total.lateness_us, all(&total.latency_us), all(&total.latency_from_deadline_us)];
+    let point = |name: &str, pick: fn(&Percentiles) -> f64| {
+        let shown = columns.map(|column| column.map_or("-".into(), |times| show_us(pick(&times))));
+        std::iter::once(name.to_string()).chain(shown).collect()
+    };
+    let mut rows: Vec<Vec<String>> = distribution.iter().map(class).collect();
+    rows.push(point("mean", |times| times.mean));
+    rows.push(point("p50", |times| times.p50));
+    rows.push(point("p99", |times| times.p99));
+    rows.push(point("p99.9", |times| times.p99_9));
+    rows.push(point("max", |times| times.max));
+    let head = ["requests", "late by", "answered in", "after they were due"];
+    let mut text = table(&head, rows).to_string();
+    if let Some(first) = total.first_held_back_seconds {
+        let held_back = show_count(total.held_back);
+        write!(
+            text,
+            "\n{held_back} requests were due while as many as --in-flight allows were under way, the first after {}: the \
+             loop was not open then",
+            show_seconds(first)
+        )
+        .expect("a string takes everything");
+    }
+    text
+}
+
+/// What a simulation says, beside what was measured.
+fn predicted(total: &Measures, prediction: &Prediction) -> String {
+    let counters = &total.counters;
+    let reads = prediction.read_ram_hits + prediction.ssd_hits + prediction.disk_reads;
+    let hits = |name: &str, predicted: u64, measured: u64, points: f64| {
+        let shares = [share(predicted, reads), share(measured, counters.reads)];
+        vec![name.into(), shares[0].clone(), shares[1].clone(), format!("{points:+.2} points")]
+    };
+    let more = |predicted: f64, measured: f64| {
+        if predicted > 0.0 { format!("{:+.1} %", (measured / predicted - 1.0) * 100.0) } else { "-".into() }
+    };
+    let amount = |name: &str, predicted: u64, measured: u64, show: fn(u64) -> String| {
+        vec![name.into(), show(predicted), show(measured), more(predicted as f64, measured as f64)]
+    };
+    let mut rows: Vec<Vec<String>> = vec![
+        hits("reads from RAM", prediction.read_ram_hits, counters.read_ram_hits, prediction.ram_points),
+        hits("reads from SSD", prediction.ssd_hits, counters.ssd_hits, prediction.ssd_points),
+        hits("reads from disk", prediction.disk_reads, counters.disk_reads, prediction.disk_points),
+        amount("blocks read from disk", prediction.disk_reads, counters.disk_reads, show_count),
+        amount("SSD written", prediction.ssd_bytes_written, counters.ssd_bytes_written, show_bytes),
+    ];
+    for (name, predicted, measured) in [
+        ("mean read latency", prediction.read_mean_us, prediction.measured_read_mean_us),
+        ("p99 of it", prediction.read_p99_us, prediction.measured_read_p99_us),
+    ] {
+        if let Some((predicted, measured)) = predicted.zip(measured) {
+            rows.push(vec![name.into(), show_us(predicted), show_us(measured), more(predicted, measured)]);
+        }
+    }
+    let mut text = table(&["", "predicted", "measured", "difference"], rows).to_string();
+    if counters.demotions_dropped > 0 {
+        let dropped = show_count(counters.demotions_dropped);
+        write!(text, "\n{dropped} blocks did not get to the SSD because it was busy; the prediction is for one that is not")
+            .expect("a string takes everything");
+    }
+    text
 }
 
 /// What the devices had to do.

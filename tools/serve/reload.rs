@@ -154,7 +154,7 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
         (other_file, "ssd-file"),
     ]
     .into_iter()
-    .filter(|(differs, _)| *differs)
+    .filter(|&(differs, _)| differs)
     .map(|(_, what)| what.to_string())
     .collect();
     for export in &wanted.exports {

@@ -74,6 +74,13 @@ fn sizes_that_do_not_fit_are_refused_before_anything_is_made() {
         &["--passes", "0"],
         &["--disk-seek", "8"],
         &["--disk-iops", "0"],
+        &["--speed", "fast"],
+        &["--speed", "0x"],
+        &["--in-flight", "8"],
+        &["--limit", "0"],
+        &["--overwrite"],
+        &["--disk-latency", "8ms"],
+        &["--predict", "--disk-latency", "8"],
         &["--frob"],
     ] {
         refused(&ground, &[&["replay", "t"], arguments].concat());
@@ -171,4 +178,37 @@ fn an_existing_backing_file_is_taken_only_when_told_to() {
     let run = ground.terrace(&["replay", "t", "--backing", "disk", "--overwrite"]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(Path::new(&ground.path().join("disk")).exists(), "a path that was named stays");
+}
+
+#[test]
+fn what_a_trace_does_not_have_cannot_be_asked_for() {
+    let ground = Playground::new();
+    ground.file("ids", b"1\n2\n");
+    ground.file("t.spc", b"0,0,4096,r,1\n0,8,4096,w,2\n2,8,4096,w,3\n");
+    for (arguments, says) in [
+        (&["ids", "--speed", "1x"][..], "has no times"),
+        (&["ids", "--from", "1s"], "has no times"),
+        (&["t.spc", "--from", "2020-01-01"], "not a wall clock's"),
+        (&["t.spc", "--from", "2s", "--to", "1s"], "ends before it begins"),
+        (&["t.spc", "--from", "9s"], "holds no reads and no writes"),
+        (&["t.spc", "--volume", "7"], "holds no reads and no writes"),
+        (&["t.spc", "--volume", "1", "--volume", "7"], "volume 7"),
+        (&["t.spc", "--map", "7=disk"], "volume 7"),
+        (&["t.spc", "--map", "0=disk", "--to", "500ms", "--volume", "1"], "holds no reads and no writes"),
+        (&["t.spc", "--map", "0=disk", "--volume", "1"], "volume 0"),
+        (&["t.spc", "--map", "0=a", "--map", "0=b"], "volume 0 twice"),
+        (&["t.spc", "--map", "0=same", "--map", "1=./same"], "same file"),
+        (&["t.spc", "--map", "0=t.spc"], "exists"),
+        (&["t.spc", "--map", "0=missing/disk"], "no directory"),
+        (&["t.spc", "--map", "disk"], "expected NUMBER=PATH"),
+        (&["t.spc", "--map", "0=disk", "--simulate"], "--simulate"),
+        (&["t.spc", "--speed", "1x", "--threads", "4"], "--in-flight"),
+        (&["t.spc", "--speed", "1x", "--settle"], "--settle"),
+        (&["t.spc", "--speed", "1x", "--simulate"], "simulation"),
+        (&["t.spc", "--predict", "--simulate"], "--simulate"),
+        (&["t.spc", "--predict", "--write", "around"], "--predict"),
+    ] {
+        let line = refused(&ground, &[&["replay"], arguments].concat());
+        assert!(line.contains(says), "{says}: {line}");
+    }
 }

@@ -221,3 +221,124 @@ fn another_policy_is_simulated_by_name_and_the_optimum_misses_least() {
     let refused = ground.terrace(&["replay", "t", "--policy", "lru"]);
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
 }
+
+/// Reads, writes, flushes and discards of two volumes; few of them begin or end between blocks, but for discards of multiples
+/// of `unit`.
+fn all_operations(requests: u64, unit: u64, seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut text = "time_ns,volume,operation,offset,bytes\n".to_string();
+    for number in 0..requests {
+        let (volume, offset) = (random.u8(..2), random.u64(..200) * 3000);
+        let (operation, bytes) = match random.u8(..12) {
+            0 => ("flush", 0),
+            1 => ("discard", (1 + random.u64(..40_000 / unit)) * unit),
+            2..=5 => ("write", 1 + random.u64(..12_000)),
+            _ => ("read", 1 + random.u64(..12_000)),
+        };
+        let offset = match operation {
+            "flush" => 0,
+            "discard" => offset / unit * unit,
+            _ => offset,
+        };
+        text += &format!("{},v{volume},{operation},{offset},{bytes}\n", number * 1_000_000);
+    }
+    text
+}
+
+#[test]
+fn discards_and_flushes_are_done_and_every_byte_after_them_is_right_in_every_mode() {
+    let (ground, seed) = (Playground::new(), fastrand::u64(..));
+    ground.file("t.csv", all_operations(3000, 1, seed).as_bytes());
+    for mode in ["around", "through", "back", "back-ssd"] {
+        for threads in ["1", "4"] {
+            let tiers = ["--ram-blocks", "64", "--ssd-size", "64MiB", "--block-size", "4k"];
+            let run = ["replay", "t.csv", "--write", mode, "--threads", threads, "--json"];
+            let run = ground.terrace(&[&run[..], &tiers].concat());
+            assert_eq!(run.code, Some(0), "seed {seed}, {mode}, {threads} threads: {}", run.stderr);
+            let report = json(&run);
+            assert_eq!((count(&report, "requests"), count(&report, "skipped_commands")), (3000, 0));
+            laws_hold(&report);
+            let of = |kind: &str| count(&report["latency_us"][kind], "count");
+            assert!(of("discard") > 100 && of("flush") > 100, "seed {seed}");
+            let reads =
+                ["ram", "ssd", "disk"].into_iter().filter(|kind| !report["latency_us"][kind].is_null());
+            let all = reads.chain(["write", "discard", "flush"]).map(of).sum::<u64>();
+            assert_eq!(of("all"), all);
+        }
+    }
+    let report = json(&ground.terrace(&["replay", "t.csv", "--as-reads", "--json"]));
+    assert_eq!(count(&report, "requests") + count(&report, "skipped_commands"), 3000);
+    assert_eq!((count(&report, "writes"), &report["latency_us"]["discard"]), (0, &Value::Null));
+}
+
+#[test]
+fn a_settled_replay_with_discards_of_whole_blocks_is_predicted_to_the_block() {
+    let (ground, seed) = (Playground::new(), fastrand::u64(..));
+    ground.file("t.csv", all_operations(2000, 4096, seed).as_bytes());
+    for mode in ["through", "back"] {
+        let tiers = ["--ram-blocks", "64", "--ssd-blocks", "128", "--block-size", "4k", "--shards", "2"];
+        let run = ["replay", "t.csv", "--settle", "--predict", "--write", mode, "--json"];
+        let report = json(&ground.terrace(&[&run[..], &tiers].concat()));
+        let predicted = &report["prediction"];
+        assert!(count(predicted, "ssd_hits") > 0, "seed {seed}");
+        for key in ["read_ram_hits", "write_ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written"] {
+            assert_eq!(report[key], predicted[key], "{key} with {mode}, seed {seed}");
+        }
+        for key in ["ram_points", "ssd_points", "disk_points"] {
+            assert_eq!(predicted[key].as_f64(), Some(0.0), "{key}");
+        }
+        assert_eq!(predicted["read_mean_us"], Value::Null, "nobody said how fast the disk is");
+    }
+    let run = ["replay", "t.csv", "--predict", "--disk-latency", "8ms", "--limit", "100"];
+    let shown = ground.terrace(&run);
+    assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    for words in ["predicted", "measured", "points", "mean read latency"] {
+        assert!(shown.stdout.contains(words), "{words}: {}", shown.stdout);
+    }
+}
+
+#[test]
+fn each_volume_has_its_backing_file_and_one_can_be_sent_elsewhere() {
+    let ground = Playground::new();
+    let line = |(volume, offset)| format!("0,{volume},write,{offset},4096\n");
+    let writes: String = [("a", 0), ("b", 1 << 20), ("c", 2 << 20)].map(line).concat();
+    ground.file("t.csv", format!("time_ns,volume,operation,offset,bytes\n{writes}").as_bytes());
+    let length = |name: &str| std::fs::metadata(ground.path().join(name)).map(|file| file.len()).ok();
+    let replay = |more: &[&str]| {
+        let report =
+            json(&ground.terrace(&[&["replay", "t.csv", "--json", "--block-size", "4k"], more].concat()));
+        (count(&report, "volumes"), count(&report, "disk_write_bytes"))
+    };
+    assert_eq!(replay(&["--backing", "disk", "--map", "1=elsewhere"]), (3, 3 * 4096));
+    let lengths = ["disk", "disk.1", "elsewhere", "disk.2"].map(length);
+    assert_eq!(lengths, [Some(4096), None, Some((1 << 20) + 4096), Some((2 << 20) + 4096)]);
+    let elsewhere = std::fs::read(ground.path().join("elsewhere")).expect("it was made");
+    assert!(elsewhere[1 << 20..].iter().any(|&byte| byte != 0), "what was written there is there");
+    // Of those that are picked the first has the path itself.
+    assert_eq!(replay(&["--backing", "one", "--volume", "2", "--volume", "1"]), (2, 2 * 4096));
+    assert_eq!(["one", "one.1", "one.2"].map(length), [Some((1 << 20) + 4096), None, Some((2 << 20) + 4096)]);
+    let before = ground.listing();
+    assert_eq!(replay(&["--volume", "0"]), (1, 4096));
+    assert_eq!(ground.listing(), before, "temporary files go");
+}
+
+#[test]
+fn a_part_of_a_trace_is_replayed_by_time_moment_number_and_volume() {
+    let ground = Playground::new();
+    // From 2007-02-22 17:24:38.758 on, every 100 us; two disks.
+    ground.file("t", &msr_lines(3000));
+    let requests = |more: &[&str]| {
+        let run = ["replay", "t", "--simulate", "--ram-blocks", "100", "--json"];
+        let report = json(&ground.terrace(&[&run[..], more].concat()));
+        count(&report, "requests")
+    };
+    assert_eq!(requests(&["--from", "100ms"]), 2000);
+    assert_eq!(requests(&["--from", "100ms", "--to", "150ms"]), 500);
+    assert_eq!(requests(&["--from", "100ms", "--limit", "7"]), 7);
+    let of_one = requests(&["--volume", "0"]);
+    assert!(of_one > 0 && of_one + requests(&["--volume", "1"]) == 3000);
+    let all = requests(&["--from", "2007-02-22T17:24:38Z"]);
+    let until = requests(&["--to", "2007-02-22T17:24:38.9Z"]);
+    assert_eq!((all, until + requests(&["--from", "2007-02-22T17:24:38.9Z"])), (3000, 3000));
+    assert!(until > 1000 && until < 2000, "{until}");
+}

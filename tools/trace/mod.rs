@@ -23,12 +23,14 @@ mod formats;
 pub mod fuzz;
 mod input;
 mod merge;
+mod moment;
 mod options;
 mod place;
 mod profile;
 mod source;
 mod text;
 mod unpack;
+mod window;
 mod write;
 
 use crate::failure::Result;
@@ -38,10 +40,12 @@ use formats::{
 };
 use text::{LineParser, TextReader};
 
+pub(crate) use moment::{Moment, parse_moment};
 pub(crate) use options::{InputArgs, Options};
 pub(crate) use profile::{Alignment, Touched};
 pub(crate) use source::Source;
 pub(crate) use terrace_recording::{Kind, Lost, Request, Span};
+pub(crate) use window::Window;
 
 /// A stream of requests.
 pub(crate) trait TraceReader: Send {

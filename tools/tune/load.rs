@@ -10,7 +10,7 @@ use terrace::{BlockId, BlockSize};
 use super::work::Work;
 use crate::failure::{Failure, Result};
 use crate::replay::{Addressing, Scan, block_id};
-use crate::trace::{Alignment, Kind, Request, Source, Span, Touched};
+use crate::trace::{Alignment, Kind, Request, Source, Span, Touched, Window};
 
 /// How much of a trace is kept.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +113,9 @@ impl Survey {
     pub(super) fn of(source: &Source, grid: &Grid, work: &Work) -> Result<Self> {
         let progress = work.reading("surveying", source.file_bytes());
         let mut survey = Self::default();
-        let scan = Scan::with(source, &grid.addressing, &progress, |request| survey.count(request, grid))?;
+        let scan = Scan::with(source, &Window::default(), &grid.addressing, &progress, |request| {
+            survey.count(request, grid);
+        })?;
         Ok(Self {
             renumbers: scan.renumbers,
             time_us: scan.duration_ns().map(|ns| ns / 1000).filter(|&us| us > 0),

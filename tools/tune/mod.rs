@@ -35,7 +35,7 @@ mod work;
 pub(crate) use args::{TuneArgs, Write};
 pub(crate) use candidate::Candidate;
 pub(crate) use curves::{CurvePoint, Curves};
-pub(crate) use devices::Latency;
+pub(crate) use devices::{Latency, Mixture};
 #[cfg(test)]
 pub(crate) use live::tests::report as report_of_a_small_cache;
 pub(crate) use live::{Live, live_report};

@@ -121,6 +121,7 @@ impl fmt::Display for Verdict {
                     Doubt::VolumeCold => "its volume was made cold",
                     Doubt::Overwritten => "voided as overwritten or discarded",
                     Doubt::Tombstone => "discarded, which the backing store was not told yet",
+                    Doubt::Unsynced => "younger than the last sync of the backing store before a crash",
                 };
                 write!(f, "loses: {why}{}", by(entry))
             }

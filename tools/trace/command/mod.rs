@@ -12,10 +12,10 @@ pub(crate) use generate::Ranks;
 
 use super::merge::Mapped;
 use super::write::{Sink, Target};
-use super::{InputArgs, TraceReader};
+use super::{InputArgs, Moment, TraceReader, parse_moment};
 use crate::failure::Result;
 use crate::progress::Progress;
-use crate::units::{parse_duration_ns, parse_size, show_count};
+use crate::units::{parse_size, show_count};
 
 /// Look at recorded traces, convert, cut, merge and make them
 ///
@@ -105,13 +105,14 @@ struct CutArgs {
     #[command(flatten)]
     input: InputArgs,
 
-    /// Begin so long after the first request, e.g. 90s, 2h
-    #[arg(long, value_name = "TIME", value_parser = parse_duration_ns)]
-    from: Option<u64>,
+    /// Begin so long after the first request, e.g. 90s, 2h; or at a moment, where the trace has a wall clock:
+    /// 2008-02-22T17:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    from: Option<Moment>,
 
-    /// End before so long after the first request
-    #[arg(long, value_name = "TIME", value_parser = parse_duration_ns)]
-    to: Option<u64>,
+    /// End before so long after the first request, or before a moment
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    to: Option<Moment>,
 
     /// Leave out so many requests at the beginning
     #[arg(long, value_name = "COUNT")]
