@@ -19,7 +19,7 @@ impl Memory {
     pub(super) fn map(bytes: usize, bytes_max: usize) -> std::io::Result<Self> {
         let mut mapping = MmapMut::map_anon(bytes)?;
         if bytes_max > bytes {
-            mapping = MmapOptions::new().len(bytes_max).no_reserve_swap().map_anon()?;
+            mapping = map_unreserved(bytes_max)?;
         }
         // A system without huge pages refuses; frames then work as well, with more misses in the page tables.
         #[cfg(all(target_os = "linux", not(miri)))]
@@ -58,6 +58,17 @@ impl Memory {
     }
 }
 
+/// Address space that the system need not be able to back now.
+fn map_unreserved(bytes: usize) -> std::io::Result<MmapMut> {
+    let mut options = MmapOptions::new();
+    options.len(bytes);
+    // Miri knows only plain mappings.
+    if !cfg!(miri) {
+        options.no_reserve_swap();
+    }
+    options.map_anon()
+}
+
 /// Numbers that start as zeros.
 pub(super) struct Counts {
     first: NonNull<AtomicU32>,
@@ -68,7 +79,7 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn map(len: usize) -> std::io::Result<Self> {
         let bytes = len.saturating_mul(size_of::<AtomicU32>());
-        let mut mapping = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+        let mut mapping = map_unreserved(bytes)?;
         let first = NonNull::new(mapping.as_mut_ptr().cast()).expect("a mapping is never at address 0");
         Ok(Self { first, len, _mapping: mapping })
     }
