@@ -4,8 +4,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{BLOCK, bytes_of, content, small, ssd_bytes};
-use terrace::tiers::testing::MemoryDevice;
+use common::{BLOCK, bytes_of, content, held, ssd_bytes};
+use terrace::tiers::testing::{MemoryDevice, Operation};
 use terrace::{BlockPlace, Cache, Config, Error, SsdConfig, SsdSize, Volume, WriteMode};
 
 const BLOCK_U64: u64 = BLOCK as u64;
@@ -19,12 +19,17 @@ const ON_SSD: BlockPlace = BlockPlace { on_ssd: true, ..BELOW };
 const DIRTY: BlockPlace = BlockPlace { is_dirty: true, ..BELOW };
 
 fn open(mode: WriteMode, has_ssd: bool) -> (Cache, Volume) {
+    let (cache, volume, _) = open_over(mode, has_ssd);
+    (cache, volume)
+}
+
+fn open_over(mode: WriteMode, has_ssd: bool) -> (Cache, Volume, Arc<MemoryDevice>) {
     let ssd = Arc::new(MemoryDevice::new(ssd_bytes(SSD_BLOCKS)).named("ssd"));
     let ssd = has_ssd.then(|| SsdConfig::on_device(ssd, SsdSize::Blocks(SSD_BLOCKS)));
-    let cache = Cache::open(&Config { ssd, ..small(RAM_BLOCKS) }).expect("the cache opens");
+    let cache = Cache::open(&Config { ssd, ..held(RAM_BLOCKS) }).expect("the cache opens");
     let disk = Arc::new(MemoryDevice::new(DISK_BLOCKS * BLOCK_U64).named("disk"));
-    let volume = cache.attach("disk", disk, mode).expect("the volume attaches");
-    (cache, volume)
+    let volume = cache.attach("disk", disk.clone(), mode).expect("the volume attaches");
+    (cache, volume, disk)
 }
 
 fn place(volume: &Volume, block: u64) -> BlockPlace {
@@ -48,13 +53,15 @@ fn a_block_that_is_read_is_in_ram_and_then_on_the_ssd() {
 
 #[test]
 fn a_block_is_dirty_until_a_flush_has_it_below() {
-    let (_cache, volume) = open(WriteMode::Back, false);
+    let (_cache, volume, disk) = open_over(WriteMode::Back, false);
+    disk.stall(Operation::Discard);
     volume.write(0, &content(0, 1)).expect("a write succeeds");
     volume.write(BLOCK_U64, &[7; 512]).expect("a write succeeds");
     volume.discard(2 * BLOCK_U64, BLOCK_U64).expect("a discard succeeds");
     assert_eq!(place(&volume, 0), BlockPlace { in_ram: true, ..DIRTY });
     assert_eq!(place(&volume, 1), DIRTY, "RAM has only a part of it");
     assert_eq!(place(&volume, 2), DIRTY, "what is below is to be discarded");
+    disk.resume();
     volume.flush().expect("the disk takes all");
     assert_eq!(place(&volume, 0), IN_RAM);
     assert_eq!(place(&volume, 1), BELOW);
@@ -63,13 +70,16 @@ fn a_block_is_dirty_until_a_flush_has_it_below() {
 
 #[test]
 fn what_the_log_has_is_on_the_ssd_and_dirty_until_it_is_destaged() {
-    let (cache, volume) = open(WriteMode::BackSsd, true);
+    let (cache, volume, disk) = open_over(WriteMode::BackSsd, true);
+    // So that no destage is done before it may be.
+    disk.stall(Operation::Sync);
     volume.write(0, &content(0, 1)).expect("a write succeeds");
     volume.flush().expect("the log takes it");
     volume.discard(BLOCK_U64, BLOCK_U64).expect("a discard succeeds");
     volume.flush().expect("the log takes it");
     assert_eq!(place(&volume, 0), BlockPlace { in_ram: true, on_ssd: true, is_dirty: true });
     assert!(place(&volume, 1).is_dirty);
+    disk.resume();
     volume.set_mode(WriteMode::Through).expect("the log is destaged");
     assert!(!place(&volume, 0).is_dirty && !place(&volume, 1).is_dirty);
     cache.close().expect("nothing is dirty");

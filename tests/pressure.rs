@@ -60,6 +60,36 @@ fn readers_that_hold_every_frame_are_told_so_and_all_works_when_they_let_go() {
 }
 
 #[test]
+fn a_read_that_waits_for_frames_in_between_uses_each_block_once() {
+    let device = Arc::new(MemoryDevice::patterned(256 * BLOCK_U64, 1));
+    let config = Config { frame_wait_ms: 100_000, slack_blocks: Some(8), ..small(16) };
+    let (cache, volume) = open(&config, &device, WriteMode::Back);
+    // Frames for two of the four blocks are free.
+    let mut references: Vec<_> =
+        (0..22).map(|block| volume.read_ref(block * BLOCK_U64, BLOCK).expect("a frame is free")).collect();
+    let before = cache.stats();
+    let found = without_hanging({
+        let volume = volume.clone();
+        move || {
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| bytes_of(&volume, 100 * BLOCK_U64, 4 * BLOCK));
+                while !reader.is_finished() {
+                    // When it has the first two, so that it comes back for the rest.
+                    if volume.places(100..102).expect("they are in it").iter().all(|place| place.in_ram) {
+                        references.pop();
+                    }
+                    std::thread::yield_now();
+                }
+                reader.join().expect("the read succeeds")
+            })
+        }
+    });
+    assert!(found == stored(&*device, 100 * BLOCK_U64, 4 * BLOCK));
+    let after = cache.stats();
+    assert_eq!((after.reads - before.reads, after.disk_reads - before.disk_reads), (4, 4));
+}
+
+#[test]
 fn a_call_that_waits_for_a_frame_goes_on_when_a_reader_lets_one_go() {
     let device = Arc::new(MemoryDevice::patterned(256 * BLOCK_U64, 1));
     let config = Config { frame_wait_ms: 100_000, slack_blocks: Some(8), ..small(16) };

@@ -17,7 +17,8 @@ pub struct BlockPlace {
     pub in_ram: bool,
     /// The SSD has a copy of it, or part of one, or soon will.
     pub on_ssd: bool,
-    /// Something of it is newer than the backing store, or written there and not yet durable; a discard counts.
+    /// Something of it is newer than the backing store, or written there and not yet durable; or the backing store is still
+    /// to be told that it was discarded.
     pub is_dirty: bool,
 }
 

@@ -32,6 +32,16 @@ pub(super) enum Call {
     Part,
 }
 
+/// What is to become of a read when there are frames for its first blocks only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// It would block: nobody waits for frames and holds some.
+    All,
+    /// It ends before the first block that has none. So blocks that were found are used once, however often a caller has
+    /// to come back for the rest.
+    AsFar,
+}
+
 /// The part of one block that a call touches, in bytes of the block.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
@@ -181,6 +191,14 @@ impl<'a> Planning<'a> {
         }
     }
 
+    /// The read is of the parts before this one, all of them at hand or on their way.
+    fn end_before(&mut self, part: usize) {
+        self.error = None;
+        if let Some(operation) = &self.operation {
+            operation.state.lock().parts.truncate(part);
+        }
+    }
+
     fn waiter(&mut self, part: usize, bytes: &Range<usize>) -> FillWaiter {
         let operation = self
             .operation
@@ -243,14 +261,15 @@ impl Inner {
         Some(blocks)
     }
 
-    /// Reads `bytes` bytes from `offset` on. The answer when all was at hand; else none, and the function that
-    /// `new_done` gives (it is asked once) runs when the answer is there, on the thread that brought the last part.
+    /// Reads `bytes` bytes from `offset` on, or the first of them. The answer when all was at hand; else none, and the
+    /// function that `new_done` gives (it is asked once) runs when the answer is there, on the thread that brought the
+    /// last part.
     pub(super) fn read(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         offset: u64,
         bytes: usize,
-        runner: Runner,
+        (runner, wanted): (Runner, Wanted),
         new_done: &mut dyn FnMut() -> ReadDone,
     ) -> Option<Result<Blocks>> {
         if let Err(error) = self.check_volume(volume).and_then(|()| volume.check_range(offset, bytes)) {
@@ -262,6 +281,12 @@ impl Inner {
         let mut planning = Planning::new(piece_count, is_alone, new_done);
         for (part, piece) in pieces(volume.id, offset, bytes, self.size).enumerate() {
             self.plan_part(volume, part, &piece, &mut planning);
+            if matches!(planning.error, Some(Error::WouldBlock)) {
+                if wanted == Wanted::AsFar && part > 0 {
+                    planning.end_before(part);
+                }
+                break;
+            }
         }
         self.start_wanted_appends();
         let Planning { ready, ready_later, operation, mut fills, error, answer, .. } = planning;

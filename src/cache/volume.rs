@@ -23,7 +23,7 @@ use super::answer::{Answer, Blocks};
 use super::dirty::VolumeState;
 use super::fill::Runner;
 use super::place::BlockPlace;
-use super::read::{Call, ReadDone};
+use super::read::{Call, ReadDone, Wanted};
 use super::{Cache, Handle, Inner, Result};
 use crate::config::{AttachOptions, WriteMode};
 use crate::error::Error;
@@ -118,16 +118,16 @@ impl Volume {
         let (mut at, mut rest) = (offset, buffer);
         while !rest.is_empty() {
             let bytes = inner.chunk_from(at, rest.len());
-            let read = inner.read_blocking(&self.state, at, bytes, std::mem::replace(&mut call, Call::Part));
-            let blocks = match read {
+            let now = std::mem::replace(&mut call, Call::Part);
+            let blocks = match inner.read_blocking(&self.state, at, bytes, (now, Wanted::AsFar)) {
                 // RAM shrank meanwhile: so many blocks are more than the slack allows for now.
                 Err(Error::WouldBlock) if inner.chunk_from(at, rest.len()) < bytes => continue,
                 read => read?,
             };
-            let (now, later) = rest.split_at_mut(bytes);
+            let (now, later) = rest.split_at_mut(blocks.len_bytes());
             blocks.copy_to(now);
             answer.add(blocks.answer());
-            (at, rest) = (at + bytes as u64, later);
+            (at, rest) = (at + now.len() as u64, later);
         }
         Ok(answer)
     }
@@ -138,7 +138,7 @@ impl Volume {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_ref(&self, offset: u64, bytes: usize) -> Result<Blocks> {
-        self.handle.inner.read_blocking(&self.state, offset, bytes, Call::Whole)
+        self.handle.inner.read_blocking(&self.state, offset, bytes, (Call::Whole, Wanted::All))
     }
 
     /// As [`Self::read_ref`], if all is in RAM; else none, and it counts as no use: the caller reads by another entry, which
@@ -347,7 +347,7 @@ impl Inner {
     ) {
         let mut done = Some(done);
         let mut take = || done.take().expect("a read has one end");
-        if let Some(result) = self.read(volume, offset, bytes, runner, &mut take) {
+        if let Some(result) = self.read(volume, offset, bytes, (runner, Wanted::All), &mut take) {
             take()(result);
         }
     }
@@ -357,7 +357,7 @@ impl Inner {
         volume: &Arc<VolumeState>,
         offset: u64,
         bytes: usize,
-        call: Call,
+        (call, wanted): (Call, Wanted),
     ) -> Result<Blocks> {
         if let Some(blocks) = self.read_hit(volume, offset, bytes, call) {
             return Ok(blocks);
@@ -369,7 +369,7 @@ impl Inner {
         loop {
             let observed = self.released.observe();
             let mut blocker: Option<Arc<Blocker<Result<Blocks>>>> = None;
-            let answer = self.read(volume, offset, bytes, Runner::Caller, &mut || {
+            let answer = self.read(volume, offset, bytes, (Runner::Caller, wanted), &mut || {
                 let set = blocker.insert(Arc::default()).clone();
                 Box::new(move |result| set.set(result))
             });

@@ -30,7 +30,7 @@ use super::answer::Answer;
 use super::dirty::VolumeState;
 use super::fill::Runner;
 use super::index::Shard;
-use super::read::{Call, Piece, pieces};
+use super::read::{Call, Piece, Wanted, pieces};
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
@@ -505,7 +505,7 @@ impl Inner {
     fn wait_blocking(self: &Arc<Self>, volume: &Arc<VolumeState>, wait: Wait) -> Result<()> {
         if let Wait::Fill(block) = wait {
             let (offset, bytes) = (block.byte_offset(self.size), volume.bytes_of_block(block.number()));
-            return self.read_blocking(volume, offset, bytes, Call::Part).map(drop);
+            return self.read_blocking(volume, offset, bytes, (Call::Part, Wanted::All)).map(drop);
         }
         // Readers may hold frames for as long as they like; what is dirty is on its way.
         if let Wait::Frame(observed) = wait {
