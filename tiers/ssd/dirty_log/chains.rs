@@ -82,6 +82,12 @@ impl Chains {
         }
     }
 
+    /// Makes room for the chains of so many blocks more at once.
+    pub(super) fn reserve(&mut self, blocks: usize) {
+        let Self { newest, chunks, hasher, .. } = self;
+        newest.reserve(blocks, |&at| hasher.hash_one(block_at(chunks, at)));
+    }
+
     /// Copies of all blocks.
     pub(super) fn len(&self) -> usize {
         self.len
@@ -263,9 +269,8 @@ impl Chains {
     /// Puts a slot at the head of the chain of `block`; gives the one that was there.
     fn set_newest(&mut self, block: BlockId, at: u32) -> Option<u32> {
         let Self { hasher, newest, chunks, .. } = self;
-        let block_of = |at: &u32| chunks[*at as usize / CHUNK_SLOTS][*at as usize % CHUNK_SLOTS].block;
-        let rehash = |at: &u32| hasher.hash_one(block_of(at));
-        match newest.entry(hasher.hash_one(block), |at| block_of(at) == block, rehash) {
+        let rehash = |&at: &u32| hasher.hash_one(block_at(chunks, at));
+        match newest.entry(hasher.hash_one(block), |&at| block_at(chunks, at) == block, rehash) {
             Entry::Occupied(mut known) => Some(std::mem::replace(known.get_mut(), at)),
             Entry::Vacant(room) => {
                 room.insert(at);
@@ -276,11 +281,14 @@ impl Chains {
 
     fn forget_chain(&mut self, block: BlockId) {
         let Self { hasher, newest, chunks, .. } = self;
-        let is_it = |at: &u32| chunks[*at as usize / CHUNK_SLOTS][*at as usize % CHUNK_SLOTS].block == block;
-        if let Ok(entry) = newest.find_entry(hasher.hash_one(block), is_it) {
+        if let Ok(entry) = newest.find_entry(hasher.hash_one(block), |&at| block_at(chunks, at) == block) {
             entry.remove();
         }
     }
+}
+
+fn block_at(chunks: &[Box<[Slot; CHUNK_SLOTS]>], at: u32) -> BlockId {
+    chunks[at as usize / CHUNK_SLOTS][at as usize % CHUNK_SLOTS].block
 }
 
 #[cfg(test)]

@@ -134,6 +134,8 @@ pub(super) struct DirtyLog {
     pub(super) synced_through: u64,
     /// The first to go first; the last may be open.
     pub(super) segments: VecDeque<DirtySegment>,
+    /// Where in it one was looked for last: copies of a record come one after another.
+    last_used: usize,
     /// What was given up last is not in a checkpoint yet.
     must_restart: bool,
     /// From which sequence on records were given up, each time that this happened: a sequence is used again then.
@@ -162,6 +164,7 @@ impl DirtyLog {
             next_sequence: 1,
             synced_through: 0,
             segments: VecDeque::new(),
+            last_used: 0,
             must_restart: false,
             given_up_from: Vec::new(),
         }
@@ -219,6 +222,7 @@ impl DirtyLog {
     /// Copies are restored now, about so many, and summaries read then, until [`Self::end_scan`].
     pub(super) fn begin_scan(&mut self, copies: usize) {
         self.filter = Some(LogFilter::new(copies));
+        self.chains.reserve(copies);
     }
 
     pub(super) fn end_scan(&mut self) {

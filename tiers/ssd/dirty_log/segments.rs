@@ -99,8 +99,12 @@ impl DirtyLog {
     }
 
     pub(super) fn segment_mut(&mut self, generation: u32) -> &mut DirtySegment {
-        let at = self.segment_at(generation);
-        &mut self.segments[at]
+        let is_last_used =
+            self.segments.get(self.last_used).is_some_and(|last| last.generation == generation);
+        if !is_last_used {
+            self.last_used = self.segment_at(generation);
+        }
+        &mut self.segments[self.last_used]
     }
 
     /// The number of the segment of this generation.
