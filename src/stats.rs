@@ -57,10 +57,10 @@ pub struct Stats {
     pub disk_write_operations: u64,
     pub disk_write_bytes: u64,
     pub disk_syncs: u64,
-    /// Reads of blocks that callers asked for; what recovery and reclaim read is not counted.
     /// Requests to the backing stores that are queued or running, now.
     pub disk_queue_depth: u64,
     pub ssd_queue_depth: u64,
+    /// Reads of blocks that callers asked for; what recovery and reclaim read is not counted.
     pub ssd_read_operations: u64,
     pub ssd_read_bytes: u64,
     /// Appends of blocks; the bytes of all that goes to the SSD are in `ssd`.

@@ -44,7 +44,7 @@ pub use export::{
 };
 pub use exports::Exports;
 pub use limits::Limits;
-pub use listen::Listener;
+pub use listen::{Listener, remove_abandoned};
 pub use payload::Payload;
 pub use server::{ConnectionStats, Drained, Server, ServerStats, TrafficStats};
 pub use socket::Socket;

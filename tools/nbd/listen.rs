@@ -122,8 +122,11 @@ impl Drop for Listener {
     }
 }
 
-/// Removes the file of a socket that nobody listens on.
-fn remove_abandoned(path: &Path) -> io::Result<()> {
+/// Removes the file of a socket that nobody listens on; any other stays.
+///
+/// # Errors
+/// When that file cannot be removed.
+pub fn remove_abandoned(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let is_refused = || {
         let refused = UnixStream::connect(path).err();

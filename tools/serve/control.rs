@@ -15,7 +15,7 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use clap::Subcommand;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use terrace_nbd::remove_abandoned;
 
 use super::plan::Mode;
 use super::report;
@@ -155,15 +156,6 @@ impl ControlListener {
             .spawn(move || accept_all(&listener, &service))?;
         Ok(self.file)
     }
-}
-
-fn remove_abandoned(path: &Path) -> io::Result<()> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let is_refused = || {
-        let refused = UnixStream::connect(path).err();
-        refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    };
-    if is_socket && is_refused() { fs::remove_file(path) } else { Ok(()) }
 }
 
 fn bind_private(path: &Path) -> io::Result<UnixListener> {

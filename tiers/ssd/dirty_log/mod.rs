@@ -31,8 +31,9 @@
 //!    store has it, synced. Of one that was superseded in part the rest counts as before.
 //! 6. Each epoch has what was written in it, so that the backing store of a volume with epochs is at any time one epoch and
 //!    a part of the next: a copy is not superseded by those of a later epoch. Of a volume without, all is of epoch 0.
-//! 7. Only the newest copy is ever kept as destaged, and none that a tombstone hides. It stays for as long as recovery could find it: whoever writes the
-//!    block below by another way sees here that a void is needed, also when its copies were destaged long ago.
+//! 7. Only the newest copy is ever kept as destaged, and none that a tombstone hides. It stays for as long as recovery
+//!    could find it: whoever writes the block below by another way sees here that a void is needed, also when its copies
+//!    were destaged long ago.
 //! 8. A void, and a tombstone that is in no later epoch, takes every copy out that is older, by version: none of a chain
 //!    comes back without the newer ones.
 //! 9. While a copy that reads need is bad the block is: reads of it fail, nothing of the chain is destaged, until one
