@@ -385,10 +385,13 @@ impl Inner {
             });
         }
         if let Err(error) = result {
-            let waits_for_room = volume.dirty.lock().put_off.len() as u64;
+            let (waits_for_room, began) = {
+                let dirty = volume.dirty.lock();
+                (dirty.put_off.len() as u64, dirty.begin())
+            };
             // An opened file has room that nobody may use before all of it is read: that comes without destage.
             if waits_for_room > 0 && !ssd.with(|tier| tier.is_recovering()) {
-                self.after_group(volume, waits_for_room, Err(error));
+                self.after_failed_group(volume, waits_for_room, began, &error);
             }
             self.ticker.watch(volume);
         }

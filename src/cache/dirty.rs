@@ -238,6 +238,14 @@ pub(super) struct Syncs {
     pub(super) waiting: Vec<(u64, FlushDone)>,
 }
 
+/// The state in which a write below, or a discard, began: what failed since concerns it, and what was asked for since is
+/// not concerned when it fails.
+#[derive(Clone, Copy)]
+pub(super) struct Began {
+    pub(super) sync_failures: u64,
+    epoch: u64,
+}
+
 pub(super) struct Failure {
     pub(super) pause: Duration,
     pub(super) retry_at: Instant,
@@ -373,11 +381,30 @@ impl Dirty {
         self.held_back.insert(number);
     }
 
-    /// A discard failed: the flushes that waited for it, which are to be told.
+    pub(super) fn begin(&self) -> Began {
+        Began { sync_failures: self.syncs.failures, epoch: self.epoch }
+    }
+
+    /// Something that began so failed: the flushes that are to be told.
+    ///
+    /// For one that came since, that is the past: it waits, and what was held back is tried again at once.
     #[must_use]
-    pub(super) fn refuse_discard(&mut self) -> Vec<FlushDone> {
-        self.note_failure();
-        std::mem::take(&mut self.flushes).into_iter().map(|(_, done)| done).collect()
+    pub(super) fn take_failed_flushes(&mut self, began: Began) -> Vec<FlushDone> {
+        let (failed, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < began.epoch);
+        self.flushes = later;
+        if !self.flushes.is_empty() {
+            self.end_pause();
+        }
+        failed.into_iter().map(|(_, done)| done).collect()
+    }
+
+    /// Someone waits: a pause after a failure ends here.
+    pub(super) fn end_pause(&mut self) {
+        if let Some(failure) = &mut self.failure {
+            failure.retry_at = Instant::now();
+        }
+        self.take_held_back();
     }
 
     /// Blocks were held back: those that fail before they are tried again share the pause.

@@ -21,14 +21,14 @@ use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, Version};
 use terrace_tiers::device::{Device, PageBuf};
 
-use super::dirty::VolumeState;
+use super::dirty::{Began, VolumeState};
 use super::fence::{Discard, Fence, Step, Stretch, Swept};
 use super::flush::FlushDone;
 use super::index::Shard;
 use super::mode::Route;
 use super::{Inner, Result};
 use crate::config::WriteMode;
-use crate::error::{Error, TierError};
+use crate::error::TierError;
 use crate::pool::Priority;
 
 /// Each stands in every shard and is looked at by every miss, so there are few.
@@ -149,13 +149,12 @@ impl Inner {
     /// Starts the discards that wait for nothing more.
     pub(super) fn start_discards(self: &Arc<Self>, volume: &Arc<VolumeState>) {
         loop {
-            let (id, failures_before, is_logged) = {
+            let (id, began, is_logged) = {
                 let mut dirty = volume.dirty.lock();
                 let route = volume.route();
                 if route == Route::Changing {
                     return;
                 }
-                let failures = dirty.syncs.failures;
                 let is_ready = |discard: &&Discard| {
                     let is_first = route == Route::Below || !volume.must_keep_order(&dirty, discard.epoch);
                     discard.step == Step::Waiting && discard.waits_for.is_empty() && is_first
@@ -165,22 +164,22 @@ impl Inner {
                 };
                 dirty.fences.discard(id).step = Step::Running;
                 dirty.logging += u32::from(route == Route::Log);
-                (id, failures, route == Route::Log)
+                (id, dirty.begin(), route == Route::Log)
             };
             let (inner, volume_again) = (self.clone(), volume.clone());
             let job = move || {
                 if is_logged {
-                    inner.log_discard(&volume_again, id);
+                    inner.log_discard(&volume_again, id, began);
                     volume_again.end_logging();
                 } else {
-                    inner.run_discard(&volume_again, id, failures_before);
+                    inner.run_discard(&volume_again, id, began);
                 }
             };
             volume.lane.task(Priority::Awaited, Box::new(job));
         }
     }
 
-    fn run_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, failures_before: u64) {
+    fn run_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, began: Began) {
         let (blocks, epoch) = volume.blocks_of_discard(id);
         let (stretch, version) = self.date_discard(volume, &blocks);
         if let Some(ssd) = self.ssd() {
@@ -195,14 +194,15 @@ impl Inner {
         let mut dirty = volume.dirty.lock();
         let covered_by = dirty.syncs.started + 1;
         // A sync that failed meanwhile may have dropped what this gave to the device.
-        let is_again = dirty.syncs.failures != failures_before;
+        let is_again = dirty.syncs.failures != began.sync_failures;
         dirty.fences.discard(id).step = match &result {
             Ok(()) if is_again => Step::Waiting,
             Ok(()) => Step::Written { covered_by },
             Err(_) => Step::HeldBack,
         };
         if let Err(cause) = result {
-            let flushes = dirty.refuse_discard();
+            dirty.note_failure();
+            let flushes = dirty.take_failed_flushes(began);
             let blocks = dirty.dirty_blocks();
             drop(dirty);
             return self.discard_failed(volume, flushes, blocks, &cause);
@@ -215,7 +215,7 @@ impl Inner {
     }
 
     /// The log has the discard of a volume in mode `back-ssd`, as a tombstone; `destage` brings it below.
-    fn log_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64) {
+    fn log_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, began: Began) {
         let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let (blocks, epoch) = volume.blocks_of_discard(id);
         let (stretch, version) = self.date_discard(volume, &blocks);
@@ -244,7 +244,8 @@ impl Inner {
             }
             Err(cause) => {
                 dirty.fences.discard(id).step = Step::HeldBack;
-                let flushes = dirty.refuse_discard();
+                dirty.note_failure();
+                let flushes = dirty.take_failed_flushes(began);
                 let blocks = dirty.dirty_blocks();
                 drop(dirty);
                 return self.discard_failed(volume, flushes, blocks, &cause);
@@ -269,11 +270,8 @@ impl Inner {
         cause: &TierError,
     ) {
         volume.fence_changed.notify_all();
-        for done in flushes {
-            let (volume, cause) = (volume.name.clone(), cause.clone());
-            done(Err(Error::StillDirty { volume, blocks, cause }));
-        }
-        self.ticker.watch(volume);
+        self.tell_still_dirty(volume, flushes, blocks, cause);
+        self.pump(volume);
     }
 
     /// A sync failed: discards that it should have covered are to be run again, and then all that was written below

@@ -20,7 +20,7 @@ use crate::config::WriteMode;
 use crate::error::Error;
 use crate::pool::Priority;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Blocker, Instant, wake_all};
+use crate::sync::{Blocker, wake_all};
 
 /// A sync is due when so many blocks that `around` writes wrote wait for one: the books of them stay small.
 const PASSED_MAX: usize = 4096;
@@ -204,11 +204,7 @@ impl Inner {
             None => done,
         };
         let epoch = dirty.close_epoch();
-        // Someone waits: a pause after a failure ends here.
-        if let Some(failure) = &mut dirty.failure {
-            failure.retry_at = Instant::now();
-        }
-        dirty.take_held_back();
+        dirty.end_pause();
         if dirty.is_written(epoch) {
             let is_logged = volume.mode() == WriteMode::BackSsd && dirty.is_log_enough();
             if is_logged || !dirty.needs_sync() && dirty.syncs.is_all_covered() {

@@ -26,7 +26,7 @@ use terrace_tiers::device::PageBuf;
 use terrace_tiers::ssd::{LogFate, LogTicket, NewCopy, ReadVerdict, SectorMask};
 
 use super::Inner;
-use super::dirty::{Dirty, VolumeState};
+use super::dirty::{Began, Dirty, VolumeState};
 use super::fence::Swept;
 use super::fill::{PlannedFill, Runner, Source};
 use super::mode::Route;
@@ -155,15 +155,14 @@ pub(super) struct LoggedGroup {
     ssd: Arc<SsdTier>,
     blocks: Vec<TakenBlock>,
     tickets: Tickets,
-    /// Syncs below that had failed when it was taken.
-    failures_before: u64,
+    began: Began,
 }
 
 impl Inner {
     /// Writes a group to the log, on this thread; syncs it if someone waits for that, and else leaves that to others.
     pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group) {
         let ssd = self.ssd().expect("a volume in this mode has an SSD");
-        let failures_before = volume.dirty.lock().syncs.failures;
+        let began = volume.dirty.lock().begin();
         let copy_of = |taken: &TakenBlock| {
             let mut mask: SectorMask = taken.sectors.as_slice().into();
             // What came to be wanted since the write may not be there: then the next write sees to it.
@@ -185,7 +184,7 @@ impl Inner {
         let (tickets, count) = match result {
             Ok(written) => written,
             Err(error) => {
-                self.refuse_group(volume, &ssd, &blocks, failures_before, error);
+                self.refuse_group(volume, &ssd, &blocks, began, error);
                 return volume.end_logging();
             }
         };
@@ -201,7 +200,7 @@ impl Inner {
         let mut dirty = volume.dirty.lock();
         let is_empty = blocks.is_empty();
         if !is_empty {
-            dirty.logged.push(LoggedGroup { ssd, blocks, tickets, failures_before });
+            dirty.logged.push(LoggedGroup { ssd, blocks, tickets, began });
         }
         // One hold of the lock: a flush that comes later finds the group, one that came before is seen here.
         let logged = if self.must_sync_log(volume, &dirty) { dirty.take_logged() } else { Vec::new() };
@@ -243,22 +242,22 @@ impl Inner {
             group.tickets.iter().rev().try_for_each(|&ticket| group.ssd.make_log_durable(ticket))
         };
         let mut results: Vec<Result<(), TierError>> = groups.iter().rev().map(make_durable).collect();
-        let mut finished = 0;
+        let mut is_any_finished = false;
         for group in groups {
             match results.pop().expect("one a group") {
                 Ok(()) => {
                     self.finish_logged(volume, &group.blocks);
-                    finished += group.blocks.len() as u64;
+                    is_any_finished = true;
                 }
                 Err(error) => {
-                    self.refuse_group(volume, &group.ssd, &group.blocks, group.failures_before, error);
+                    self.refuse_group(volume, &group.ssd, &group.blocks, group.began, error);
                 }
             }
             volume.end_logging();
         }
-        if finished > 0 {
+        if is_any_finished {
             self.announce_release();
-            self.after_group(volume, finished, Ok(()));
+            self.after_group(volume);
         }
         self.go_on_behind_fences(volume);
         let load = |ssd: Arc<SsdTier>| ssd.with(|tier| tier.dirty_load());
@@ -273,11 +272,11 @@ impl Inner {
         volume: &Arc<VolumeState>,
         ssd: &SsdTier,
         blocks: &[TakenBlock],
-        failures_before: u64,
+        began: Began,
         error: TierError,
     ) {
         if !ssd.is_off() {
-            return self.finish_group(volume, blocks, failures_before, Err(error));
+            return self.finish_group(volume, blocks, began, Err(error));
         }
         // They go below when all that the log has is there.
         self.put_off(volume, blocks);

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, SECTOR_BYTES, Version, mask};
 use terrace_tiers::ram::frames::FrameRef;
 
-use super::dirty::{Dirty, VolumeState};
+use super::dirty::{Began, Dirty, VolumeState};
 use super::fence::Swept;
 use super::fill::Runner;
 use super::flush::FlushDone;
@@ -150,19 +150,19 @@ impl Inner {
     ) {
         self.void_destaged(volume, &group.blocks);
         if let Err(error) = self.before_write_below(volume) {
-            let failures_before = volume.dirty.lock().syncs.failures;
-            return self.finish_group(volume, &group.blocks, failures_before, Err(error));
+            let began = volume.dirty.lock().begin();
+            return self.finish_group(volume, &group.blocks, began, Err(error));
         }
         let under_way = Arc::new(GroupUnderWay {
             blocks: group.blocks,
-            failures_before: volume.dirty.lock().syncs.failures,
+            began: volume.dirty.lock().begin(),
             left: Mutex::new((group.runs.len(), Ok(()))),
         });
         for (offset, pieces) in group.runs {
             let (inner, volume_again, under_way) = (self.clone(), volume.clone(), under_way.clone());
             let done = Box::new(move |result| {
                 if let Some(result) = under_way.run_ended(result) {
-                    inner.finish_group(&volume_again, &under_way.blocks, under_way.failures_before, result);
+                    inner.finish_group(&volume_again, &under_way.blocks, under_way.began, result);
                 }
             });
             let device = volume.device.clone();
@@ -170,12 +170,12 @@ impl Inner {
         }
     }
 
-    /// The writes of a group ended, which began when so many syncs had failed.
+    /// The writes of a group ended.
     pub(super) fn finish_group(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         blocks: &[TakenBlock],
-        failures_before: u64,
+        began: Began,
         result: Result<(), TierError>,
     ) {
         self.note_below(volume);
@@ -196,7 +196,7 @@ impl Inner {
             let masks = entry.sectors_mut(size);
             let mut dirty = volume.dirty.lock();
             // A sync that failed meanwhile may have dropped what this write gave to the device.
-            let is_below = result.is_ok() && dirty.syncs.failures == failures_before;
+            let is_below = result.is_ok() && dirty.syncs.failures == began.sync_failures;
             // What a discard that is run again would take with it stays until that is synced.
             let has_passed = is_below && passes && dirty.fences.discards.is_empty();
             if has_passed {
@@ -245,53 +245,68 @@ impl Inner {
         for waiter in acknowledged {
             waiter.deliver(result.clone());
         }
-        let result = if unwanted == blocks.len() { Ok(()) } else { result };
-        self.after_group(volume, blocks.len() as u64, result);
+        match result {
+            Err(cause) if unwanted < blocks.len() => {
+                self.after_failed_group(volume, blocks.len() as u64, began, &cause);
+            }
+            _ => self.after_group(volume),
+        }
         if !again.is_empty() {
             self.write_back_blocks(volume, &again, Runner::Pool(Priority::Awaited));
         }
     }
 
-    /// Tells the flushes, notes the failure, starts a sync if one is due.
-    pub(super) fn after_group(
+    /// Blocks are below, or in the log: goes on with the flushes that waited for them, starts a sync if one is due.
+    pub(super) fn after_group(self: &Arc<Self>, volume: &Arc<VolumeState>) {
+        let mut dirty = volume.dirty.lock();
+        if dirty.held_back.is_empty() {
+            dirty.failure = None;
+        }
+        let (logged, starts) = self.take_ended_flushes(volume, &mut dirty);
+        drop(dirty);
+        if starts {
+            self.start_sync(volume);
+        }
+        logged.into_iter().for_each(|done| done(Ok(())));
+        self.sync_if_due(volume);
+    }
+
+    /// So many blocks are as dirty as before: notes the failure, tells the flushes that were there when the write of them
+    /// began.
+    pub(super) fn after_failed_group(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         blocks: u64,
-        result: Result<(), TierError>,
+        began: Began,
+        cause: &TierError,
     ) {
         let mut dirty = volume.dirty.lock();
-        match result {
-            Ok(()) => {
-                if dirty.held_back.is_empty() {
-                    dirty.failure = None;
-                }
-                let (logged, starts) = self.take_ended_flushes(volume, &mut dirty);
-                drop(dirty);
-                if starts {
-                    self.start_sync(volume);
-                }
-                logged.into_iter().for_each(|done| done(Ok(())));
-            }
-            Err(error) => {
-                if blocks > 1 {
-                    dirty.careful_runs = 2 * blocks;
-                } else {
-                    dirty.note_failure();
-                }
-                let failed = std::mem::take(&mut dirty.flushes);
-                let blocks = dirty.dirty_blocks();
-                drop(dirty);
-                for (_, done) in failed {
-                    done(Err(Error::StillDirty {
-                        volume: volume.name.clone(),
-                        blocks,
-                        cause: error.clone(),
-                    }));
-                }
-                self.ticker.watch(volume);
-            }
+        if blocks > 1 {
+            dirty.careful_runs = 2 * blocks;
+        } else {
+            dirty.note_failure();
         }
+        let failed = dirty.take_failed_flushes(began);
+        let blocks = dirty.dirty_blocks();
+        drop(dirty);
+        self.tell_still_dirty(volume, failed, blocks, cause);
+        self.pump(volume);
         self.sync_if_due(volume);
+    }
+
+    /// These flushes failed, and all that they waited for is tried again.
+    pub(super) fn tell_still_dirty(
+        &self,
+        volume: &Arc<VolumeState>,
+        flushes: Vec<FlushDone>,
+        blocks: u64,
+        cause: &TierError,
+    ) {
+        for done in flushes {
+            let (volume, cause) = (volume.name.clone(), cause.clone());
+            done(Err(Error::StillDirty { volume, blocks, cause }));
+        }
+        self.ticker.watch(volume);
     }
 
     /// Takes the flushes that wait for no block any more: those that are done, and whether a sync is to be started, for
@@ -448,7 +463,7 @@ enum Work {
 /// A group whose runs are with the pool.
 struct GroupUnderWay {
     blocks: Vec<TakenBlock>,
-    failures_before: u64,
+    began: Began,
     /// Runs that have not ended, and what the others came to.
     left: Mutex<(usize, Result<(), TierError>)>,
 }
