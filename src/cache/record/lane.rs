@@ -19,8 +19,8 @@ use super::Recording;
 use super::slots::{BYTES_MAX, Slot};
 use crate::sync::{Instant, Mutex};
 
-/// So many that the stock's lock does not count, and so few that the lanes' own chunks do not either.
-const CHUNK_SLOTS: usize = 256;
+/// So many that neither the stock's lock counts nor making the stock, and so few that the lanes' own chunks do not either.
+const CHUNK_SLOTS: usize = 1024;
 
 /// Requests that a shard holds itself, all of one time.
 const NEAR_REQUESTS: usize = 16;

@@ -19,9 +19,8 @@ use crate::config::RecordConfig;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Instant, thread};
 
-/// Long enough to cost next to nothing.
-const TICK_MAX: Duration = Duration::from_millis(20);
-/// Short enough for a tenth of the stock at thirty million requests a second.
+/// Long enough to cost next to nothing, and short enough for half of the stock when suddenly ten million come in a second.
+const TICK_MAX: Duration = Duration::from_millis(50);
 const TICK_MIN: Duration = Duration::from_millis(2);
 /// Requests that are wanted of a tick: few enough for what is on its way to stay in the processor's caches. So many have
 /// memory from one tick to the next.
