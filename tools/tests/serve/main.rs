@@ -10,4 +10,5 @@ mod control;
 mod crashes;
 mod harness;
 mod life;
+mod outlook;
 mod refusals;
