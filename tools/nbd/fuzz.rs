@@ -124,7 +124,7 @@ pub fn connection(bytes: &[u8]) -> usize {
     let exports = Arc::new(Exports::default());
     exports.insert("d", Arc::new(Strict { bytes: Mutex::new(vec![1; DISK_BYTES]) }));
     let limits = Limits { requests_max: 4, bytes_max: 40_000, ..Limits::default() };
-    let server = Server::new(exports, limits).expect("there are descriptors");
+    let server = Server::new(exports, limits);
     let (mut client, socket) = UnixStream::pair().expect("there are descriptors");
     let mut replies = client.try_clone().expect("there are descriptors");
     thread::scope(|scope| {
