@@ -137,6 +137,11 @@ impl Outbox {
         if state.is_draining { Admission::Draining } else { Admission::Granted }
     }
 
+    /// Requests that are owed a reply.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.state.lock().requests
+    }
+
     /// From now on requests are charged and refused, and the connection ends when it owes nothing.
     pub(crate) fn drain(&self) {
         let mut state = self.state.lock();

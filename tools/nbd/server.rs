@@ -96,6 +96,8 @@ pub struct ServerStats {
     pub handshakes_failed: u64,
     /// Closed for breaking the protocol.
     pub breaches: u64,
+    /// Requests that are owed a reply now, of all connections.
+    pub in_flight: usize,
     pub traffic: TrafficStats,
 }
 
@@ -107,6 +109,8 @@ pub struct ConnectionStats {
     pub export: Option<String>,
     pub has_tls: bool,
     pub connected_for: Duration,
+    /// Requests that are owed a reply now.
+    pub in_flight: usize,
     pub traffic: TrafficStats,
 }
 
@@ -180,6 +184,7 @@ impl Server {
             turned_away: shared.turned_away.load(Ordering::Relaxed),
             handshakes_failed: shared.handshakes_failed.load(Ordering::Relaxed),
             breaches: shared.breaches.load(Ordering::Relaxed),
+            in_flight: here.connections.values().map(|connection| connection.in_flight()).sum(),
             traffic,
         }
     }
@@ -373,12 +378,17 @@ impl Connection {
         }
     }
 
+    fn in_flight(&self) -> usize {
+        self.chosen.get().map_or(0, |chosen| chosen.outbox.in_flight())
+    }
+
     fn stats(&self) -> ConnectionStats {
         ConnectionStats {
             peer: self.peer.clone(),
             export: self.chosen.get().map(|chosen| chosen.export.clone()),
             has_tls: self.chosen.get().is_some_and(|chosen| chosen.has_tls),
             connected_for: self.since.elapsed(),
+            in_flight: self.in_flight(),
             traffic: self.traffic.stats(),
         }
     }

@@ -8,6 +8,8 @@ mod common;
 mod clients;
 mod control;
 mod crashes;
+mod exposition;
 mod harness;
+mod http;
 mod life;
 mod refusals;
