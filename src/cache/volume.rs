@@ -308,6 +308,16 @@ impl Volume {
         self.handle.inner.extents(&self.state, offset, bytes, count_max)
     }
 
+    /// Blocks newer in RAM than below, now; a discard that is not below yet counts as one.
+    pub fn dirty_blocks(&self) -> u64 {
+        self.state.dirty.lock().dirty_blocks()
+    }
+
+    /// Blocks written below that no sync covers yet, now.
+    pub fn unsynced_blocks(&self) -> u64 {
+        self.state.dirty.lock().unsynced_blocks()
+    }
+
     /// The numbers of the blocks that nobody can give any more, ascending: acknowledged, and since then lost with an SSD
     /// that fails, or with a sync that failed. Reading one that was lost with the SSD is an error; every flush says that
     /// there are some. One is named no longer when it is written whole, discarded, or told to [`Self::forget`].
