@@ -3,6 +3,7 @@
 //! | command                                         | what it tells                                                |
 //! |-------------------------------------------------|--------------------------------------------------------------|
 //! | `cargo bench -p terrace-bench --bench ratios`   | the goals below, both sides in turns in one run              |
+//! | `cargo bench -p terrace-bench --bench serve`    | those of `serve`, against servers of others, by fio          |
 //! | `cargo bench -p terrace-bench`                  | criterion's groups and their history, and the ratios         |
 //! | `cargo bench -p terrace-bench -- --test`        | nothing: that every benchmark runs, once                     |
 //!
@@ -20,12 +21,15 @@
 //! | `parse`            | 200 MB of text a second of one processor, whatever the format                          |
 //! | `simulate`         | 100 million references a second of ARC over dense ids, 20 million of LRU's whole curve |
 //! | `sweep`            | ARC at 64 sizes of a trace of 13 million references in 8 s on two processors           |
+//! | `serve`            | hits in RAM: at least nbdkit's memory plugin; on the SSD: 0.9 of `qemu-nbd --cache=none` |
+//! |                    | there; before a slow disk: 20 times nbdkit's cache filter with the same RAM; p99 of    |
+//! |                    | hits while 4 GiB are destaged: at most twice that of idle                              |
 //!
 //! Look at ratios, not at figures: a machine that others use as well is twice as fast a minute later. Nothing here is
 //! a test of time; `tests/no_allocation.rs` holds the part of the goals that does not depend on the machine.
 //!
 //! Files lie in a temporary folder (`TMPDIR` says where): put it on the disk that is meant, with a file system that
-//! has direct I/O. A run needs 7 GiB there, with `--test` 1 GiB.
+//! has direct I/O. A run needs 7 GiB there, one of `serve` 13 GiB, with `--test` 1 GiB.
 
 pub mod measure;
 pub mod plain;

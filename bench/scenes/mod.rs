@@ -8,12 +8,14 @@
 //! | `flush`  | small writes, each flushed to the log; the same bytes written and synced plainly    |
 //! | `recover`| a cache file whose summaries are there and whose blocks are holes                   |
 //! | `whole`  | three tiers on real files                                                           |
+//! | `serve`  | the service and servers of others as processes, with fio as their client           |
 
 pub mod append;
 pub mod flush;
 pub mod ram;
 pub mod read;
 pub mod recover;
+pub mod serve;
 pub mod whole;
 
 use std::io::{IoSlice, IoSliceMut};

@@ -16,9 +16,19 @@ pub struct Socket {
     descriptor: OwnedFd,
 }
 
+/// What a Unix socket may hold for its client, which the system doubles for its own needs: several large replies, so that
+/// the client takes some of them while others are copied. By default it is not even two of 128 KiB, and the two take turns.
+/// TCP finds its own size.
+const UNIX_SEND_BYTES: usize = 512 << 10;
+
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
-        Self { descriptor: stream.into() }
+        let socket = Self { descriptor: stream.into() };
+        // The system grants as much of it as it allows.
+        if let Err(error) = sockopt::set_socket_send_buffer_size(&socket.descriptor, UNIX_SEND_BYTES) {
+            tracing::debug!(%error, "a Unix socket keeps the system's settings");
+        }
+        socket
     }
 }
 
