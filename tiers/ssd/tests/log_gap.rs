@@ -104,3 +104,33 @@ fn what_is_left_behind_retired_segments_is_the_log_whatever_it_says_of_those() {
         assert_eq!(again.ssd.dirty.dirty_copies(again.block(2 * FILLING)).len(), 1);
     }
 }
+
+/// Nobody knows which records the retired segments had, so that the gap before the next one that is found is not seen. What
+/// was in it was never synced, or it would not be torn, and what comes after it needs none of that.
+#[test]
+fn a_torn_segment_behind_retired_ones_is_forgotten_alone_and_what_was_synced_before_is_below() {
+    for torn in [0, 1] {
+        let mut writer = Writer::new();
+        fill(&mut writer, 1, true);
+        writer.sync();
+        (0..3 * FILLING).step_by(4).for_each(|number| writer.destage(number));
+        writer.settle_journal();
+        assert!(writer.ssd.dirty.segments.is_empty(), "all are retired");
+        let before = writer.ssd.dirty.next_sequence;
+        let segments = fill(&mut writer, 2, false);
+        tear(&writer, segments[torn]);
+        let mut again = open(&writer).expect("nothing that was synced is missing");
+        // Behind the first one that is found a gap is the end.
+        let (kept, ends_at) = if torn == 0 { (FILLING + 1, before + 3) } else { (FILLING, before + 1) };
+        assert_eq!(
+            (again.ssd.dirty_blocks(), again.ssd.dirty.next_sequence),
+            (kept as u64, ends_at),
+            "{torn}"
+        );
+        again.write(20, 0..size().sectors());
+        again.log(20..21);
+        again.sync();
+        let last = open(&again).expect("it opens");
+        assert_eq!(last.ssd.dirty_blocks(), kept as u64 + 1, "{torn}");
+    }
+}
