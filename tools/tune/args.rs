@@ -57,7 +57,8 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Sizes")]
     pub(crate) ssd_write_budget: Option<u64>,
 
-    /// When a write is acknowledged: after the disk, or after RAM
+    /// When a write is acknowledged: after the disk, or after RAM. Mode `back-ssd` is as `back` here, but for the RAM that
+    /// its log takes: `terrace::SsdConfig::index_bytes_max`
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Sizes")]
     pub(crate) write: Write,
 

@@ -1,6 +1,8 @@
 //! A segment of the log of which not even the first header is whole is not found: what lies behind that gap is not the
 //! log's, unless the gap is what a segment left that was retired.
 
+use super::super::format::block_crc_of;
+use super::super::record::{RecordEntry, RecordHeader};
 use super::super::*;
 use super::device::MemoryDevice;
 use super::log_writer::{Writer, geometry, size};
@@ -132,5 +134,38 @@ fn a_torn_segment_behind_retired_ones_is_forgotten_alone_and_what_was_synced_bef
         again.sync();
         let last = open(&again).expect("it opens");
         assert_eq!(last.ssd.dirty_blocks(), kept as u64 + 1, "{torn}");
+    }
+}
+
+/// A sequence that was given up is used again, so that a record which an earlier use of the segment left behind the last
+/// one may have just the number that comes next. Only its generation tells.
+#[test]
+fn a_record_of_an_earlier_generation_behind_the_last_one_is_not_the_logs_though_its_number_is_the_next() {
+    for is_of_now in [true, false] {
+        let mut writer = Writer::new();
+        fill(&mut writer, 1, true);
+        let last = writer.ssd.dirty.segments.back().expect("the log is not empty");
+        let (segment, page) = (last.segment, last.next_page);
+        let generation = if is_of_now { last.generation } else { last.generation - 1 };
+        let (file_id, block, data) = (writer.ssd.file_id(), writer.block(20), vec![7; size().bytes()]);
+        let crc = block_crc_of(file_id, block, generation, std::iter::once(&data[..]));
+        let mask: SectorMask = vec![u64::MAX >> (64 - size().sectors())].into();
+        let sequence = writer.ssd.dirty.next_sequence;
+        let header = RecordHeader {
+            file_id,
+            segment,
+            generation,
+            sequence,
+            synced_through: sequence - 1,
+            epoch: 0,
+            written_s: 0,
+            entries: vec![RecordEntry { block, version: writer.version(), crc, mask }],
+        };
+        let bytes = [&header.to_pages(size())[..], &data].concat();
+        let offset = geometry().segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
+        writer.device.change(offset, |there| there[..bytes.len()].copy_from_slice(&bytes));
+        let again = open(&writer).expect("it opens");
+        let wanted = FILLING as u64 + 1 + u64::from(is_of_now);
+        assert_eq!(again.ssd.dirty_blocks(), wanted, "of now: {is_of_now}");
     }
 }
