@@ -17,7 +17,8 @@ use terrace::{Config, Device, RamSize, SsdConfig, SsdSize};
 use terrace_nbd::{Listener, Tls, TlsMode};
 
 use super::control::ControlListener;
-use super::plan::{Address, CachePlan, ExportPlan, Mode, Plan};
+use super::http::HttpListener;
+use super::plan::{Address, CachePlan, ExportPlan, HttpAddress, Mode, Plan};
 use crate::failure::{Failure, Result};
 
 /// A name that fits a string of the protocol, and a cache file's table of volumes.
@@ -30,6 +31,7 @@ pub(super) struct Checked {
     pub(super) backings: Vec<Arc<FileBacking>>,
     pub(super) listeners: Vec<(Listener, TlsMode)>,
     pub(super) control: Option<ControlListener>,
+    pub(super) http: Option<HttpListener>,
 }
 
 pub(super) fn check(plan: Plan) -> Result<Checked> {
@@ -41,7 +43,8 @@ pub(super) fn check(plan: Plan) -> Result<Checked> {
     let backings = open_backings(&plan)?;
     let listeners = open_listeners(&plan, tls.as_ref())?;
     let control = plan.control_path().map(|path| ControlListener::open(&path)).transpose()?;
-    Ok(Checked { plan, config, backings, listeners, control })
+    let http = open_http(&plan)?;
+    Ok(Checked { plan, config, backings, listeners, control, http })
 }
 
 /// What must hold between exports, and between them and the cache.
@@ -125,12 +128,22 @@ fn load_tls(plan: &Plan) -> Result<Option<Tls>> {
 fn check_reach(plan: &Plan, has_tls: bool) -> Result<()> {
     for address in &plan.listen {
         let Address::Tcp(address) = address else { continue };
-        let is_local = resolve(address)?.iter().all(|found| found.ip().is_loopback());
-        if !is_local && !has_tls && !plan.insecure {
+        if !is_local(address)? && !has_tls && !plan.insecure {
             return Err(open_to_all(address));
         }
     }
+    if let Some(HttpAddress(address)) = &plan.http
+        && !is_local(address)?
+        && !plan.insecure
+    {
+        return Err(Failure::input(format!("whoever reaches {address} could see what the service does"))
+            .remedy("have --http on 127.0.0.1, or accept that by --insecure"));
+    }
     Ok(())
+}
+
+fn is_local(address: &str) -> Result<bool> {
+    Ok(resolve(address)?.iter().all(|found| found.ip().is_loopback()))
 }
 
 fn open_to_all(address: &str) -> Failure {
@@ -220,6 +233,12 @@ fn open_listeners(plan: &Plan, tls: Option<&Tls>) -> Result<Vec<(Listener, TlsMo
         return Err(Failure::input("there is no address to listen on").remedy("add --listen unix:PATH"));
     }
     Ok(listeners.into_iter().map(|(mode, listener)| (listener, mode)).collect())
+}
+
+fn open_http(plan: &Plan) -> Result<Option<HttpListener>> {
+    let Some(HttpAddress(address)) = &plan.http else { return Ok(None) };
+    let opened = HttpListener::open(&resolve(address)?);
+    opened.map(Some).map_err(|error| cannot_listen(&Address::Tcp(address.clone()), error))
 }
 
 fn tls_mode(is_tcp: bool, tls: Option<&Tls>) -> TlsMode {

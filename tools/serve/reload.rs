@@ -146,6 +146,7 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
     let mut waiting: Vec<String> = [
         (current.listen != wanted.listen, "listen"),
         (current.control != wanted.control, "control"),
+        (current.http != wanted.http, "http"),
         (current.insecure != wanted.insecure, "insecure"),
         (current.tls != wanted.tls, "tls"),
         (current.limits != wanted.limits, "limits"),
