@@ -84,8 +84,7 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Sizes")]
     pub(crate) ssd_write_budget: Option<u64>,
 
-/// When a write is acknowledged: after the disk, or after RAM [default: through; with --live what the exports have].
-    /// Mode `back-ssd` is as `back` here, but for the RAM that its log takes on top
+    /// When a write is acknowledged: after the disk, or after RAM [default: through; with --live what the exports have]
     #[arg(long, value_name = "MODE", value_enum, help_heading = "Sizes")]
     pub(crate) write: Option<Write>,
 
