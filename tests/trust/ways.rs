@@ -422,7 +422,9 @@ fn write_back_goes_on_while_a_read_hangs() {
             let (_cache, volume) = world.open(Config { writeback_delay_ms: 1, ..small(64) }, mode);
             world.disk.stall(Operation::Read);
             let (sender, receiver) = mpsc::channel();
-            volume.read_with(300 * BLOCK_U64, BLOCK, move |result| drop(sender.send(result.is_ok())));
+            volume.read_with(300 * BLOCK_U64, BLOCK, move |result| {
+                let _ = sender.send(result.is_ok());
+            });
             world.disk.wait_until_held(1);
             (0..10).for_each(|block| write(&volume, block, 1));
             // The disk answers no reads: what is below is known by its counters.
