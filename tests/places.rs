@@ -52,6 +52,22 @@ fn a_block_that_is_read_is_in_ram_and_then_on_the_ssd() {
 }
 
 #[test]
+fn each_volume_counts_what_is_dirty_and_unsynced_of_its_own() {
+    let (cache, volume) = open(WriteMode::Through, false);
+    let other = Arc::new(MemoryDevice::new(BLOCK_U64));
+    let other = cache.attach("other", other, WriteMode::Back).expect("the volume attaches");
+    for block in 0..3 {
+        volume.write(block * BLOCK_U64, &content(block, 1)).expect("a write succeeds");
+    }
+    other.write(0, &content(0, 1)).expect("a write succeeds");
+    assert_eq!([volume.dirty_blocks(), volume.unsynced_blocks()], [0, 3]);
+    assert_eq!([other.dirty_blocks(), other.unsynced_blocks()], [1, 0]);
+    assert_eq!([cache.stats().dirty_blocks, cache.stats().unsynced_blocks], [1, 3]);
+    volume.flush().expect("the disk takes all");
+    assert_eq!([volume.unsynced_blocks(), other.dirty_blocks()], [0, 1]);
+}
+
+#[test]
 fn a_block_is_dirty_until_a_flush_has_it_below() {
     let (_cache, volume, disk) = open_over(WriteMode::Back, false);
     disk.stall(Operation::Discard);

@@ -2,9 +2,11 @@
 
 mod show;
 
+pub(crate) use show::read;
+
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
@@ -13,11 +15,14 @@ use serde_json::Value;
 use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
 
+/// Where a service is asked by default.
+pub(crate) const SOCKET: &str = "/run/terrace/control.sock";
+
 /// Ask or change a service that runs
 #[derive(Args, Debug)]
 pub(crate) struct CtlArgs {
     /// The control socket of the service; only its owner may use it
-    #[arg(long, value_name = "PATH", default_value = "/run/terrace/control.sock", global = true)]
+    #[arg(long, value_name = "PATH", default_value = SOCKET, global = true)]
     socket: PathBuf,
 
     /// One JSON value in place of tables
@@ -44,7 +49,21 @@ pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
         // The service has another working folder.
         *file = absolute;
     }
-    let reply = ask(args, &command).map_err(|error| {
+    let value = ask(&args.socket, &command)?;
+    if args.json {
+        print(&serde_json::to_string_pretty(&value).expect("plain data always serialises"));
+    } else {
+        print(&show::show(&command, value)?);
+    }
+    Ok(())
+}
+
+/// What the service at `socket` answers to `command`.
+///
+/// # Errors
+/// When there is no answer, or the service refuses.
+pub(crate) fn ask(socket: &Path, command: &Command) -> Result<Value> {
+    let reply = talk(socket, command).map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 "name the socket that `terrace serve` told"
@@ -52,23 +71,16 @@ pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
             io::ErrorKind::PermissionDenied => "ask as the user that the service runs as",
             _ => "see whether the service still runs",
         };
-        Failure::caused(format!("no answer at {}", args.socket.display()), error).remedy(remedy)
+        Failure::caused(format!("no answer at {}", socket.display()), error).remedy(remedy)
     })?;
     match reply {
         Reply::Error(what) => Err(Failure::input(what)),
-        Reply::Result(value) if args.json => {
-            print(&serde_json::to_string_pretty(&value).expect("plain data always serialises"));
-            Ok(())
-        }
-        Reply::Result(value) => {
-            print(&show::show(&command, value)?);
-            Ok(())
-        }
+        Reply::Result(value) => Ok(value),
     }
 }
 
-fn ask(args: &CtlArgs, command: &Command) -> io::Result<Reply> {
-    let mut stream = UnixStream::connect(&args.socket)?;
+fn talk(socket: &Path, command: &Command) -> io::Result<Reply> {
+    let mut stream = UnixStream::connect(socket)?;
     let line = serde_json::to_string(command).expect("plain data always serialises");
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();

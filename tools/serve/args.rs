@@ -7,7 +7,7 @@ use clap::Args;
 use terrace::BlockSize;
 
 use super::plan::{
-    Address, CachePlan, ExportPlan, LimitsPlan, LogLevel, Mode, Plan, StaleSsd, TlsPlan, name_of,
+    Address, CachePlan, ExportPlan, HttpAddress, LimitsPlan, LogLevel, Mode, Plan, StaleSsd, TlsPlan, name_of,
 };
 use crate::failure::{Failure, Result};
 use crate::units::{parse_duration_ns, parse_size};
@@ -91,6 +91,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", help_heading = "Clients")]
     pub(super) control: Option<PathBuf>,
 
+    /// HOST:PORT of metrics for Prometheus at /metrics, and of /healthz. They are only read, by whoever reaches the address
+    /// [default: none]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Service")]
+    pub(super) http: Option<HttpAddress>,
+
     /// Clients at a time
     #[arg(long, value_name = "COUNT", default_value_t = LimitsPlan::default().connections, help_heading = "Clients")]
     pub(super) connections: usize,
@@ -107,7 +112,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Clients")]
     pub(super) tls_ca: Option<PathBuf>,
 
-    /// Listen on an address that others can reach, without TLS: whoever reaches it reads and writes the disk
+    /// Let --listen without TLS, and --http, be on addresses that others can reach: whoever reaches the one reads and
+    /// writes the disk, whoever reaches the other sees what the service does
     #[arg(long, help_heading = "Clients")]
     pub(super) insecure: bool,
 
@@ -121,7 +127,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// What a file says in their place.
-const OF_ONE: [&str; 17] = [
+const OF_ONE: [&str; 18] = [
     "backing",
     "export",
     "write",
@@ -133,6 +139,7 @@ const OF_ONE: [&str; 17] = [
     "block_size",
     "listen",
     "control",
+    "http",
     "connections",
     "tls_cert",
     "tls_key",
@@ -171,6 +178,7 @@ impl ServeArgs {
         Ok(Plan {
             listen: self.listen.clone(),
             control: self.control.clone(),
+            http: self.http.clone(),
             insecure: self.insecure,
             stop_timeout: self.stop_timeout,
             log: LogLevel::default(),

@@ -18,7 +18,8 @@ use terrace_nbd::{Listener, Tls};
 
 use super::control::ControlListener;
 use super::doors::{Entrance, open_to_all};
-use super::plan::{Address, CachePlan, ExportPlan, Mode, Plan};
+use super::http::HttpListener;
+use super::plan::{Address, CachePlan, ExportPlan, HttpAddress, Mode, Plan};
 use crate::failure::{Failure, Result};
 
 /// A name that fits a string of the protocol, and a cache file's table of volumes.
@@ -32,6 +33,7 @@ pub(super) struct Checked {
     pub(super) tls: Option<Tls>,
     pub(super) entrances: Vec<Entrance>,
     pub(super) control: Option<ControlListener>,
+    pub(super) http: Option<HttpListener>,
 }
 
 pub(super) fn check(mut plan: Plan) -> Result<Checked> {
@@ -43,7 +45,8 @@ pub(super) fn check(mut plan: Plan) -> Result<Checked> {
     let backings = plan.exports.iter().map(open_backing).collect::<Result<_>>()?;
     let entrances = open_entrances(&plan, tls.is_some())?;
     let control = plan.control.as_deref().map(ControlListener::open).transpose()?;
-    Ok(Checked { plan, config, backings, tls, entrances, control })
+    let http = open_http(&plan)?;
+    Ok(Checked { plan, config, backings, tls, entrances, control, http })
 }
 
 /// What a plan says of itself, and how the cache is opened by it.
@@ -135,12 +138,22 @@ pub(super) fn load_tls(plan: &Plan) -> Result<Option<Tls>> {
 pub(super) fn check_reach(plan: &Plan, has_tls: bool) -> Result<()> {
     for address in &plan.listen {
         let Address::Tcp(address) = address else { continue };
-        let is_local = resolve(address)?.iter().all(|found| found.ip().is_loopback());
-        if !is_local && !has_tls && !plan.insecure {
+        if !is_local(address)? && !has_tls && !plan.insecure {
             return Err(open_to_all(address));
         }
     }
+    if let Some(HttpAddress(address)) = &plan.http
+        && !is_local(address)?
+        && !plan.insecure
+    {
+        return Err(Failure::input(format!("whoever reaches {address} could see what the service does"))
+            .remedy("have --http on 127.0.0.1, or accept that by --insecure"));
+    }
     Ok(())
+}
+
+fn is_local(address: &str) -> Result<bool> {
+    Ok(resolve(address)?.iter().all(|found| found.ip().is_loopback()))
 }
 
 fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
@@ -218,6 +231,12 @@ fn open_entrances(plan: &Plan, has_tls: bool) -> Result<Vec<Entrance>> {
         return Err(no_address());
     }
     Ok(entrances)
+}
+
+fn open_http(plan: &Plan) -> Result<Option<HttpListener>> {
+    let Some(HttpAddress(address)) = &plan.http else { return Ok(None) };
+    let opened = HttpListener::open(&resolve(address)?);
+    opened.map(Some).map_err(|error| cannot_listen(&Address::Tcp(address.clone()), error))
 }
 
 pub(super) fn no_address() -> Failure {

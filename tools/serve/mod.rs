@@ -5,7 +5,7 @@
 //!        ├──> plan ──> check ──> Service ──> terrace_nbd::Server ──> VolumeExport ──> terrace::Volume
 //! toml ──┘                        ▲   │                                 (export.rs)
 //!            signals ── reload ───┤   └──> Snapshot ──> report ──> control socket ──> terrace ctl
-//!                       control ──┘
+//!                       control ──┘   └──> metrics ──> http ──> Prometheus
 //! ```
 //!
 //! The life of a service: everything is checked, the cache opened, the disks attached, and only then clients are let in.
@@ -22,8 +22,11 @@ mod doors;
 mod errors;
 mod export;
 mod helpers;
+mod history;
+mod http;
 mod log;
 pub(crate) mod meter;
+mod metrics;
 mod notify;
 pub(crate) mod plan;
 mod reload;
@@ -58,13 +61,17 @@ pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
     let manager = Manager::of_process();
     let mut checked = check::check(plan)?;
     let names: Vec<String> = checked.entrances.iter().map(|entrance| entrance.listener.name()).collect();
-    let control = checked.control.take();
+    let (control, http) = (checked.control.take(), checked.http.take());
     let service = Arc::new(Service::open(checked)?);
     // Its file is removed when this function ends.
     let control = control.map(|control| control.serve(&service)).transpose().map_err(no_threads)?;
     let mut ready = format!("ready at {}", names.join(", "));
     if let Some(control) = &control {
         ready += &format!(", control at {}", control.path().display());
+    }
+    if let Some(http) = http {
+        ready += &format!(", metrics at http://{}/", http.address());
+        http.serve(&service).map_err(no_threads)?;
     }
     print(&ready);
     manager.ready(&ready);
@@ -164,6 +171,7 @@ impl Life {
 
 /// `grace` is for clients to finish; those that do not are cut off.
 fn end(service: &Service, grace: Duration) -> Result<()> {
+    service.note_stopping();
     let clients = service.server.stats().connections;
     say(&format!("stopping: {clients} clients finish what they began"));
     let drained = service.server.shutdown(grace);

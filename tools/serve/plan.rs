@@ -27,6 +27,8 @@ pub(super) struct Plan {
     #[serde(default)]
     pub(super) listen: Vec<Address>,
     pub(super) control: Option<PathBuf>,
+    /// Metrics and the page are here.
+    pub(super) http: Option<HttpAddress>,
     #[serde(default)]
     pub(super) insecure: bool,
     #[serde(default = "stop_timeout", deserialize_with = "duration")]
@@ -280,6 +282,27 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
+/// Where metrics and the page are: `HOST:PORT`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct HttpAddress(pub(super) String);
+
+impl FromStr for HttpAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(Address::Tcp(address)) => Ok(Self(address)),
+            _ => Err("expected HOST:PORT, such as 127.0.0.1:10808".into()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HttpAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Text or a number, which is taken for the same text.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -387,6 +410,7 @@ mod tests {
     fn the_example_is_a_whole_plan_and_says_the_defaults_of_what_it_says_so() {
         let plan = Plan::parse(include_str!("terrace.toml")).expect("the example is right");
         assert_eq!(plan.listen.len(), 2);
+        assert_eq!(plan.http, Some(HttpAddress("127.0.0.1:10808".into())));
         assert_eq!((plan.cache.ram_size, plan.cache.ssd_size), (4 << 30, Some(100 << 30)));
         assert_eq!(plan.limits, LimitsPlan::default());
         assert_eq!((plan.stop_timeout, plan.log), (STOP_TIMEOUT, LogLevel::default()));
@@ -410,6 +434,7 @@ mod tests {
             ("[cache]\nblock-size = 12288", "line 2: block size 12288 is not a power of two"),
             ("[cache]\nram = 5", "line 2: unknown field `ram`"),
             ("listen = [\"nowhere\"]", "expected unix:PATH or HOST:PORT"),
+            ("http = \"unix:/x\"", "line 1: expected HOST:PORT"),
             ("[[export]]\nname = \"x\"", "missing field `backing`"),
             ("[[export]]\nbacking = \"x\"\nwrite = \"later\"", "line 3: unknown variant `later`"),
         ] {

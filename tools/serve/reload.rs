@@ -225,6 +225,7 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
         before.ssd_file.is_some() && after.ssd_file.is_some() && before.ssd_file != after.ssd_file;
     let mut waiting: Vec<String> = [
         (current.control != wanted.control, "control"),
+        (current.http != wanted.http, "http"),
         (before.block_size != after.block_size, "block-size"),
         (before.ssd_write_budget != after.ssd_write_budget, "ssd-write-budget"),
         (other_file, "ssd-file"),

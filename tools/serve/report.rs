@@ -1,12 +1,12 @@
 //! What the service is and has done, as JSON: the objects behind `terrace ctl`.
 
 use serde::{Deserialize, Serialize};
-use terrace::Outlook;
 
 use super::meter::OperationSnapshot;
 use super::plan::Mode;
 use super::service::{ExportSnapshot, Snapshot};
 use crate::replay::Counters;
+use crate::tune::OutlookReport;
 
 /// A whole [`Snapshot`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,6 +87,8 @@ pub(crate) struct ExportReport {
     pub(crate) bytes: u64,
     pub(crate) mode: Mode,
     pub(crate) read_only: bool,
+    pub(crate) dirty_blocks: u64,
+    pub(crate) unsynced_blocks: u64,
     pub(crate) lost_blocks: u64,
     pub(crate) operations: Vec<OperationReport>,
 }
@@ -117,23 +119,6 @@ pub(crate) struct ConnectionReport {
     pub(crate) requests: u64,
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
-}
-
-/// What a size would give: shares of all reads, from 0 to 1. An error is half the width of the interval that holds the true
-/// share in 95 of 100 cases.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct OutlookReport {
-    pub(crate) ram_bytes: u64,
-    pub(crate) ssd_bytes: u64,
-    /// The tiers have this size now.
-    pub(crate) is_present: bool,
-    pub(crate) read_ram_ratio: f64,
-    pub(crate) read_ram_ratio_error: f64,
-    pub(crate) read_ssd_ratio: f64,
-    pub(crate) read_disk_ratio: f64,
-    pub(crate) read_disk_ratio_error: f64,
-    /// Blocks written to the SSD for each block that is read or written.
-    pub(crate) ssd_writes: f64,
 }
 
 /// Whether the SSD may be pulled out now.
@@ -169,7 +154,7 @@ impl Report {
             },
             exports: snapshot.exports.iter().map(ExportReport::of).collect(),
             connections: snapshot.connections.iter().map(ConnectionReport::of).collect(),
-            outlooks: snapshot.outlooks.iter().map(|outlook| OutlookReport::of(outlook, snapshot)).collect(),
+            outlooks: OutlookReport::of(&snapshot.outlooks, snapshot.block_bytes),
             recording: snapshot.recording.as_ref().map(RecordingReport::of),
         }
     }
@@ -217,6 +202,8 @@ impl ExportReport {
             bytes: export.bytes,
             mode: export.mode,
             read_only: export.read_only,
+            dirty_blocks: export.dirty_blocks,
+            unsynced_blocks: export.unsynced_blocks,
             lost_blocks: export.lost_blocks,
             operations: export.operations.iter().map(OperationReport::of).collect(),
         }
@@ -253,22 +240,6 @@ impl ConnectionReport {
             requests: connection.traffic.requests,
             bytes_read: connection.traffic.bytes_read,
             bytes_written: connection.traffic.bytes_written,
-        }
-    }
-}
-
-impl OutlookReport {
-    fn of(outlook: &Outlook, snapshot: &Snapshot) -> Self {
-        Self {
-            ram_bytes: outlook.size.ram_blocks * snapshot.block_bytes,
-            ssd_bytes: outlook.size.ssd_blocks * snapshot.block_bytes,
-            is_present: outlook.is_present,
-            read_ram_ratio: 1.0 - outlook.read_ssd_ratio - outlook.read_disk_ratio,
-            read_ram_ratio_error: outlook.read_ram_ratio_error,
-            read_ssd_ratio: outlook.read_ssd_ratio,
-            read_disk_ratio: outlook.read_disk_ratio,
-            read_disk_ratio_error: outlook.read_disk_ratio_error,
-            ssd_writes: outlook.ssd_writes,
         }
     }
 }

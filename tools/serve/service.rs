@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -44,6 +45,7 @@ pub(crate) struct Service {
     patient: Helpers,
     slow: Helpers,
     since: Instant,
+    is_stopping: AtomicBool,
 }
 
 /// What is in force now.
@@ -61,6 +63,7 @@ pub(crate) struct Served {
 }
 
 /// What the service is and has done.
+#[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) running_for: Duration,
     pub(crate) block_bytes: u64,
@@ -80,12 +83,17 @@ pub(crate) struct Snapshot {
 }
 
 /// One disk, and what clients did with it.
+#[derive(Debug)]
 pub(crate) struct ExportSnapshot {
     pub(crate) name: String,
     pub(crate) backing: String,
     pub(crate) bytes: u64,
     pub(crate) mode: Mode,
     pub(crate) read_only: bool,
+    /// Newer in RAM than below.
+    pub(crate) dirty_blocks: u64,
+    /// Written below, and not synced yet.
+    pub(crate) unsynced_blocks: u64,
     /// Blocks that nobody can give any more.
     pub(crate) lost_blocks: u64,
     pub(crate) operations: Vec<OperationSnapshot>,
@@ -113,6 +121,7 @@ impl Service {
             patient: Helpers::new("terrace-patient", PATIENT_THREADS).map_err(no_threads)?,
             slow: Helpers::new("terrace-slow", SLOW_THREADS).map_err(no_threads)?,
             since: Instant::now(),
+            is_stopping: AtomicBool::new(false),
             changing: Mutex::default(),
             force: Mutex::new(InForce { plan: plan.clone(), config }),
             cache,
@@ -338,6 +347,15 @@ impl Service {
         change(&mut self.force.lock().plan);
     }
 
+    /// Clients are sent away from now on.
+    pub(super) fn note_stopping(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// Makes everything durable and leaves the cache file in order. No client is there any more.
     pub(super) fn close(&self) -> Result<()> {
         *self.what_if.lock() = None;
@@ -353,6 +371,8 @@ impl Served {
             bytes: self.volume.len_bytes(),
             mode: self.volume.mode().into(),
             read_only: self.plan.read_only,
+            dirty_blocks: self.volume.dirty_blocks(),
+            unsynced_blocks: self.volume.unsynced_blocks(),
             lost_blocks: self.volume.lost_blocks().len() as u64,
             operations: self.export.meter().snapshot(),
         }

@@ -25,6 +25,11 @@ impl Server {
         Self::start(ground, &[&arguments, more].concat())
     }
 
+    /// The same with the arguments that size its tiers.
+    pub(crate) fn of_disk_on(ground: &Playground, tiers: &[&str]) -> Self {
+        Self::start(ground, &[&["serve", "--backing", "disk", "--listen", "unix:nbd"], tiers].concat())
+    }
+
     pub(crate) fn start(ground: &Playground, arguments: &[&str]) -> Self {
         Self::spawn(&mut ground.command(arguments))
     }
@@ -140,25 +145,6 @@ pub(crate) fn make_disk(ground: &Playground, name: &str, bytes: usize) -> PathBu
     let file = std::fs::File::create(&path).expect("a file in our directory");
     file.set_len(bytes as u64).expect("a sparse file");
     path
-}
-
-/// In a new folder: an authority, and what it signed for a server and for clients, by the names that nbdinfo looks for.
-pub(crate) fn make_certificates(ground: &Playground, folder: &str) {
-    std::fs::create_dir(ground.path().join(folder)).expect("a new folder");
-    ground.file("v3", b"subjectAltName=DNS:localhost,IP:127.0.0.1\n");
-    let file = |name: &str| format!("{folder}/{name}");
-    let openssl = |arguments: &[&str]| drop(run(ground, "openssl", arguments));
-    let new_key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let (authority, key) = (file("ca-cert.pem"), file("ca.key"));
-    let own = ["-x509", "-days", "2", "-subj", "/CN=ca", "-keyout", &key, "-out", &authority];
-    openssl(&[&new_key[..], &own].concat());
-    for who in ["server", "client"] {
-        let [own, request, signed] =
-            ["-key.pem", ".csr", "-cert.pem"].map(|end| file(&format!("{who}{end}")));
-        openssl(&[&new_key[..], &["-subj", "/CN=localhost", "-keyout", &own, "-out", &request]].concat());
-        let sign = ["x509", "-req", "-days", "2", "-CA", &authority, "-CAkey", &key, "-CAcreateserial"];
-        openssl(&[&sign[..], &["-extfile", "v3", "-in", &request, "-out", &signed]].concat());
-    }
 }
 
 /// Bytes that no part of is like another.

@@ -5,9 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::common::Playground;
-use crate::harness::{
-    MIB, Server, contents, have, make_certificates, make_disk, nbdsh, noise, run, try_run, uri,
-};
+use crate::harness::{MIB, Server, contents, have, make_disk, nbdsh, noise, run, uri};
 
 #[test]
 fn a_wish_to_end_makes_durable_what_nobody_flushed_while_a_client_is_connected() {
@@ -63,15 +61,27 @@ fn copies_on_the_ssd_outlive_a_restart() {
     let ssd = ["--ssd-file", "ssd", "--ssd-size", "128MiB", "--ram-size", "16MiB"];
     let arguments = [&["serve", "--backing", "disk", "--listen", "unix:nbd"][..], &ssd].concat();
     let (address, server) = (uri(&ground, ""), Server::start(&ground, &arguments));
-    run(&ground, "nbdcopy", &["--requests=2", &address, "null:"]);
+    let read_all = || run(&ground, "nbdcopy", &["--requests=2", &address, "null:"]);
+    let stats = || {
+        let control = ["ctl", "--socket", "nbd.control", "--json", "stats"];
+        let stats = run(&ground, env!("CARGO_BIN_EXE_terrace"), &control);
+        serde_json::from_str::<Value>(&stats).expect("JSON")
+    };
+    let number = |value: &Value| value.as_u64().expect("a number");
+    read_all();
     assert_eq!(server.stop().code, Some(0));
     let server = Server::start(&ground, &arguments);
-    run(&ground, "nbdcopy", &["--requests=2", &address, "null:"]);
-    let stats =
-        run(&ground, env!("CARGO_BIN_EXE_terrace"), &["ctl", "--socket", "nbd.control", "--json", "stats"]);
-    let stats: Value = serde_json::from_str(&stats).expect("JSON");
-    let hits = stats["counters"]["ssd_hits"].as_u64().expect("a number");
-    assert!(hits > 500, "of 2048 blocks {hits} came from the SSD: {stats}");
+    let mut before = stats();
+    while number(&before["now"]["ssd_segments_unread"]) > 0 {
+        std::thread::yield_now();
+        before = stats();
+    }
+    // How many, the speeds of the disk and of the SSD decide.
+    let cached = number(&before["now"]["ssd_cached_blocks"]);
+    assert!(cached > 0, "{before}");
+    read_all();
+    let after = stats();
+    assert_eq!(number(&after["counters"]["ssd_hits"]), cached, "every block is read once: {after}");
     assert_eq!(server.stop().code, Some(0));
 }
 
@@ -107,34 +117,4 @@ assert h.get_size() == 1 << 20
 assert h.pread(1 << 20, 0) == open("disk", "rb").read()
 "#;
     run(&ground, "nbdsh", &["-c", &script.replace("TERRACE", env!("CARGO_BIN_EXE_terrace"))]);
-}
-
-#[test]
-fn over_tcp_with_certificates_only_clients_that_have_one_get_in() {
-    if !have(&["nbdinfo", "openssl"]) {
-        return;
-    }
-    let ground = Playground::new();
-    make_disk(&ground, "disk", MIB);
-    make_certificates(&ground, "pki");
-    let tls = [
-        "--tls-cert",
-        "pki/server-cert.pem",
-        "--tls-key",
-        "pki/server-key.pem",
-        "--tls-ca",
-        "pki/ca-cert.pem",
-    ];
-    let arguments = ["serve", "--backing", "disk", "--listen", "127.0.0.1:0"];
-    let server = Server::start(&ground, &[&arguments[..], &tls].concat());
-    let port = server.ready.trim().rsplit(':').next().expect("a port").to_string();
-    let address =
-        format!("nbds://localhost:{port}/?tls-certificates={}", ground.path().join("pki").display());
-    assert_eq!(run(&ground, "nbdinfo", &["--size", &address]).trim(), MIB.to_string());
-    let plain = try_run(&ground, "nbdinfo", &["--size", &format!("nbd://localhost:{port}")]);
-    assert!(!plain.status.success(), "a client without TLS got in");
-    fs::remove_file(ground.path().join("pki/client-cert.pem")).expect("it is ours");
-    let nameless = try_run(&ground, "nbdinfo", &["--size", &address]);
-    assert!(!nameless.status.success(), "a client without a certificate got in");
-    assert_eq!(server.stop().code, Some(0));
 }

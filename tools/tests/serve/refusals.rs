@@ -81,7 +81,13 @@ fn addresses_that_cannot_be_or_that_anybody_could_reach_are_refused() {
         refused(&ground, &["--backing", "disk", "--listen", address]);
     }
     refused(&ground, &["--backing", "disk"]);
+    let to_see =
+        |address: &str| refused(&ground, &["--backing", "disk", "--listen", "unix:nbd", "--http", address]);
+    for address in ["127.0.0.1", "unix:http", "127.0.0.1:x", &busy] {
+        to_see(address);
+    }
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:10809"] {
+        assert!(to_see(address).contains("--http on 127.0.0.1, or accept that by --insecure"));
         let line = refused(&ground, &["--backing", "disk", "--listen", address]);
         assert!(line.contains("--tls-cert") && line.contains("--insecure"), "{line}");
     }

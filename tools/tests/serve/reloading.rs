@@ -5,8 +5,9 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::common::Playground;
-use crate::harness::{MIB, Server, have, make_certificates, make_disk, run, try_run, uri};
+use crate::harness::{MIB, Server, have, make_disk, run, try_run, uri};
 use crate::raw::{Ask, Client, Heads, Place, READ};
+use crate::tls::make_certificates;
 
 const CONFIG: &str = r#"
 listen = ["unix:nbd"]

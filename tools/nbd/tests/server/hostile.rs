@@ -87,6 +87,8 @@ fn requests_in_flight_are_bounded() {
         disk.wait_for(10);
         // Whatever it read ahead, it did not begin an eleventh: the one after this answers comes only then.
         assert_eq!(disk.held(), 10);
+        assert_eq!(served.server().stats().requests_in_flight, 10);
+        assert_eq!(served.server().connections()[0].requests_in_flight, 10);
         disk.release();
         for _ in 0..10 {
             assert_eq!(client.reply(ask), Ok(content(0, 512)));
