@@ -71,8 +71,9 @@ pub(crate) struct Clients {
     pub(crate) turned_away: u64,
     pub(crate) handshakes_failed: u64,
     pub(crate) breaches: u64,
-    /// Requests that are owed a reply now.
+    /// Now, of all: requests whose reply has not gone, and the bytes that are held for them.
     pub(crate) requests_in_flight: u64,
+    pub(crate) bytes_in_flight: u64,
     pub(crate) requests: u64,
     pub(crate) failures: u64,
     pub(crate) bytes_read: u64,
@@ -145,6 +146,7 @@ impl Report {
                 handshakes_failed: server.handshakes_failed,
                 breaches: server.breaches,
                 requests_in_flight: server.requests_in_flight as u64,
+                bytes_in_flight: server.bytes_in_flight,
                 requests: server.traffic.requests,
                 failures: server.traffic.failures,
                 bytes_read: server.traffic.bytes_read,
