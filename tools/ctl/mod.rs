@@ -4,7 +4,8 @@ mod show;
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
@@ -12,12 +13,18 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
+use crate::serve::report::Report;
+
+/// Where a service that systemd started has its control socket.
+pub(crate) const SOCKET: &str = "/run/terrace/control.sock";
+/// A service that takes longer to tell its statistics does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ask or change a service that runs
 #[derive(Args, Debug)]
 pub(crate) struct CtlArgs {
     /// The control socket of the service; only its owner may use it
-    #[arg(long, value_name = "PATH", default_value = "/run/terrace/control.sock", global = true)]
+    #[arg(long, value_name = "PATH", default_value = SOCKET, global = true)]
     socket: PathBuf,
 
     /// One JSON value in place of tables
@@ -44,17 +51,8 @@ pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
         // The service has another working folder.
         *file = absolute;
     }
-    let reply = ask(args, &command).map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "name the socket that `terrace serve` told"
-            }
-            io::ErrorKind::PermissionDenied => "ask as the user that the service runs as",
-            _ => "see whether the service still runs",
-        };
-        Failure::caused(format!("no answer at {}", args.socket.display()), error).remedy(remedy)
-    })?;
-    match reply {
+    // Draining a disk may take hours.
+    match ask(&args.socket, &command, None)? {
         Reply::Error(what) => Err(Failure::input(what)),
         Reply::Result(value) if args.json => {
             print(&serde_json::to_string_pretty(&value).expect("plain data always serialises"));
@@ -67,8 +65,30 @@ pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
     }
 }
 
-fn ask(args: &CtlArgs, command: &Command) -> io::Result<Reply> {
-    let mut stream = UnixStream::connect(&args.socket)?;
+/// The statistics of the service at `socket`.
+pub(crate) fn report(socket: &Path) -> Result<Report> {
+    match ask(socket, &Command::Stats, Some(PATIENCE))? {
+        Reply::Error(what) => Err(Failure::input(what)),
+        Reply::Result(value) => show::read(value),
+    }
+}
+
+fn ask(socket: &Path, command: &Command, patience: Option<Duration>) -> Result<Reply> {
+    converse(socket, command, patience).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "name the socket that `terrace serve` told"
+            }
+            io::ErrorKind::PermissionDenied => "ask as the user that the service runs as",
+            _ => "see whether the service still runs",
+        };
+        Failure::caused(format!("no answer at {}", socket.display()), error).remedy(remedy)
+    })
+}
+
+fn converse(socket: &Path, command: &Command, patience: Option<Duration>) -> io::Result<Reply> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(patience)?;
     let line = serde_json::to_string(command).expect("plain data always serialises");
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();

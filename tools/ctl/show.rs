@@ -24,7 +24,7 @@ pub(super) fn show(command: &Command, answer: Value) -> Result<String> {
     })
 }
 
-fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
+pub(super) fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
     serde_json::from_value(answer).map_err(|error| {
         Failure::caused("the service answers in another way", error)
             .remedy("ask with its own version, or --json")
