@@ -118,6 +118,7 @@ impl Entry {
     }
 
     /// Whether every sector of `range` may be read.
+    #[inline]
     pub(super) fn has(&self, range: Range<usize>) -> bool {
         self.frame.is_some()
             && self.sectors.as_ref().is_none_or(|sectors| mask::contains(sectors.valid(), range))
@@ -207,8 +208,7 @@ pub(super) struct Shard {
     pub(super) counters: Counters,
     /// Discards and forgets that are not over.
     pub(super) fences: Vec<Fence>,
-    /// While requests are recorded.
-    pub(super) lane: Option<Box<Lane>>,
+    pub(super) lane: Lane,
     size: BlockSize,
 }
 
@@ -224,7 +224,7 @@ impl Shard {
             write_waiters: HashMap::default(),
             counters: Counters::default(),
             fences: Vec::new(),
-            lane: None,
+            lane: Lane::default(),
             size,
         }
     }
@@ -294,6 +294,7 @@ impl Shard {
     }
 
     /// One reference by a read, if all it wants is at hand; else nothing happens.
+    #[inline(always)]
     pub(super) fn hit(&mut self, block: BlockId, range: Range<usize>) -> Option<FrameRef> {
         let slot = self.policy.lookup(block)?;
         let entry = &self.entries[slot.index()];

@@ -35,7 +35,8 @@ pub(super) enum Call {
 /// What is to become of a read when there are frames for its first blocks only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wanted {
-    /// It would block: nobody waits for frames and holds some.
+    /// It would block: nobody waits for frames and holds some. What was found was used, and is again when the caller comes
+    /// back: to look first would take every lock twice, for calls that find RAM full of bytes that readers hold.
     All,
     /// It ends before the first block that has none. So blocks that were found are used once, however often a caller has
     /// to come back for the rest.
@@ -210,7 +211,9 @@ impl<'a> Planning<'a> {
 }
 
 impl Inner {
-    /// The bytes of one block, if they are in RAM: the short way, with nothing to build for what may be missing.
+    /// The bytes of one block, if they are in RAM: the short way, with nothing to build for what may be missing. Part of its
+    /// callers, so that the answer is made where it goes.
+    #[inline(always)]
     pub(super) fn read_hit(
         &self,
         volume: &VolumeState,
@@ -229,10 +232,8 @@ impl Inner {
         let frame = {
             let mut shard = self.shard(block);
             let frame = shard.hit(block, sectors)?;
-            if let Some(lane) = &mut shard.lane
-                && call == Call::Whole
-            {
-                lane.take(volume.id, Kind::Read, offset, bytes as u64);
+            if shard.lane.is_recording() && call == Call::Whole {
+                shard.lane.take(block, start, Kind::Read, bytes as u64);
             }
             frame
         };
@@ -241,7 +242,8 @@ impl Inner {
         Some(Blocks { parts: smallvec![BlockRef::new(frame, start, end)], answer })
     }
 
-    /// As [`Self::read_hit`], of any number of blocks; when some are missing nothing counts as a use.
+    /// As [`Self::read_hit`], of any number of blocks; when some are missing nothing counts as a use. Recorded by itself.
+    #[inline(never)]
     pub(super) fn read_hits(&self, volume: &VolumeState, offset: u64, bytes: usize) -> Option<Blocks> {
         if self.is_out(volume) || volume.check_range(offset, bytes).is_err() {
             return None;
@@ -258,6 +260,7 @@ impl Inner {
             blocks.parts.push(BlockRef::new(frame, piece.bytes.start, piece.bytes.end));
             blocks.answer.ram_blocks += 1;
         }
+        self.note(volume, Kind::Read, offset, bytes as u64);
         Some(blocks)
     }
 

@@ -8,6 +8,7 @@
 //! | file       | what it does                                                          |
 //! |------------|-----------------------------------------------------------------------|
 //! | `lane`     | takes a request: no allocation, no wait, seldom a look at the clock   |
+//! | `slots`    | what of it a lane holds, 16 bytes                                     |
 //! | `recorder` | the thread: collects the lanes, puts requests in order, writes        |
 //! | `files`    | the ring of files, and its bound                                      |
 //!
@@ -34,6 +35,7 @@
 mod files;
 mod lane;
 mod recorder;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,10 +163,10 @@ impl Inner {
             recording.publish(RecordStatus { failure: Some(error.to_string()), ..RecordStatus::default() });
         })?;
         for shard in &self.shards {
-            shard.lock().lane = Some(Box::new(Lane::new(recording.clone(), config.stamp_every)));
+            shard.lock().lane = Lane::new(recording.clone(), config.stamp_every);
         }
         self.is_recording.store(true, Ordering::Relaxed);
-        Recorder::start(Arc::downgrade(self), recording, files, config);
+        Recorder::start(self, recording, files, config);
         Ok(())
     }
 
@@ -193,8 +195,7 @@ impl Inner {
             return;
         }
         let block = BlockId::new(volume.id, volume.block_number(offset));
-        if let Some(lane) = &mut self.shard(block).lane {
-            lane.take(volume.id, kind, offset, bytes);
-        }
+        let start = offset - block.byte_offset(self.size);
+        self.shard(block).lane.take(block, start as usize, kind, bytes);
     }
 }

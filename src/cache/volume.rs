@@ -145,16 +145,16 @@ impl Volume {
     /// also says what is wrong with a range that does not fit.
     pub fn try_read(&self, offset: u64, bytes: usize) -> Option<Blocks> {
         let inner = &self.handle.inner;
-        inner.read_hit(&self.state, offset, bytes, Call::Whole).or_else(|| {
-            let blocks = inner.read_hits(&self.state, offset, bytes)?;
-            inner.note(&self.state, Kind::Read, offset, bytes as u64);
-            Some(blocks)
-        })
+        inner
+            .read_hit(&self.state, offset, bytes, Call::Whole)
+            .or_else(|| inner.read_hits(&self.state, offset, bytes))
     }
 
     /// As [`Self::read_ref`]; `done` runs exactly once: before this call returns, when all is in RAM or the read is
     /// refused, and else on the thread that brings the last part, which it must not block. It is told
-    /// [`Error::WouldBlock`] at once when no frame is free.
+    /// [`Error::WouldBlock`] at once when no frame is free. That was a call like any other: it is recorded, and the blocks
+    /// before the one without a frame were used. Whoever calls again uses them again, so let that wait until a reference was
+    /// dropped.
     pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
         // Behind no queue, and with nothing built for those that wait in one.
         if let Some(blocks) = self.try_read(offset, bytes) {
@@ -369,9 +369,21 @@ impl Inner {
         bytes: usize,
         (call, wanted): (Call, Wanted),
     ) -> Result<Blocks> {
-        if let Some(blocks) = self.read_hit(volume, offset, bytes, call) {
-            return Ok(blocks);
+        match self.read_hit(volume, offset, bytes, call) {
+            Some(blocks) => Ok(blocks),
+            None => self.read_missing(volume, offset, bytes, (call, wanted)),
         }
+    }
+
+    /// What [`Self::read_blocking`] does when not all is in RAM, or when the call is refused.
+    #[inline(never)]
+    fn read_missing(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        offset: u64,
+        bytes: usize,
+        (call, wanted): (Call, Wanted),
+    ) -> Result<Blocks> {
         if call == Call::Whole {
             self.note(volume, Kind::Read, offset, bytes as u64);
         }

@@ -2,6 +2,8 @@
 
 mod show;
 
+pub(crate) use show::read;
+
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
 use crate::serve::report::Report;
 
-/// Where a service that systemd started has its control socket.
+/// Where a service is asked by default.
 pub(crate) const SOCKET: &str = "/run/terrace/control.sock";
 /// A service that takes longer to tell its statistics does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,30 +53,21 @@ pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
         // The service has another working folder.
         *file = absolute;
     }
-    // Draining a disk may take hours.
-    match ask(&args.socket, &command, None)? {
-        Reply::Error(what) => Err(Failure::input(what)),
-        Reply::Result(value) if args.json => {
-            print(&serde_json::to_string_pretty(&value).expect("plain data always serialises"));
-            Ok(())
-        }
-        Reply::Result(value) => {
-            print(&show::show(&command, value)?);
-            Ok(())
-        }
+    let value = ask(&args.socket, &command)?;
+    if args.json {
+        print(&serde_json::to_string_pretty(&value).expect("plain data always serialises"));
+    } else {
+        print(&show::show(&command, value)?);
     }
+    Ok(())
 }
 
-/// The statistics of the service at `socket`.
-pub(crate) fn report(socket: &Path) -> Result<Report> {
-    match ask(socket, &Command::Stats, Some(PATIENCE))? {
-        Reply::Error(what) => Err(Failure::input(what)),
-        Reply::Result(value) => show::read(value),
-    }
-}
-
-fn ask(socket: &Path, command: &Command, patience: Option<Duration>) -> Result<Reply> {
-    converse(socket, command, patience).map_err(|error| {
+/// What the service at `socket` answers to `command`.
+///
+/// # Errors
+/// When there is no answer, or the service refuses.
+pub(crate) fn ask(socket: &Path, command: &Command) -> Result<Value> {
+    let reply = talk(socket, command).map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 "name the socket that `terrace serve` told"
@@ -83,11 +76,25 @@ fn ask(socket: &Path, command: &Command, patience: Option<Duration>) -> Result<R
             _ => "see whether the service still runs",
         };
         Failure::caused(format!("no answer at {}", socket.display()), error).remedy(remedy)
-    })
+    })?;
+    match reply {
+        Reply::Error(what) => Err(Failure::input(what)),
+        Reply::Result(value) => Ok(value),
+    }
 }
 
-fn converse(socket: &Path, command: &Command, patience: Option<Duration>) -> io::Result<Reply> {
+/// The statistics of the service at `socket`.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn report(socket: &Path) -> Result<Report> {
+    read(ask(socket, &Command::Stats)?)
+}
+
+fn talk(socket: &Path, command: &Command) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(socket)?;
+    // What changes something may take hours.
+    let patience = matches!(command, Command::Stats).then_some(PATIENCE);
     stream.set_read_timeout(patience)?;
     let line = serde_json::to_string(command).expect("plain data always serialises");
     stream.write_all(format!("{line}\n").as_bytes())?;

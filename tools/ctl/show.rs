@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
-use crate::serve::report::{ConnectionReport, ExportReport, OperationReport, OutlookReport, Report, Unplug};
+use crate::serve::report::{ConnectionReport, ExportReport, OperationReport, Report, Unplug};
 use crate::table::{share, table, table_with_text};
+use crate::tune::OutlookReport;
 use crate::units::{show_bytes, show_count, show_seconds, show_us};
 
 /// What `command` was answered with.
@@ -24,7 +25,11 @@ pub(super) fn show(command: &Command, answer: Value) -> Result<String> {
     })
 }
 
-pub(super) fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
+/// An answer as an object.
+///
+/// # Errors
+/// When it is none of these.
+pub(crate) fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
     serde_json::from_value(answer).map_err(|error| {
         Failure::caused("the service answers in another way", error)
             .remedy("ask with its own version, or --json")

@@ -15,13 +15,31 @@ pub struct Done<T> {
 
 enum Way<T> {
     Reply { outbox: Arc<Outbox>, ticket: Ticket, answer: fn(T) -> Answer },
-    Call(Box<dyn FnOnce(Result<T>) + Send>),
+    Call { call: Box<dyn FnOnce(Result<T>) + Send>, is_wanted: Box<dyn Fn() -> bool + Send + Sync> },
 }
 
 impl<T> Done<T> {
     /// An answer that `call` takes: for exports that put others to work, and for tests of an export.
     pub fn call(call: impl FnOnce(Result<T>) + Send + 'static) -> Self {
-        Self { way: Some(Way::Call(Box::new(call))) }
+        Self::call_while(|| true, call)
+    }
+
+    /// As [`Self::call`], for as long as it `is_wanted`.
+    pub fn call_while(
+        is_wanted: impl Fn() -> bool + Send + Sync + 'static,
+        call: impl FnOnce(Result<T>) + Send + 'static,
+    ) -> Self {
+        Self { way: Some(Way::Call { call: Box::new(call), is_wanted: Box::new(is_wanted) }) }
+    }
+
+    /// Whether anybody waits for the answer: not when the client hung up or is cut off. What is done in many parts asks
+    /// before each, and gives the rest up. One that says that it leaves has all done that it asked for.
+    pub fn is_wanted(&self) -> bool {
+        match &self.way {
+            Some(Way::Reply { outbox, .. }) => outbox.is_wanted(),
+            Some(Way::Call { is_wanted, .. }) => is_wanted(),
+            None => false,
+        }
     }
 
     pub fn complete(mut self, result: Result<T>) {
@@ -31,7 +49,7 @@ impl<T> Done<T> {
     fn finish(&mut self, result: Result<T>) {
         match self.way.take() {
             Some(Way::Reply { outbox, ticket, answer }) => outbox.finish(&ticket, result.map(answer)),
-            Some(Way::Call(call)) => call(result),
+            Some(Way::Call { call, .. }) => call(result),
             None => {}
         }
     }

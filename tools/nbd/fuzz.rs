@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 
@@ -24,6 +24,8 @@ const REPLY_BYTES_MAX: usize = 1 << 30;
 /// A disk in RAM that insists on its rights.
 struct Strict {
     bytes: Mutex<Vec<u8>>,
+    /// They end with the connection, so that nothing of one input is left at the next.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Strict {
@@ -55,7 +57,7 @@ impl Export for Strict {
 
     fn flush(&self, done: Done<()>) {
         // From elsewhere, so that replies come from two sides.
-        thread::spawn(move || done.complete(Ok(())));
+        self.threads.lock().push(thread::spawn(move || done.complete(Ok(()))));
     }
 
     fn trim(&self, offset: u64, bytes: u64, _fua: bool, done: Done<()>) {
@@ -122,12 +124,13 @@ pub fn connection(bytes: &[u8]) -> usize {
     let (&first, rest) = bytes.split_first().unwrap_or((&0, &[]));
     let prefix = headers_of(first).map(handshake).unwrap_or_default();
     let exports = Arc::new(Exports::default());
-    exports.insert("d", Arc::new(Strict { bytes: Mutex::new(vec![1; DISK_BYTES]) }));
+    let disk = Arc::new(Strict { bytes: Mutex::new(vec![1; DISK_BYTES]), threads: Mutex::default() });
+    exports.insert("d", disk.clone());
     let limits = Limits { requests_max: 4, bytes_max: 40_000, ..Limits::default() };
-    let server = Server::new(exports, limits).expect("there are descriptors");
+    let server = Server::new(exports, limits);
     let (mut client, socket) = UnixStream::pair().expect("there are descriptors");
     let mut replies = client.try_clone().expect("there are descriptors");
-    thread::scope(|scope| {
+    let taken = thread::scope(|scope| {
         scope.spawn(|| server.serve(socket.into(), &TlsMode::Off));
         let taken = scope.spawn(move || {
             let (mut buffer, mut taken) = ([0; 4096], 0);
@@ -143,7 +146,11 @@ pub fn connection(bytes: &[u8]) -> usize {
         let taken = taken.join().expect("it only reads");
         assert!(taken <= REPLY_BYTES_MAX, "{taken} bytes for {}", bytes.len());
         taken
-    })
+    });
+    for thread in disk.threads.lock().drain(..) {
+        thread.join().expect("it only answers");
+    }
+    taken
 }
 
 /// What a client may send, by chance, as an input of [`connection`].
@@ -176,6 +183,13 @@ fn put_request(random: &mut fastrand::Rng, headers: Headers, script: &mut Vec<u8
     if kind == command::WRITE {
         payload = vec![random.u8(..); length as usize];
         flags |= if headers == Headers::Extended { flag::PAYLOAD } else { 0 };
+    }
+    let mut length = length;
+    if kind == command::BLOCK_STATUS && headers == Headers::Extended && random.bool() {
+        flags |= flag::PAYLOAD;
+        payload = [length.to_be_bytes().as_slice(), &[0, 0, 0, 1], &[0, 0, 0, 2]].concat();
+        payload.truncate([0, 7, 12, 16][random.usize(0..4)]);
+        length = payload.len() as u64;
     }
     let magic: u32 = if headers == Headers::Extended { 0x21e4_1c71 } else { 0x2560_9513 };
     script.extend(magic.to_be_bytes());

@@ -1,7 +1,7 @@
 //! A server of network block devices: the whole NBD protocol in front of anything that implements [`Export`].
 //!
 //! ```text
-//!   clients ──> listen.rs ──> server.rs: a thread for each connection
+//!   clients ──> listen.rs ──> door.rs ──> server.rs: a thread for each connection
 //!                                │  negotiate.rs: the handshake, which ends in a Session    exports.rs: what there is
 //!                                ▼
 //!                             transmission.rs: requests ──> session.rs: may it? ──> export.rs: the trait
@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod done;
+mod door;
 mod export;
 mod exports;
 #[cfg(feature = "fuzz")]
@@ -32,6 +33,7 @@ mod reply;
 mod server;
 mod session;
 mod socket;
+mod stats;
 mod stream;
 mod tls;
 mod transmission;
@@ -46,6 +48,7 @@ pub use exports::Exports;
 pub use limits::Limits;
 pub use listen::{Listener, remove_abandoned};
 pub use payload::Payload;
-pub use server::{ConnectionStats, Drained, Server, ServerStats, TrafficStats};
+pub use server::{ListenerId, Server};
 pub use socket::Socket;
+pub use stats::{ConnectionStats, Drained, ServerStats, TrafficStats};
 pub use tls::{Tls, TlsMode};

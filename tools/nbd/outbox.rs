@@ -69,6 +69,8 @@ struct State {
     is_short: bool,
     is_corked: bool,
     is_broken: bool,
+    /// The client closed its side without saying that it leaves.
+    has_hung_up: bool,
     is_draining: bool,
     waiting: Option<Waiting>,
     /// Since when the socket has not taken all there was.
@@ -135,11 +137,6 @@ impl Outbox {
         state.bytes += cost;
         state.at_export += 1;
         if state.is_draining { Admission::Draining } else { Admission::Granted }
-    }
-
-    /// Requests that are owed a reply.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.state.lock().requests
     }
 
     /// From now on requests are charged and refused, and the connection ends when it owes nothing.
@@ -223,6 +220,23 @@ impl Outbox {
         let mut state = self.state.lock();
         state.is_broken = true;
         state.drop_replies();
+    }
+
+    /// The client closed its side without a word. It may still take replies, as one that closed only that side does; over
+    /// TCP there is no telling it from one that is gone.
+    pub(crate) fn hang_up(&self) {
+        self.state.lock().has_hung_up = true;
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        let state = self.state.lock();
+        !state.is_broken && !state.has_hung_up
+    }
+
+    /// Requests whose reply has not gone, and the bytes that are held for them.
+    pub(crate) fn in_flight(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.requests, state.bytes)
     }
 
     /// Deals with a client that takes nothing: what was lent is copied, and after the time for that the connection is cut.

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::door::Door;
 use crate::exports::Exports;
 use crate::input::Input;
 use crate::limits::Limits;
@@ -20,28 +20,34 @@ use crate::listen::Listener;
 use crate::negotiate::{End, Terms, negotiate};
 use crate::outbox::{Outbox, Traffic};
 use crate::reply::Style;
-use crate::socket::{Bell, Interest, Socket, wait};
+use crate::socket::Socket;
+use crate::stats::{ConnectionStats, Drained, ServerStats, TrafficStats};
 use crate::stream::Stream;
 use crate::tls::TlsMode;
 use crate::transmission::Transmission;
 
-/// How long a listener rests when the system has no descriptor or memory for a client.
-const REST: Duration = Duration::from_millis(100);
-
 /// Serves exports to clients. Dropping it is [`Self::shutdown`] without patience.
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Mutex<Vec<JoinHandle<()>>>,
+    listeners: Mutex<Listeners>,
+}
+
+/// One of the listeners of a server.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ListenerId(u64);
+
+#[derive(Default)]
+struct Listeners {
+    open: BTreeMap<ListenerId, (Arc<Door>, JoinHandle<()>)>,
+    next: u64,
 }
 
 struct Shared {
     exports: Arc<Exports>,
-    limits: Limits,
+    limits: RwLock<Limits>,
     here: Mutex<Here>,
     left: Condvar,
     is_draining: AtomicBool,
-    /// Rings once, for all listeners, when they are to close.
-    closing: Bell,
     accepted: AtomicU64,
     turned_away: AtomicU64,
     handshakes_failed: AtomicU64,
@@ -72,90 +78,60 @@ struct Chosen {
     outbox: Arc<Outbox>,
 }
 
-/// What went over connections.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct TrafficStats {
-    pub requests: u64,
-    /// Requests answered with an error.
-    pub failures: u64,
-    /// To clients, heads of replies included.
-    pub bytes_read: u64,
-    /// Payloads of clients.
-    pub bytes_written: u64,
-}
-
-/// Counts since the server began. `accepted` is who is here, who was, and who was `turned_away`.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct ServerStats {
-    /// Here now, handshakes included.
-    pub connections: usize,
-    pub accepted: u64,
-    /// Closed at once, as there were too many.
-    pub turned_away: u64,
-    /// Left or lost before they chose an export.
-    pub handshakes_failed: u64,
-    /// Closed for breaking the protocol.
-    pub breaches: u64,
-    /// Requests that are owed a reply now, of all connections.
-    pub in_flight: usize,
-    pub traffic: TrafficStats,
-}
-
-/// One client.
-#[derive(Clone, Debug)]
-pub struct ConnectionStats {
-    /// In the order of coming; no other connection of this server has it.
-    pub id: u64,
-    pub peer: String,
-    /// None: in the handshake.
-    pub export: Option<String>,
-    pub has_tls: bool,
-    pub connected_for: Duration,
-    /// Requests that are owed a reply now.
-    pub in_flight: usize,
-    pub traffic: TrafficStats,
-}
-
-/// How a shutdown went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Drained {
-    /// Connections that ended with all they had begun answered.
-    pub in_order: usize,
-    /// Those that had to be cut off.
-    pub cut: usize,
-    /// Of these, the ones whose requests are still at their export.
-    pub stuck: usize,
-}
-
 impl Server {
-    /// # Errors
-    /// When the system has no descriptor left.
-    pub fn new(exports: Arc<Exports>, limits: Limits) -> io::Result<Self> {
+    pub fn new(exports: Arc<Exports>, limits: Limits) -> Self {
         let shared = Arc::new(Shared {
             exports,
-            limits,
+            limits: RwLock::new(limits),
             here: Mutex::default(),
             left: Condvar::new(),
             is_draining: AtomicBool::new(false),
-            closing: Bell::new()?,
             accepted: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             handshakes_failed: AtomicU64::new(0),
             breaches: AtomicU64::new(0),
         });
-        Ok(Self { shared, listeners: Mutex::default() })
+        Self { shared, listeners: Mutex::default() }
     }
 
     /// Lets clients of `listener` in from now on.
     ///
     /// # Errors
-    /// When there is no thread for it.
-    pub fn listen(&self, listener: Listener, tls: TlsMode) -> io::Result<()> {
-        let shared = self.shared.clone();
+    /// When there is no descriptor or thread for it, and when the server shuts down.
+    pub fn listen(&self, listener: Listener, tls: TlsMode) -> io::Result<ListenerId> {
+        let mut listeners = self.listeners.lock();
+        // Whoever shuts down says so before it takes the lock.
+        if self.shared.is_draining.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the server is shutting down"));
+        }
+        let door = Arc::new(Door::new(tls)?);
+        let (shared, own) = (self.shared.clone(), door.clone());
         let thread = thread::Builder::new().name("nbd-listener".into());
-        let thread = thread.spawn(move || shared.accept_all(&listener, &Arc::new(tls)))?;
-        self.listeners.lock().push(thread);
-        Ok(())
+        let thread = thread.spawn(move || {
+            own.keep(&listener, |socket, peer| shared.welcome(socket, peer, own.tls()));
+        })?;
+        let id = ListenerId(listeners.next);
+        listeners.next += 1;
+        listeners.open.insert(id, (door, thread));
+        Ok(id)
+    }
+
+    /// Closes that listener, if it is open; who came through it stays.
+    pub fn stop_listening(&self, id: ListenerId) {
+        let closed = self.listeners.lock().open.remove(&id);
+        close_doors(closed);
+    }
+
+    /// Clients that come through that listener from now on meet this; a new certificate, for example.
+    pub fn set_tls(&self, id: ListenerId, tls: TlsMode) {
+        if let Some((door, _)) = self.listeners.lock().open.get(&id) {
+            door.set_tls(tls);
+        }
+    }
+
+    /// Bounds for those who come from now on. Who is here keeps what there was, also where it is more than there may be now.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.shared.limits.write() = limits;
     }
 
     /// Serves one client on this thread until it leaves.
@@ -179,14 +155,21 @@ impl Server {
         let shared = &self.shared;
         let here = shared.here.lock();
         let mut traffic = here.gone;
-        here.connections.values().for_each(|connection| traffic.add(connection.traffic.stats()));
+        let (mut requests_in_flight, mut bytes_in_flight) = (0, 0);
+        for connection in here.connections.values() {
+            traffic.add(connection.traffic.stats());
+            let (requests, bytes) = connection.in_flight();
+            requests_in_flight += requests;
+            bytes_in_flight += bytes;
+        }
         ServerStats {
             connections: here.connections.len(),
             accepted: shared.accepted.load(Ordering::Relaxed),
             turned_away: shared.turned_away.load(Ordering::Relaxed),
             handshakes_failed: shared.handshakes_failed.load(Ordering::Relaxed),
             breaches: shared.breaches.load(Ordering::Relaxed),
-            in_flight: here.connections.values().map(|connection| connection.in_flight()).sum(),
+            requests_in_flight,
+            bytes_in_flight,
             traffic,
         }
     }
@@ -203,21 +186,23 @@ impl Server {
         self.close(grace)
     }
 
+    /// Cuts off who is here. With [`Self::shutdown`] under way on another thread it is what the end of its grace does.
+    pub fn cut_all(&self) {
+        self.shared.here.lock().connections.values().for_each(|connection| connection.socket.cut());
+    }
+
     fn close(&self, grace: Duration) -> Drained {
         let shared = &self.shared;
         let (were_here, first_new) = shared.count();
         shared.is_draining.store(true, Ordering::SeqCst);
-        shared.closing.ring();
-        for listener in self.listeners.lock().drain(..) {
-            // A panic of it was reported when it came.
-            let _ = listener.join();
-        }
+        let listeners = std::mem::take(&mut self.listeners.lock().open);
+        close_doors(listeners.into_values());
         // Some came in the meantime, and some may have left.
         let count = were_here + (shared.count().1 - first_new) as usize;
         let connections: Vec<_> = shared.here.lock().connections.values().cloned().collect();
         connections.into_iter().for_each(|connection| connection.drain());
         let cut = shared.wait_until_empty(Instant::now() + grace);
-        shared.here.lock().connections.values().for_each(|connection| connection.socket.cut());
+        self.cut_all();
         let stuck = shared.wait_until_empty(Instant::now() + grace);
         Drained { in_order: count - cut, cut, stuck }
     }
@@ -229,34 +214,23 @@ impl Drop for Server {
     }
 }
 
-impl Shared {
-    fn accept_all(self: &Arc<Self>, listener: &Listener, tls: &Arc<TlsMode>) {
-        let interest = Interest { readable: true, writable: false };
-        loop {
-            let Ok(ready) = wait(Some((listener.as_fd(), interest)), Some(&self.closing), None) else {
-                return;
-            };
-            if self.is_draining.load(Ordering::SeqCst) {
-                return;
-            }
-            if !ready.readable {
-                continue;
-            }
-            let accepted = listener.accept().and_then(|(socket, peer)| self.welcome(socket, peer, tls));
-            if let Err(error) = accepted {
-                if error.kind() == io::ErrorKind::ConnectionAborted {
-                    continue;
-                }
-                tracing::warn!(%error, listener = listener.name(), "a client could not be let in");
-                // It would come again at once, for as long as there is no room.
-                let _ = wait(None, Some(&self.closing), Some(Instant::now() + REST));
-            }
-        }
+/// Closes all, and then waits until they are.
+fn close_doors(doors: impl IntoIterator<Item = (Arc<Door>, JoinHandle<()>)>) {
+    let close = |(door, thread): (Arc<Door>, JoinHandle<()>)| {
+        door.close();
+        thread
+    };
+    let threads: Vec<_> = doors.into_iter().map(close).collect();
+    for thread in threads {
+        // A panic of it was reported when it came.
+        let _ = thread.join();
     }
+}
 
-    fn welcome(self: &Arc<Self>, socket: Socket, peer: String, tls: &Arc<TlsMode>) -> io::Result<()> {
+impl Shared {
+    fn welcome(self: &Arc<Self>, socket: Socket, peer: String, tls: Arc<TlsMode>) -> io::Result<()> {
         let Some((id, connection)) = self.admit(socket, peer) else { return Ok(()) };
-        let (shared, tls) = (self.clone(), tls.clone());
+        let shared = self.clone();
         let thread = thread::Builder::new().name("nbd-connection".into());
         let spawned = thread.spawn(move || shared.serve(id, &connection, &tls));
         spawned.map(drop).inspect_err(|_| self.dismiss(id))
@@ -266,7 +240,7 @@ impl Shared {
     fn admit(&self, socket: Socket, peer: String) -> Option<(u64, Arc<Connection>)> {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut here = self.here.lock();
-        if here.connections.len() >= self.limits.connections_max {
+        if here.connections.len() >= self.limits.read().connections_max {
             drop(here);
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(peer, "a client was turned away: there are too many");
@@ -333,7 +307,8 @@ impl Shared {
     fn serve_to_the_end(&self, connection: &Connection, tls: &TlsMode) -> Result<(), End> {
         let mut stream = Stream::plain(connection.socket.clone());
         let mut input = Input::new();
-        let deadline = Instant::now() + self.limits.handshake_time;
+        let limits = self.limits.read().clone();
+        let deadline = Instant::now() + limits.handshake_time;
         let terms = Terms { exports: &self.exports, tls, deadline, is_draining: &self.is_draining };
         let Some(session) = negotiate(&terms, &mut stream, &mut input)? else {
             stream.say_goodbye();
@@ -343,7 +318,7 @@ impl Shared {
         let outbox = Arc::new(Outbox::new(
             connection.socket.clone(),
             style,
-            self.limits.clone(),
+            limits,
             stream.is_plain(),
             connection.traffic.clone(),
         )?);
@@ -380,8 +355,9 @@ impl Connection {
         }
     }
 
-    fn in_flight(&self) -> usize {
-        self.chosen.get().map_or(0, |chosen| chosen.outbox.in_flight())
+    /// Requests and bytes.
+    fn in_flight(&self) -> (usize, u64) {
+        self.chosen.get().map_or((0, 0), |chosen| chosen.outbox.in_flight())
     }
 
     fn stats(&self, id: u64) -> ConnectionStats {
@@ -391,28 +367,8 @@ impl Connection {
             export: self.chosen.get().map(|chosen| chosen.export.clone()),
             has_tls: self.chosen.get().is_some_and(|chosen| chosen.has_tls),
             connected_for: self.since.elapsed(),
-            in_flight: self.in_flight(),
+            requests_in_flight: self.in_flight().0,
             traffic: self.traffic.stats(),
         }
-    }
-}
-
-impl Traffic {
-    fn stats(&self) -> TrafficStats {
-        TrafficStats {
-            requests: self.requests.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
-            bytes_read: self.bytes_read.load(Ordering::Relaxed),
-            bytes_written: self.bytes_written.load(Ordering::Relaxed),
-        }
-    }
-}
-
-impl TrafficStats {
-    fn add(&mut self, other: Self) {
-        self.requests += other.requests;
-        self.failures += other.failures;
-        self.bytes_read += other.bytes_read;
-        self.bytes_written += other.bytes_written;
     }
 }

@@ -102,6 +102,9 @@ impl Session {
                 return Err(invalid("a flush has no range"));
             }
             command::FLUSH => return Ok(Task::Flush),
+            command::BLOCK_STATUS if request.flags & flag::PAYLOAD != 0 && request.length == 0 => {
+                return Err(invalid("a status by a payload that is empty"));
+            }
             command::BLOCK_STATUS if request.flags & flag::PAYLOAD != 0 => return Ok(Task::StatusOfPayload),
             _ => self.check_range(request.command, request.offset, request.length)?,
         }

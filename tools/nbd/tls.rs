@@ -25,10 +25,26 @@ pub enum TlsMode {
     Required(Tls),
 }
 
-/// The server's certificate and key, and who signs those of clients.
+/// The server's certificate and key, and who signs those of clients. Two are equal when all of that is; each has its own
+/// sessions, so that no client goes on under another with what it was allowed under this.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ServerConfig>,
+    identity: Arc<Identity>,
+}
+
+/// What is in the files.
+#[derive(PartialEq)]
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    client_authorities: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
 }
 
 impl TlsMode {
@@ -51,27 +67,31 @@ impl Tls {
         key: &Path,
         client_authorities: Option<&Path>,
     ) -> io::Result<Self> {
-        let chain = read_certificates(certificates)?;
-        let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| invalid(key, error))?;
+        let identity = Identity {
+            chain: read_certificates(certificates)?,
+            key: PrivateKeyDer::from_pem_file(key).map_err(|error| invalid(key, error))?,
+            client_authorities: client_authorities.map(read_certificates).transpose()?,
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| invalid(certificates, error))?;
-        let builder = match client_authorities {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
+        let builder = match (&identity.client_authorities, client_authorities) {
+            (Some(signers), Some(path)) => {
                 let mut authorities = RootCertStore::empty();
-                for certificate in read_certificates(path)? {
-                    authorities.add(certificate).map_err(|error| invalid(path, error))?;
+                for certificate in signers {
+                    authorities.add(certificate.clone()).map_err(|error| invalid(path, error))?;
                 }
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(authorities.into(), provider).build();
                 builder.with_client_cert_verifier(verifier.map_err(|error| invalid(path, error))?)
             }
+            _ => builder.with_no_client_auth(),
         };
-        let config =
-            builder.with_single_cert(chain, key_der).map_err(|error| invalid(certificates, error))?;
-        Ok(Self { config: Arc::new(config) })
+        let config = builder
+            .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(|error| invalid(certificates, error))?;
+        Ok(Self { config: Arc::new(config), identity: Arc::new(identity) })
     }
 
     pub(crate) fn connection(&self) -> io::Result<ServerConnection> {

@@ -316,7 +316,10 @@ impl<'a> Transmission<'a> {
             _ => self.input.receive(self.stream, waits),
         };
         match received {
-            Ok(0) => self.has_ended = true,
+            Ok(0) => {
+                self.has_ended = true;
+                self.outbox.hang_up();
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => {

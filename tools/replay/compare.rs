@@ -4,7 +4,7 @@
 //! is looked up again for each reference. Only Belady's optimum has to know all references ahead, 12 bytes each.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use terrace::Config;
 use terrace::simulate::DenseTrace;
@@ -13,10 +13,8 @@ use super::args::ReplayArgs;
 use super::content::block_id;
 use super::feeder::{Feeder, Piece};
 use super::job::Job;
-use super::pace::HeldBack;
 use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass};
 use crate::failure::Result;
-use crate::memory::memory_peak_bytes;
 use crate::policies::PolicyName;
 use crate::trace::Kind;
 
@@ -57,17 +55,7 @@ fn pass(policy: PolicyName, trace: &mut DenseTrace, blocks: u64, feeder: &Feeder
             first = Some(FirstRequests { requests, counters });
         }
     }
-    Ok(Pass {
-        counters,
-        first: first.unwrap_or(FirstRequests { requests, counters }),
-        requests,
-        wrong_blocks: 0,
-        took: begun.elapsed(),
-        settled_in: Duration::ZERO,
-        memory_peak_bytes: memory_peak_bytes(),
-        timings: None,
-        held_back: HeldBack::default(),
-    })
+    Ok(Pass::simulated(counters, first, requests, begun))
 }
 
 fn count(counters: &mut Counters, kind: Kind, is_hit: bool) {

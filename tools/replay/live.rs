@@ -8,7 +8,7 @@ use terrace::{BlockSize, Cache, Config, Outlook, RecordConfig, RecordStatus, Wha
 use super::args::Write;
 use super::report::{Measures, Report, Setup};
 use crate::failure::Result;
-use crate::tune::{self, Live, TuneArgs, live_report};
+use crate::tune::{self, Live, OutlookReport, TuneArgs, live_report};
 use crate::units::parse_size;
 
 /// The watcher may take a processor of its own: a replay goes as fast as it can, and a day in a minute is to be seen.
@@ -96,17 +96,15 @@ impl LiveAnswers {
         }
         let seconds = setup.duration_seconds.filter(|&seconds| seconds > 0.0);
         let references = total.counters.references as f64 / passes as f64;
+        let is_back = matches!(setup.write_mode, Write::Back | Write::BackSsd);
         let live = Live {
             name: &format!("the cache that replayed {}", setup.trace),
             block_size: BlockSize::new(setup.block_bytes)?,
-            outlooks: &self.outlooks,
+            outlooks: &OutlookReport::of(&self.outlooks, setup.block_bytes),
+            write: if is_back { tune::Write::Back } else { tune::Write::Through },
             references_a_day: seconds.map(|seconds| references * 86_400.0 / seconds),
         };
-        let mut args = TuneArgs::defaults();
-        if matches!(setup.write_mode, Write::Back | Write::BackSsd) {
-            args.write = tune::Write::Back;
-        }
-        live_report(&live, &args).map(Some)
+        live_report(&live, &TuneArgs::defaults()).map(Some)
     }
 
     /// Adds the answers to `report`.

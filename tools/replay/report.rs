@@ -4,7 +4,7 @@
 //! that is printed is explained and every explained key printed.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use terrace::Stats;
@@ -13,6 +13,7 @@ use super::latency::{Class, LatencySummary, OpenSummary, Percentiles, Timings};
 use super::live::Recorded;
 use super::pace::HeldBack;
 use super::predict::{self, Prediction};
+use crate::memory::memory_peak_bytes;
 
 /// Counters that the library keeps: the key, where [`Stats`] has it, and what it says.
 macro_rules! counters {
@@ -236,6 +237,26 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
+    /// One without data, begun at `begun`; `first` when it got that far.
+    pub(super) fn simulated(
+        counters: Counters,
+        first: Option<FirstRequests>,
+        requests: u64,
+        begun: Instant,
+    ) -> Self {
+        Self {
+            counters,
+            first: first.unwrap_or(FirstRequests { requests, counters }),
+            requests,
+            wrong_blocks: 0,
+            took: begun.elapsed(),
+            settled_in: Duration::ZERO,
+            memory_peak_bytes: memory_peak_bytes(),
+            timings: None,
+            held_back: HeldBack::default(),
+        }
+    }
+
     fn measures(&self, block_bytes: u64) -> Measures {
         let seconds = self.took.as_secs_f64();
         let written = self.counters.ssd_blocks_written * block_bytes;

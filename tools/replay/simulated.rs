@@ -1,6 +1,6 @@
 //! The requests of a replay through the policies alone: no data, no devices, no time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use terrace::{Config, Simulation};
 
@@ -8,11 +8,9 @@ use super::args::ReplayArgs;
 use super::content::block_id;
 use super::feeder::{Feeder, Piece};
 use super::job::Job;
-use super::pace::HeldBack;
 use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass};
 use super::run::ssd_config;
 use crate::failure::Result;
-use crate::memory::memory_peak_bytes;
 use crate::trace::Kind;
 
 /// A pass without data.
@@ -63,18 +61,7 @@ pub(super) fn simulate_pieces(simulation: &mut Simulation, feeder: &Feeder<'_>) 
         }
     }
     let counters = Counters::of(&simulation.stats()).since(before);
-    let pass = Pass {
-        counters,
-        first: first.unwrap_or(FirstRequests { requests, counters }),
-        requests,
-        wrong_blocks: 0,
-        took: begun.elapsed(),
-        settled_in: Duration::ZERO,
-        memory_peak_bytes: memory_peak_bytes(),
-        timings: None,
-        held_back: HeldBack::default(),
-    };
-    Ok(Simulated { pass, slowest })
+    Ok(Simulated { pass: Pass::simulated(counters, first, requests, begun), slowest })
 }
 
 fn now_us(piece: &Piece) -> u64 {

@@ -1,12 +1,12 @@
 //! What the service is and has done, as JSON: the objects behind `terrace ctl`.
 
 use serde::{Deserialize, Serialize};
-use terrace::Outlook;
 
 use super::meter::OperationSnapshot;
 use super::plan::Mode;
 use super::service::{ExportSnapshot, Snapshot};
 use crate::replay::Counters;
+use crate::tune::OutlookReport;
 
 /// A whole [`Snapshot`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub(crate) struct Clients {
     pub(crate) handshakes_failed: u64,
     pub(crate) breaches: u64,
     /// Requests that are owed a reply now.
-    pub(crate) in_flight: u64,
+    pub(crate) requests_in_flight: u64,
     pub(crate) requests: u64,
     pub(crate) failures: u64,
     pub(crate) bytes_read: u64,
@@ -117,27 +117,10 @@ pub(crate) struct ConnectionReport {
     pub(crate) export: Option<String>,
     pub(crate) tls: bool,
     pub(crate) connected_seconds: f64,
-    pub(crate) in_flight: u64,
+    pub(crate) requests_in_flight: u64,
     pub(crate) requests: u64,
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
-}
-
-/// What a size would give: shares of all reads, from 0 to 1. An error is half the width of the interval that holds the true
-/// share in 95 of 100 cases.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct OutlookReport {
-    pub(crate) ram_bytes: u64,
-    pub(crate) ssd_bytes: u64,
-    /// The tiers have this size now.
-    pub(crate) is_present: bool,
-    pub(crate) read_ram_ratio: f64,
-    pub(crate) read_ram_ratio_error: f64,
-    pub(crate) read_ssd_ratio: f64,
-    pub(crate) read_disk_ratio: f64,
-    pub(crate) read_disk_ratio_error: f64,
-    /// Blocks written to the SSD for each block that is read or written.
-    pub(crate) ssd_writes: f64,
 }
 
 /// Whether the SSD may be pulled out now.
@@ -164,7 +147,7 @@ impl Report {
                 turned_away: server.turned_away,
                 handshakes_failed: server.handshakes_failed,
                 breaches: server.breaches,
-                in_flight: server.in_flight as u64,
+                requests_in_flight: server.requests_in_flight as u64,
                 requests: server.traffic.requests,
                 failures: server.traffic.failures,
                 bytes_read: server.traffic.bytes_read,
@@ -172,7 +155,7 @@ impl Report {
             },
             exports: snapshot.exports.iter().map(ExportReport::of).collect(),
             connections: snapshot.connections.iter().map(ConnectionReport::of).collect(),
-            outlooks: snapshot.outlooks.iter().map(|outlook| OutlookReport::of(outlook, snapshot)).collect(),
+            outlooks: OutlookReport::of(&snapshot.outlooks, snapshot.block_bytes),
             recording: snapshot.recording.as_ref().map(RecordingReport::of),
         }
     }
@@ -262,26 +245,10 @@ impl ConnectionReport {
             export: connection.export.clone(),
             tls: connection.has_tls,
             connected_seconds: connection.connected_for.as_secs_f64(),
-            in_flight: connection.in_flight as u64,
+            requests_in_flight: connection.requests_in_flight as u64,
             requests: connection.traffic.requests,
             bytes_read: connection.traffic.bytes_read,
             bytes_written: connection.traffic.bytes_written,
-        }
-    }
-}
-
-impl OutlookReport {
-    fn of(outlook: &Outlook, snapshot: &Snapshot) -> Self {
-        Self {
-            ram_bytes: outlook.size.ram_blocks * snapshot.block_bytes,
-            ssd_bytes: outlook.size.ssd_blocks * snapshot.block_bytes,
-            is_present: outlook.is_present,
-            read_ram_ratio: 1.0 - outlook.read_ssd_ratio - outlook.read_disk_ratio,
-            read_ram_ratio_error: outlook.read_ram_ratio_error,
-            read_ssd_ratio: outlook.read_ssd_ratio,
-            read_disk_ratio: outlook.read_disk_ratio,
-            read_disk_ratio_error: outlook.read_disk_ratio_error,
-            ssd_writes: outlook.ssd_writes,
         }
     }
 }
@@ -363,7 +330,7 @@ pub(crate) mod tests {
                 turned_away: 0,
                 handshakes_failed: 0,
                 breaches: 0,
-                in_flight: 5,
+                requests_in_flight: 5,
                 requests: grown(1010),
                 failures: 0,
                 bytes_read: grown(1 << 20),
@@ -391,7 +358,7 @@ pub(crate) mod tests {
                 export: Some("disk".into()),
                 tls: true,
                 connected_seconds: seconds,
-                in_flight: 5,
+                requests_in_flight: 5,
                 requests: grown(1010),
                 bytes_read: grown(1 << 20),
                 bytes_written: grown(1 << 16),
@@ -406,6 +373,9 @@ pub(crate) mod tests {
                 read_disk_ratio: 0.01,
                 read_disk_ratio_error: 0.005,
                 ssd_writes: 0.02,
+                references: grown(1010),
+                sample_rate: 0.1,
+                samples: 4,
             }],
             recording: None,
         }

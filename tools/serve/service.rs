@@ -111,7 +111,7 @@ impl Service {
         };
         let exports = Arc::new(Exports::default());
         let service = Self {
-            server: Server::new(exports.clone(), plan.limits.limits()).map_err(no_threads)?,
+            server: Server::new(exports.clone(), plan.limits.limits()),
             exports,
             served: RwLock::default(),
             what_if: Mutex::new(watch(&cache, &config)),

@@ -142,7 +142,7 @@ fn state(report: &Report) -> Line<'static> {
     let line = format!(
         "clients {}   in flight {}   failed in all {}",
         show_count(clients.connections),
-        show_count(clients.in_flight),
+        show_count(clients.requests_in_flight),
         show_count(clients.failures)
     );
     let mut spans = vec![Span::from(line)];
@@ -229,7 +229,7 @@ fn connections(lately: &Interval<'_>) -> (Table<'static>, u16) {
         vec![
             connection.peer.escape_debug().to_string(),
             connection.export.as_ref().map_or("(handshake)".into(), |name| name.escape_debug().to_string()),
-            show_count(connection.in_flight),
+            show_count(connection.requests_in_flight),
             show_rate(requests),
             show_bytes_rate(bytes),
         ]

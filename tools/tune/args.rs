@@ -11,6 +11,26 @@ use crate::failure::{Failure, Result};
 use crate::trace::InputArgs;
 use crate::units::{parse_duration_us, parse_size};
 
+/// What a service that runs knows itself, or cannot simulate.
+const OF_A_TRACE: [&str; 16] = [
+    "trace",
+    "format",
+    "columns",
+    "separator",
+    "time_unit",
+    "id_size",
+    "shift",
+    "ids",
+    "as_reads",
+    "trace_time",
+    "block_size",
+    "block_sizes",
+    "ram_sizes",
+    "ssd_sizes",
+    "ssd_write_budget",
+    "effort",
+];
+
 /// Say from a recorded trace what sizes of RAM and SSD to take
 ///
 /// The cache's own policies are simulated for each pair of sizes, and each pair gets its latency, its wear of the SSD and
@@ -20,7 +40,14 @@ use crate::units::{parse_duration_us, parse_size};
 #[command(after_long_help = super::report::json_help())]
 pub(crate) struct TuneArgs {
     /// The trace, plain or packed by zstd, gzip or xz; `-` reads standard input
-    pub(crate) trace: PathBuf,
+    #[arg(required_unless_present = "live")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Ask a service that runs instead, by its control socket: what its own simulations of its own traffic say, at sizes from
+    /// half to four times of what it has. Only the owner of the service may [default socket: /run/terrace/control.sock]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = crate::ctl::SOCKET,
+          conflicts_with_all = OF_A_TRACE, help_heading = "Trace")]
+    pub(crate) live: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) input: InputArgs,
@@ -57,9 +84,9 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Sizes")]
     pub(crate) ssd_write_budget: Option<u64>,
 
-    /// When a write is acknowledged: after the disk, or after RAM
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Sizes")]
-    pub(crate) write: Write,
+    /// When a write is acknowledged: after the disk, or after RAM [default: through; with --live what the exports have]
+    #[arg(long, value_name = "MODE", value_enum, help_heading = "Sizes")]
+    pub(crate) write: Option<Write>,
 
     /// Latency of a hit in RAM: mean, and 99th percentile behind a comma
     #[arg(long, value_name = "TIMES", default_value = "2us,10us", help_heading = "Devices")]

@@ -35,7 +35,7 @@ impl World {
             ram_latency: args.ram_latency,
             ssd_latency: args.ssd_latency,
             disk_latency: args.disk_latency,
-            write: args.write,
+            write: args.write.unwrap_or(Write::Through),
             ram_price: args.ram_price,
             ssd_price: args.ssd_price,
             ssd_endurance: args.ssd_endurance,

@@ -3,14 +3,64 @@
 //! The surface is the cache's own; latency, wear, price and the recommendation follow from it as they do from a trace, so
 //! table, JSON and page are the same. What only a trace can tell (curves, request sizes, working sets) is left out.
 
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 use terrace::{BlockSize, Outlook};
 
-use super::args::TuneArgs;
+use super::args::{TuneArgs, Write};
 use super::candidate::{Candidate, World};
 use super::choose::choose;
 use super::report::{Report, constraints, probe_devices};
 use super::surface::Cell;
+use crate::ctl;
 use crate::failure::{Failure, Result};
+use crate::serve::control::Command;
+use crate::serve::plan::Mode;
+use crate::serve::report::Report as ServiceReport;
+use crate::units::show_seconds;
+
+/// What a size would give: shares of all reads, from 0 to 1. An error is half the width of the interval that holds the true
+/// share in 95 of 100 cases.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OutlookReport {
+    pub(crate) ram_bytes: u64,
+    pub(crate) ssd_bytes: u64,
+    /// The tiers have this size now.
+    pub(crate) is_present: bool,
+    pub(crate) read_ram_ratio: f64,
+    pub(crate) read_ram_ratio_error: f64,
+    pub(crate) read_ssd_ratio: f64,
+    pub(crate) read_disk_ratio: f64,
+    pub(crate) read_disk_ratio_error: f64,
+    /// Blocks written to the SSD for each block that is read or written.
+    pub(crate) ssd_writes: f64,
+    /// Blocks that were asked for meanwhile, and which share of them was simulated, in so many samples.
+    pub(crate) references: u64,
+    pub(crate) sample_rate: f64,
+    pub(crate) samples: u64,
+}
+
+impl OutlookReport {
+    /// The same of each of `outlooks`, of a cache with blocks of `block_bytes` bytes.
+    pub(crate) fn of(outlooks: &[Outlook], block_bytes: u64) -> Vec<Self> {
+        let one = |outlook: &Outlook| Self {
+            ram_bytes: outlook.size.ram_blocks * block_bytes,
+            ssd_bytes: outlook.size.ssd_blocks * block_bytes,
+            is_present: outlook.is_present,
+            read_ram_ratio: (1.0 - outlook.read_ssd_ratio - outlook.read_disk_ratio).max(0.0),
+            read_ram_ratio_error: outlook.read_ram_ratio_error,
+            read_ssd_ratio: outlook.read_ssd_ratio,
+            read_disk_ratio: outlook.read_disk_ratio,
+            read_disk_ratio_error: outlook.read_disk_ratio_error,
+            ssd_writes: outlook.ssd_writes,
+            references: outlook.references,
+            sample_rate: outlook.rate,
+            samples: outlook.samples,
+        };
+        outlooks.iter().map(one).collect()
+    }
+}
 
 /// The answer of a cache.
 pub(crate) struct Live<'a> {
@@ -18,7 +68,9 @@ pub(crate) struct Live<'a> {
     pub(crate) name: &'a str,
     pub(crate) block_size: BlockSize,
     /// By RAM and then by SSD, as [`terrace::WhatIf::outlooks`] gives them.
-    pub(crate) outlooks: &'a [Outlook],
+    pub(crate) outlooks: &'a [OutlookReport],
+    /// When it acknowledges a write, if the arguments do not say.
+    pub(crate) write: Write,
     /// Blocks that it is asked for in a day; none: nobody knows, and nothing is said of wear.
     pub(crate) references_a_day: Option<f64>,
 }
@@ -33,8 +85,12 @@ pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
             .remedy("ask again when it has seen more"));
     };
     // A day is what is counted in.
-    let mut world = World { trace_days: live.references_a_day.map(|_| 1.0), ..World::of(args, None) };
-    probe_devices(args, &mut world)?;
+    let mut world = World {
+        trace_days: live.references_a_day.map(|_| 1.0),
+        write: args.write.unwrap_or(live.write),
+        ..World::of(args, None)
+    };
+    probe_devices(args, live.block_size, &mut world)?;
     let constraints = constraints(args);
     let cells: Vec<Cell> = live.outlooks.iter().map(|outlook| live.cell(outlook)).collect();
     let choice = choose(&cells, &world, &constraints);
@@ -52,7 +108,7 @@ pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
         block_bytes: live.block_size.bytes() as u64,
         shift_bytes: 0,
         method: "live",
-        sample_rate: first.rate,
+        sample_rate: first.sample_rate,
         samples: first.samples,
         constraints,
         surface: cells.iter().map(|cell| Candidate::of(cell, &world)).collect(),
@@ -78,17 +134,41 @@ pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
     Ok(report)
 }
 
+/// The report of the service whose control socket is `socket`.
+///
+/// # Errors
+/// When it does not answer, and as [`live_report`].
+pub(super) fn report_of_service(socket: &Path, args: &TuneArgs) -> Result<Report> {
+    let service: ServiceReport = ctl::read(ctl::ask(socket, &Command::Stats)?)?;
+    let seconds = service.running_seconds;
+    let writes_back = |mode| matches!(mode, Mode::Back | Mode::BackSsd);
+    let mut written = service.exports.iter().filter(|export| !export.read_only).peekable();
+    let is_back = written.peek().is_some() && written.all(|export| writes_back(export.mode));
+    let live = Live {
+        name: &format!("the service at {}", socket.display()),
+        block_size: BlockSize::new(service.block_bytes)?,
+        outlooks: &service.outlooks,
+        write: if is_back { Write::Back } else { Write::Through },
+        references_a_day: (seconds > 0.0).then(|| service.counters.references as f64 * 86_400.0 / seconds),
+    };
+    let mut report = live_report(&live, args)?;
+    report.warnings.push(format!(
+        "A day is taken to be like the {} since the service began: wear of the SSD follows from that.",
+        show_seconds(seconds)
+    ));
+    Ok(report)
+}
+
 impl Live<'_> {
-    fn cell(&self, outlook: &Outlook) -> Cell {
+    fn cell(&self, outlook: &OutlookReport) -> Cell {
         let block_bytes = self.block_size.bytes() as u64;
-        let (ssd_share, disk_share) = (outlook.read_ssd_ratio, outlook.read_disk_ratio);
         Cell {
-            ram_bytes: outlook.size.ram_blocks * block_bytes,
-            ssd_bytes: outlook.size.ssd_blocks * block_bytes,
-            ssd_blocks: outlook.size.ssd_blocks,
-            ram_share: (1.0 - ssd_share - disk_share).max(0.0),
-            ssd_share,
-            disk_share,
+            ram_bytes: outlook.ram_bytes,
+            ssd_bytes: outlook.ssd_bytes,
+            ssd_blocks: outlook.ssd_bytes / block_bytes,
+            ram_share: outlook.read_ram_ratio,
+            ssd_share: outlook.read_ssd_ratio,
+            disk_share: outlook.read_disk_ratio,
             ram_share_error: outlook.read_ram_ratio_error,
             disk_share_error: outlook.read_disk_ratio_error,
             ssd_bytes_written: self.references_a_day.unwrap_or(0.0) * outlook.ssd_writes * block_bytes as f64,
@@ -109,7 +189,7 @@ pub(crate) mod tests {
     const BLOCKS: u64 = 2048;
 
     /// What a small cache says that runs until it can.
-    fn outlooks() -> (BlockSize, Vec<Outlook>) {
+    fn outlooks() -> (BlockSize, Vec<OutlookReport>) {
         let mut config = Config::new(RamSize::Blocks(256));
         config.block_size = BlockSize::new(4096).expect("a block size");
         let simulated = Config { ssd: Some(SsdConfig::new("", SsdSize::Blocks(1024))), ..config.clone() };
@@ -124,13 +204,14 @@ pub(crate) mod tests {
                 volume.read_ref(block * 4096, 4096).expect("a memory device never fails");
             }
         }
-        (config.block_size, watcher.outlooks())
+        (config.block_size, OutlookReport::of(&watcher.outlooks(), 4096))
     }
 
     /// The report of a small cache that runs.
     pub(crate) fn report() -> Report {
         let (block_size, outlooks) = outlooks();
-        let live = Live { name: "a cache", block_size, outlooks: &outlooks, references_a_day: Some(1e6) };
+        let (name, write, references_a_day) = ("a cache", Write::Back, Some(1e6));
+        let live = Live { name, block_size, outlooks: &outlooks, write, references_a_day };
         live_report(&live, &TuneArgs::defaults()).expect("it has seen enough")
     }
 
@@ -154,7 +235,8 @@ pub(crate) mod tests {
     #[test]
     fn a_cache_that_saw_too_little_says_so() {
         let block_size = BlockSize::new(4096).expect("a block size");
-        let live = Live { name: "a cache", block_size, outlooks: &[], references_a_day: None };
+        let (name, write, references_a_day) = ("a cache", Write::Through, None);
+        let live = Live { name, block_size, outlooks: &[], write, references_a_day };
         let Err(failure) = live_report(&live, &TuneArgs::defaults()) else { panic!("it saw nothing") };
         assert!(failure.to_string().contains("too little to tell yet; ask again"), "{failure}");
     }

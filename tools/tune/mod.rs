@@ -12,7 +12,8 @@
 //!                        └─────> report ──> table, JSON, HTML, SVG
 //! ```
 //!
-//! A cache that runs knows its surface itself (`terrace::WhatIf`); `live` makes the same report of that.
+//! A cache that runs knows its surface itself (`terrace::WhatIf`); `live` makes the same report of that, and asks a service
+//! for it.
 //!
 //! Everything below `surface` is arithmetic on counts: other prices or devices need no new simulation, and that is how
 //! `choose` tells what would change the answer.
@@ -38,7 +39,7 @@ pub(crate) use curves::{CurvePoint, Curves};
 pub(crate) use devices::{Latency, Mixture};
 #[cfg(test)]
 pub(crate) use live::tests::report as report_of_a_small_cache;
-pub(crate) use live::{Live, live_report};
+pub(crate) use live::{Live, OutlookReport, live_report};
 pub(crate) use profile::{Profile, Window};
 #[cfg(test)]
 pub(crate) use report::tests::report as report_of_a_small_trace;
@@ -50,7 +51,10 @@ use crate::failure::Result;
 
 /// Runs the subcommand; `print` takes what goes to standard output.
 pub(crate) fn main(args: &TuneArgs, print: impl Fn(&str)) -> Result<()> {
-    let report = report::make(args)?;
+    let report = match (&args.live, &args.trace) {
+        (Some(socket), _) => live::report_of_service(socket, args)?,
+        (None, trace) => report::make(trace.as_deref().expect("one of both is demanded"), args)?,
+    };
     if let Some(path) = &args.report {
         crate::page::write(&report, path)?;
     }

@@ -1,8 +1,10 @@
 //! What `tune` found: the object that `--json` prints, of which table and page are made.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
+use terrace::BlockSize;
 
 use super::args::TuneArgs;
 use super::candidate::{Candidate, World};
@@ -124,17 +126,17 @@ pub(crate) fn sizes(ram_bytes: u64, ssd_bytes: u64) -> String {
     }
 }
 
-/// Everything that `args` ask for.
-pub(super) fn make(args: &TuneArgs) -> Result<Report> {
+/// Everything that `args` ask for of `trace`.
+pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
     args.check()?;
     let work = Work { is_shown: true };
-    let source = Source::open(&args.trace, &args.input.options())?;
+    let source = Source::open(trace, &args.input.options())?;
     let addressing =
         Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads };
     let grid = Grid { addressing, shift_bytes: 0 };
     let survey = Survey::of(&source, &grid, &work)?;
     let mut world = World::of(args, survey.time_us);
-    probe_devices(args, &mut world)?;
+    probe_devices(args, args.block_size, &mut world)?;
     if args.life_years.is_some() && world.trace_days.is_none() {
         return Err(Failure::input("the trace has no times, so --life-years has no days to count")
             .remedy("say with --trace-time how long the recording took"));
@@ -154,9 +156,9 @@ pub(super) fn make(args: &TuneArgs) -> Result<Report> {
     Ok(report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants))
 }
 
-pub(super) fn probe_devices(args: &TuneArgs, world: &mut World) -> Result<()> {
+pub(super) fn probe_devices(args: &TuneArgs, block_size: BlockSize, world: &mut World) -> Result<()> {
     for probe in &args.probe {
-        let latency = probe::measure(&probe.path, args.block_size.bytes())?;
+        let latency = probe::measure(&probe.path, block_size.bytes())?;
         if probe.is_ssd {
             world.ssd_latency = latency;
         } else {

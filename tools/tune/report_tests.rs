@@ -26,7 +26,7 @@ pub(crate) fn report(more: &[&str]) -> Report {
     let path = file.path().to_str().expect("a path of text");
     let line =
         Line::try_parse_from([&["tune", path, "--block-size", "4k"], more].concat()).expect("good arguments");
-    make(&line.args).expect("a good trace")
+    make(file.path(), &line.args).expect("a good trace")
 }
 
 #[test]

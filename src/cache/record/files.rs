@@ -14,7 +14,7 @@ use terrace_recording::{BLOCK_REQUESTS, Error as RecordingError, Lost, Request, 
 use terrace_tiers::Error as TierError;
 use terrace_tiers::block::VolumeId;
 
-use super::lane::Taken;
+use super::slots::Taken;
 use crate::cache::index::FastHash;
 use crate::config::RecordConfig;
 

@@ -1,34 +1,34 @@
 //! Taking requests: a lane for each shard, under the lock of the shard.
 //!
-//! A lane fills a chunk of the stock and then exchanges it. The stock is all the memory there is for requests on their
-//! way; chunks are taken from where they were put last, so that a recorder that keeps up works in the processor's caches.
+//! A lane holds the few requests that share a look at the clock in the shard itself, and then moves them together to a chunk
+//! of the stock; a full chunk is exchanged for an empty one. The stock is all the memory there is for requests on their way;
+//! chunks are taken from where they were put last, so that a recorder that keeps up works in the processor's caches.
+//!
+//! Why not straight into the chunk: the recorder read it last, on another processor, so each of its cache lines has to be
+//! fetched back, and the locks that a hit takes wait for every store before them. In one copy such fetches overlap. And why
+//! so few: a hit waits for the processor's caches most of its time, and all lanes together should not push it out of the
+//! nearest.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use terrace_recording::{Kind, Lost};
-use terrace_tiers::block::VolumeId;
+use terrace_tiers::block::BlockId;
 
 use super::Recording;
+use super::slots::{BYTES_MAX, Slot};
 use crate::sync::{Instant, Mutex};
 
-/// So many that the stock's lock does not count, and so few that the lanes' own chunks do not either.
-const CHUNK_REQUESTS: usize = 256;
+/// So many that neither the stock's lock counts nor making the stock, and so few that the lanes' own chunks do not either.
+const CHUNK_SLOTS: usize = 1024;
+
+/// Requests that a shard holds itself, all of one time.
+const NEAR_REQUESTS: usize = 16;
 
 /// Requests of a shard that come closer together than this share a look at the clock, which takes half as long as a hit.
 const STAMP_SHARE_NS: u64 = 50_000;
 
-/// One request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Taken {
-    pub(super) time_ns: u64,
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
-    pub(super) volume: VolumeId,
-    pub(super) kind: Kind,
-}
-
-pub(super) type Chunk = Vec<Taken>;
+type Chunk = Vec<Slot>;
 
 /// Nanoseconds since 1970 as they were when the recording began, and as they went on from there without a jump.
 #[derive(Clone, Copy)]
@@ -62,8 +62,8 @@ struct Chunks {
 impl Stock {
     /// `bytes` of memory, and a chunk more for each of `lanes`.
     pub(super) fn new(bytes: usize, lanes: usize) -> Self {
-        let count = (bytes / (CHUNK_REQUESTS * size_of::<Taken>())).max(1) + lanes;
-        let empty = (0..count).map(|_| empty_chunk()).collect();
+        let count = (bytes / (CHUNK_SLOTS * size_of::<Slot>())).max(1) + lanes;
+        let empty = (0..count).map(|_| Vec::with_capacity(CHUNK_SLOTS)).collect();
         Self { chunks: Mutex::new(Chunks { empty, full: Vec::with_capacity(count) }) }
     }
 
@@ -81,10 +81,10 @@ impl Stock {
         *self.chunks.lock() = Chunks { empty: Vec::new(), full: Vec::new() };
     }
 
-    /// The requests of all full chunks, behind those in `out`. The chunks are empty from now on.
-    pub(super) fn drain(&self, out: &mut Vec<Taken>) {
+    /// Shows `read` all full chunks. They are empty from now on.
+    pub(super) fn drain(&self, mut read: impl FnMut(&[Slot])) {
         let count = self.chunks.lock().full.len();
-        // What comes meanwhile is for the next time. Copied without the lock, for which lanes may wait.
+        // What comes meanwhile is for the next time. Read without the lock, for which lanes may wait.
         let mut done = 0;
         while done < count {
             let mut chunks = self.chunks.lock();
@@ -92,7 +92,8 @@ impl Stock {
             let mut taken: Vec<Chunk> = chunks.full.drain(..batch).collect();
             drop(chunks);
             for chunk in &mut taken {
-                out.append(chunk);
+                read(chunk);
+                chunk.clear();
             }
             self.chunks.lock().empty.append(&mut taken);
             done += batch;
@@ -100,58 +101,104 @@ impl Stock {
     }
 }
 
-pub(super) fn empty_chunk() -> Chunk {
-    Vec::with_capacity(CHUNK_REQUESTS)
+/// What a shard has of a recording; nothing while the cache does not record.
+#[derive(Default)]
+pub(in super::super) struct Lane {
+    /// Requests in `near`, and how many there may be before the next look at the clock.
+    len: u32,
+    room: u32,
+    far: Option<Box<Far>>,
+    near: [Slot; NEAR_REQUESTS],
 }
 
-/// What a shard has while the cache records.
-pub(in super::super) struct Lane {
+/// What a lane needs now and then.
+struct Far {
     recording: Arc<Recording>,
     chunk: Chunk,
     lost: Lost,
     stamp_every: u32,
-    /// The last look at the clock, how many requests it is for, and how many of them are to come.
+    /// The last look at the clock, which is the time of what is in `near`, and how many requests it was for.
     time_ns: u64,
     sharing: u32,
-    left: u32,
 }
 
 impl Lane {
     pub(super) fn new(recording: Arc<Recording>, stamp_every: u32) -> Self {
-        let chunk = empty_chunk();
-        Self { recording, chunk, lost: Lost::default(), stamp_every, time_ns: 0, sharing: 1, left: 0 }
+        let (chunk, lost) = (Vec::with_capacity(CHUNK_SLOTS), Lost::default());
+        let far = Far { recording, chunk, lost, stamp_every, time_ns: 0, sharing: 1 };
+        Self { far: Some(Box::new(far)), ..Self::default() }
     }
 
     #[inline]
-    pub(in super::super) fn take(&mut self, volume: VolumeId, kind: Kind, offset: u64, bytes: u64) {
-        if self.left == 0 {
-            self.stamp();
-        }
-        self.left -= 1;
-        if self.chunk.len() == CHUNK_REQUESTS && self.recording.stock.exchange(&mut self.chunk).is_none() {
-            return self.lost.add(Lost { requests: 1, times_ns: Some((self.time_ns, self.time_ns)) });
-        }
-        self.chunk.push(Taken { time_ns: self.time_ns, offset, bytes, volume, kind });
+    pub(in super::super) fn is_recording(&self) -> bool {
+        self.far.is_some()
     }
 
-    fn stamp(&mut self) {
-        let now_ns = self.recording.clock.now_ns();
-        let is_close = now_ns.saturating_sub(self.time_ns) < u64::from(self.sharing) * STAMP_SHARE_NS;
-        self.sharing = if is_close { self.stamp_every } else { 1 };
-        (self.time_ns, self.left) = (now_ns, self.sharing);
+    /// A request of `bytes` bytes from `start` on in `block`; nothing happens while the cache does not record. A call of its
+    /// own, so that a hit that nobody records does not make room for what this needs.
+    #[inline(never)]
+    pub(in super::super) fn take(&mut self, block: BlockId, start: usize, kind: Kind, bytes: u64) {
+        if self.len < self.room && bytes <= BYTES_MAX {
+            self.near[self.len as usize] = Slot::request(block, start, kind, bytes);
+            self.len += 1;
+        } else {
+            self.take_with_stamp(block, start, kind, bytes);
+        }
     }
 
-    /// What was taken and lost since the last time, the requests for the empty `chunk`. The next request looks at the
+    #[cold]
+    fn take_with_stamp(&mut self, block: BlockId, start: usize, kind: Kind, bytes: u64) {
+        let Some(far) = &mut self.far else { return };
+        let now_ns = far.recording.clock.now_ns();
+        let near = &self.near[..self.len as usize];
+        if far.put(near).is_none() {
+            return far.lost.add(Lost { requests: 1, times_ns: Some((now_ns, now_ns)) });
+        }
+        let is_close = now_ns.saturating_sub(far.time_ns) < u64::from(far.sharing) * STAMP_SHARE_NS;
+        far.sharing = if is_close { far.stamp_every } else { 1 };
+        far.time_ns = now_ns;
+        let request = Slot::request(block, start, kind, bytes);
+        (self.len, self.room) = (0, far.sharing.min(NEAR_REQUESTS as u32));
+        if bytes <= BYTES_MAX {
+            self.near[0] = request;
+            self.len = 1;
+        } else if far.put(&[Slot::length(bytes), request]).is_none() {
+            far.lost.add(Lost { requests: 1, times_ns: Some((now_ns, now_ns)) });
+        }
+    }
+
+    /// Moves what was taken since the last time behind `slots`; what was lost since then. The next request looks at the
     /// clock: it comes later than all that this gave.
-    pub(super) fn collect(&mut self, chunk: &mut Chunk) -> Lost {
-        self.left = 0;
-        std::mem::swap(&mut self.chunk, chunk);
-        std::mem::take(&mut self.lost)
+    pub(super) fn collect(&mut self, slots: &mut Vec<Slot>) -> Lost {
+        let Some(far) = &mut self.far else { return Lost::default() };
+        slots.append(&mut far.chunk);
+        slots.push(Slot::stamp(far.time_ns));
+        slots.extend_from_slice(&self.near[..self.len as usize]);
+        (self.len, self.room) = (0, 0);
+        std::mem::take(&mut far.lost)
+    }
+}
+
+impl Far {
+    /// Puts slots of the time of the last look at the clock into a chunk; none when there is no memory for them.
+    fn put(&mut self, slots: &[Slot]) -> Option<()> {
+        if slots.is_empty() {
+            return Some(());
+        }
+        if self.chunk.len() + 1 + slots.len() > CHUNK_SLOTS {
+            self.recording.stock.exchange(&mut self.chunk)?;
+        }
+        self.chunk.push(Slot::stamp(self.time_ns));
+        self.chunk.extend_from_slice(slots);
+        Some(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use terrace_tiers::block::{BlockSize, VolumeId};
+
+    use super::super::slots::{Taken, unpack};
     use super::*;
     use crate::config::RecordConfig;
 
@@ -161,45 +208,84 @@ mod tests {
         Arc::new(Recording::new(&config, lanes))
     }
 
-    fn take(lane: &mut Lane, offsets: std::ops::Range<u64>) {
-        offsets.for_each(|offset| lane.take(VolumeId::new(1), Kind::Write, offset, 512));
+    fn take(lane: &mut Lane, blocks: std::ops::Range<u64>) {
+        let block = |number| BlockId::new(VolumeId::new(1), number);
+        blocks.for_each(|number| lane.take(block(number), 0, Kind::Write, 512));
+    }
+
+    fn taken(chunk: &[Slot]) -> Vec<Taken> {
+        let mut requests = Vec::new();
+        unpack(chunk, BlockSize::DEFAULT, &mut requests);
+        requests
+    }
+
+    fn number(taken: &Taken) -> u64 {
+        taken.offset >> BlockSize::DEFAULT.shift()
     }
 
     #[test]
     fn a_recorder_that_stands_still_delays_nobody() {
         let recording = standing(1);
         let mut lane = Lane::new(recording.clone(), 16);
-        let room = 3 * CHUNK_REQUESTS as u64;
-        take(&mut lane, 0..room + 1000);
-        let (mut requests, mut rest) = (Vec::new(), empty_chunk());
+        let count = 4 * CHUNK_SLOTS as u64;
+        take(&mut lane, 0..count);
+        let (mut requests, mut rest) = (Vec::new(), Vec::new());
         let lost = lane.collect(&mut rest);
-        recording.stock.drain(&mut requests);
-        requests.append(&mut rest);
-        assert!(requests.iter().map(|taken| taken.offset).eq(0..room), "the first are kept, in order");
-        assert_eq!(lost.requests, 1000);
+        recording.stock.drain(|chunk| requests.append(&mut taken(chunk)));
+        requests.append(&mut taken(&rest));
+        let kept = requests.len() as u64;
+        assert!(requests.iter().map(number).eq(0..kept), "the first are kept, in order");
+        assert_eq!(kept + lost.requests, count);
+        // Three chunks and what is near; every other slot is a stamp at the most, and a few are left at the end of a chunk.
+        let slots = (3 * CHUNK_SLOTS + NEAR_REQUESTS) as u64;
+        assert!((slots * 4 / 10..slots).contains(&kept), "{kept}");
         let (from, to) = lost.times_ns.expect("some were lost");
-        assert!(requests[room as usize - 1].time_ns <= from && from <= to);
+        assert!(requests[kept as usize - 1].time_ns <= from && from <= to);
         // When it goes on, so does the lane.
+        rest.clear();
         take(&mut lane, 0..10);
         assert_eq!(lane.collect(&mut rest), Lost::default());
-        assert_eq!(rest.len(), 10);
+        assert_eq!(taken(&rest).len(), 10);
     }
 
     #[test]
     fn requests_share_a_look_at_the_clock_when_they_come_close_together_and_never_over_a_collection() {
         let recording = standing(1);
         let mut lane = Lane::new(recording, 16);
-        let mut chunk = empty_chunk();
+        let mut slots = Vec::new();
         // As if the last look were at this moment, whatever the machine does between.
-        lane.time_ns = u64::MAX / 2;
-        lane.sharing = 16;
+        let far = lane.far.as_mut().expect("it records");
+        (far.time_ns, far.sharing) = (u64::MAX / 2, 16);
         take(&mut lane, 0..10);
-        lane.collect(&mut chunk);
-        let first = chunk[0].time_ns;
-        assert!(chunk.iter().all(|taken| taken.time_ns == first), "ten of sixteen");
-        chunk.clear();
+        lane.collect(&mut slots);
+        let first = taken(&slots)[0].time_ns;
+        assert!(taken(&slots).iter().all(|taken| taken.time_ns == first), "ten of sixteen");
+        assert_eq!(slots.len(), 11, "and one stamp");
+        slots.clear();
         take(&mut lane, 0..1);
-        lane.collect(&mut chunk);
-        assert!(chunk[0].time_ns > first, "the next looks again");
+        lane.collect(&mut slots);
+        assert!(taken(&slots)[0].time_ns > first, "the next looks again");
+    }
+
+    #[test]
+    fn every_chunk_can_be_read_alone_wherever_it_ends() {
+        let (recording, seed) = (standing(40), fastrand::u64(..));
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut lane = Lane::new(recording.clone(), 16);
+        let wanted: Vec<(u64, u64)> = (0..10 * CHUNK_SLOTS as u64)
+            .map(|number| (number, if random.bool() { 512 } else { BYTES_MAX + random.u64(1..9) }))
+            .collect();
+        for &(number, bytes) in &wanted {
+            lane.take(BlockId::new(VolumeId::new(1), number), 0, Kind::Discard, bytes);
+        }
+        let (mut requests, mut rest) = (Vec::new(), Vec::new());
+        assert_eq!(lane.collect(&mut rest), Lost::default());
+        recording.stock.drain(|chunk| {
+            assert!(chunk.len() <= CHUNK_SLOTS && !taken(chunk).is_empty());
+            requests.append(&mut taken(chunk));
+        });
+        requests.append(&mut taken(&rest));
+        assert!(requests.iter().map(|taken| (number(taken), taken.bytes)).eq(wanted), "seed {seed}");
+        assert!(requests.iter().all(|taken| taken.time_ns > 0), "seed {seed}");
     }
 }

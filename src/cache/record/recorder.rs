@@ -1,6 +1,6 @@
 //! The thread of a recording: collects what was taken, puts it in the order of time, and writes it.
 //!
-//! At each tick the moment is noted, then every lane is emptied, then the stock. A lane that was emptied looks at the clock
+//! At each tick, of which there are more while more comes, the moment is noted, then every lane is emptied, then the stock. A lane that was emptied looks at the clock
 //! again, so all that is stamped before the noted moment is at hand then; it is sorted and written, and the rest waits for
 //! the next tick. Nothing of the cache is held while something is written.
 
@@ -9,9 +9,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use terrace_recording::Lost;
-use terrace_tiers::block::VolumeId;
+use terrace_tiers::block::{BlockSize, VolumeId};
 
-use super::lane::{Chunk, Taken, empty_chunk};
+use super::slots::{Slot, Taken, unpack};
 use super::{RecordStatus, Recording};
 use crate::cache::Inner;
 use crate::cache::record::files::Files;
@@ -19,13 +19,16 @@ use crate::config::RecordConfig;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Instant, thread};
 
-/// Long enough to cost next to nothing, and short enough for the stock at ten million requests a second.
-const TICK: Duration = Duration::from_millis(20);
-/// Requests for which memory is kept from one tick to the next.
-const PENDING_KEPT: usize = 16 << 10;
+/// Long enough to cost next to nothing, and short enough for half of the stock when suddenly ten million come in a second.
+const TICK_MAX: Duration = Duration::from_millis(50);
+const TICK_MIN: Duration = Duration::from_millis(2);
+/// Requests that are wanted of a tick: few enough for what is on its way to stay in the processor's caches. So many have
+/// memory from one tick to the next.
+const BATCH: usize = 16 << 10;
 
 pub(super) struct Recorder {
     inner: Weak<Inner>,
+    size: BlockSize,
     recording: Arc<Recording>,
     files: Files,
     block_length: Duration,
@@ -33,24 +36,25 @@ pub(super) struct Recorder {
     block_began: Option<Instant>,
     pending: Vec<Taken>,
     /// Of the lanes, while they are emptied.
-    parts: Vec<Taken>,
-    spare: Chunk,
+    slots: Vec<Slot>,
+    tick: Duration,
     /// All that lanes took, and what found no room.
     taken: u64,
     requests_lost: u64,
 }
 
 impl Recorder {
-    pub(super) fn start(inner: Weak<Inner>, recording: Arc<Recording>, files: Files, config: &RecordConfig) {
+    pub(super) fn start(inner: &Arc<Inner>, recording: Arc<Recording>, files: Files, config: &RecordConfig) {
         let recorder = Self {
-            inner,
+            inner: Arc::downgrade(inner),
+            size: inner.size,
             recording,
             files,
             block_length: Duration::from_millis(config.block_ms),
             block_began: None,
             pending: Vec::new(),
-            parts: Vec::new(),
-            spare: empty_chunk(),
+            slots: Vec::new(),
+            tick: TICK_MAX,
             taken: 0,
             requests_lost: 0,
         };
@@ -61,7 +65,7 @@ impl Recorder {
 
     fn run(mut self) {
         let failure = loop {
-            let is_last = self.recording.wait(TICK);
+            let is_last = self.recording.wait(self.tick);
             let until_ns = self.collect(is_last);
             if let Err(error) = self.write(until_ns) {
                 break Some(error);
@@ -85,20 +89,20 @@ impl Recorder {
             for shard in &inner.shards {
                 let ended = {
                     let mut shard = shard.lock();
-                    if let Some(lane) = &mut shard.lane {
-                        lost.add(lane.collect(&mut self.spare));
-                    }
-                    shard.lane.take_if(|_| is_last)
+                    lost.add(shard.lane.collect(&mut self.slots));
+                    is_last.then(|| std::mem::take(&mut shard.lane))
                 };
                 drop(ended);
-                self.parts.append(&mut self.spare);
             }
         }
         // After the lanes: what one of them had filled before it was emptied is here. Ahead of them in the order of
         // requests with one stamp.
-        self.recording.stock.drain(&mut self.pending);
-        self.pending.append(&mut self.parts);
-        self.taken += (self.pending.len() - before) as u64;
+        self.recording.stock.drain(|chunk| unpack(chunk, self.size, &mut self.pending));
+        unpack(&self.slots, self.size, &mut self.pending);
+        self.slots.clear();
+        let came = self.pending.len() - before;
+        self.tick = (self.tick * BATCH as u32).div_f64(came.max(1) as f64).clamp(TICK_MIN, TICK_MAX);
+        self.taken += came as u64;
         self.requests_lost += lost.requests;
         self.files.lose(lost);
         if is_last { u64::MAX } else { now_ns }
@@ -113,8 +117,8 @@ impl Recorder {
             self.files.write(taken, |id| name_of(&self.inner, id))?;
         }
         self.pending.drain(..count);
-        if self.pending.capacity() > PENDING_KEPT {
-            self.pending.shrink_to(PENDING_KEPT);
+        if self.pending.capacity() > BATCH {
+            self.pending.shrink_to(BATCH);
         }
         if self.files.unwritten_requests() == 0 {
             self.block_began = None;

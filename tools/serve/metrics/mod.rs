@@ -279,7 +279,10 @@ impl Scrape {
             ("protocol_breaches", None, "Clients sent away for breaking the protocol"),
             server.breaches,
         )?;
-        to.gauge(("requests_in_flight", None, "Requests that are owed a reply"), server.in_flight as u64)?;
+        to.gauge(
+            ("requests_in_flight", None, "Requests that are owed a reply"),
+            server.requests_in_flight as u64,
+        )?;
         to.counter(("requests", None, "Requests of clients"), server.traffic.requests)?;
         to.counter(
             ("requests_failed", None, "Of these, those answered with an error"),
@@ -330,8 +333,9 @@ impl Scrape {
             ("export_connections", None, "Clients of a disk"),
             of_each(&|export| connections(export).len() as u64),
         )?;
-        let in_flight =
-            |export: &ExportSnapshot| connections(export).iter().map(|one| one.in_flight as u64).sum::<u64>();
+        let in_flight = |export: &ExportSnapshot| {
+            connections(export).iter().map(|one| one.requests_in_flight as u64).sum::<u64>()
+        };
         to.gauges(
             ("export_requests_in_flight", None, "Requests to a disk that are owed a reply"),
             of_each(&in_flight),

@@ -185,7 +185,7 @@ fn tiles(lately: &Interval<'_>) -> String {
         ));
     }
     let clients = &report.clients;
-    let in_flight = format!("requests in flight: {}", show_count(clients.in_flight));
+    let in_flight = format!("requests in flight: {}", show_count(clients.requests_in_flight));
     tiles.push(("clients", [show_count(clients.connections), in_flight]));
     let errors = lately.count(|report| report.clients.failures);
     tiles.push(("requests failed", [show_count(clients.failures), format!("{} lately", show_count(errors))]));

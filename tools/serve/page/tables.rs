@@ -3,7 +3,8 @@
 use crate::page::canvas::heat;
 use crate::page::escape;
 use crate::serve::interval::{Interval, is_read, is_write};
-use crate::serve::report::{ConnectionReport, ExportReport, OutlookReport, Report};
+use crate::serve::report::{ConnectionReport, ExportReport, Report};
+use crate::tune::OutlookReport;
 use crate::units::{show_bytes, show_bytes_rate, show_count, show_rate, show_seconds, show_us};
 
 /// A table whose first columns, `texts` of them, are text and the others numbers. The first names its row.
@@ -80,7 +81,7 @@ pub(super) fn connections(lately: &Interval<'_>) -> String {
             connection.export.clone().unwrap_or_else(|| "(handshake)".into()),
             if connection.tls { "yes".into() } else { "no".into() },
             show_seconds(connection.connected_seconds.floor()),
-            show_count(connection.in_flight),
+            show_count(connection.requests_in_flight),
             show_rate(requests),
             show_bytes_rate(bytes),
             show_bytes(connection.bytes_read),

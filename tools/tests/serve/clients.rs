@@ -124,31 +124,29 @@ fn qemu_io_reads_every_pattern_back_whatever_way_it_was_written() {
 }
 
 #[test]
-fn fio_verifies_sizes_and_places_of_any_kind_with_many_under_way() {
+fn fio_verifies_sizes_and_places_of_any_kind_with_many_under_way_on_four_connections() {
     if !have(&["fio"]) {
         return;
     }
-    let ground = Playground::new();
-    make_disk(&ground, "disk", 64 * MIB);
-    let more = ["--ssd-file", "ssd", "--ssd-size", "128MiB", "--write", "back", "--ram-size", "16MiB"];
-    let arguments = ["serve", "--backing", "disk", "--listen", "unix:nbd"];
-    let server = Server::start(&ground, &[&arguments[..], &more].concat());
     let seed = format!("--randseed={}", seed() as u32);
-    let address = format!("--uri={}", uri(&ground, ""));
-    let job = [
-        "--name=mixed",
-        "--ioengine=nbd",
-        &address,
-        "--rw=randrw",
-        "--bsrange=512-64k",
-        "--size=32M",
-        "--iodepth=32",
-        "--verify=crc32c",
-        "--verify_fatal=1",
-        &seed,
-    ];
-    run(&ground, "fio", &job);
-    assert_eq!(server.stop().code, Some(0));
+    for mode in ["back", "back-ssd"] {
+        let ground = Playground::new();
+        make_disk(&ground, "disk", 64 * MIB);
+        let tiers = ["--ssd-file", "ssd", "--ssd-size", "128MiB", "--ram-size", "16MiB", "--write", mode];
+        let server = Server::of_disk_on(&ground, &tiers);
+        let address = format!("--uri={}", uri(&ground, ""));
+        let job = |what: &[&str]| {
+            let verified = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--iodepth=32"];
+            run(&ground, "fio", &[&["--ioengine=nbd", &address, &seed][..], &verified, what].concat());
+        };
+        let sizes =
+            ["--bsrange=512-64k", "--bs_unaligned=1", "--size=8M", "--offset_increment=8M", "--fsync=64"];
+        job(&[&["--name=mixed", "--rw=randrw", "--numjobs=4"][..], &sizes].concat());
+        // Each block is trimmed, then written; of two that overlap the second waits for the first.
+        let one_by_one = ["--serialize_overlap=1", "--bsrange=4k-64k", "--size=16M", "--offset=40M"];
+        job(&[&["--name=trims", "--rw=randtrimwrite"][..], &one_by_one].concat());
+        assert_eq!(server.stop().code, Some(0));
+    }
 }
 
 #[test]

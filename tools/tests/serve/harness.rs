@@ -25,6 +25,11 @@ impl Server {
         Self::start(ground, &[&arguments, more].concat())
     }
 
+    /// The same with the arguments that size its tiers.
+    pub(crate) fn of_disk_on(ground: &Playground, tiers: &[&str]) -> Self {
+        Self::start(ground, &[&["serve", "--backing", "disk", "--listen", "unix:nbd"], tiers].concat())
+    }
+
     pub(crate) fn start(ground: &Playground, arguments: &[&str]) -> Self {
         Self::spawn(&mut ground.command(arguments))
     }

@@ -107,7 +107,7 @@ except nbd.Error:
         ("terrace_requests_failed_total", "/clients/failures"),
         ("terrace_sent_bytes_total", "/clients/bytes_read"),
         ("terrace_received_bytes_total", "/clients/bytes_written"),
-        ("terrace_requests_in_flight", "/clients/in_flight"),
+        ("terrace_requests_in_flight", "/clients/requests_in_flight"),
         ("terrace_export_size_bytes{export=\"disk\"}", "/exports/0/bytes"),
     ] {
         assert_eq!(scrape.value(series), told(path), "{series}");

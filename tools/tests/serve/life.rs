@@ -64,15 +64,27 @@ fn copies_on_the_ssd_outlive_a_restart() {
     let ssd = ["--ssd-file", "ssd", "--ssd-size", "128MiB", "--ram-size", "16MiB"];
     let arguments = [&["serve", "--backing", "disk", "--listen", "unix:nbd"][..], &ssd].concat();
     let (address, server) = (uri(&ground, ""), Server::start(&ground, &arguments));
-    run(&ground, "nbdcopy", &["--requests=2", &address, "null:"]);
+    let read_all = || run(&ground, "nbdcopy", &["--requests=2", &address, "null:"]);
+    let stats = || {
+        let control = ["ctl", "--socket", "nbd.control", "--json", "stats"];
+        let stats = run(&ground, env!("CARGO_BIN_EXE_terrace"), &control);
+        serde_json::from_str::<Value>(&stats).expect("JSON")
+    };
+    let number = |value: &Value| value.as_u64().expect("a number");
+    read_all();
     assert_eq!(server.stop().code, Some(0));
     let server = Server::start(&ground, &arguments);
-    run(&ground, "nbdcopy", &["--requests=2", &address, "null:"]);
-    let stats =
-        run(&ground, env!("CARGO_BIN_EXE_terrace"), &["ctl", "--socket", "nbd.control", "--json", "stats"]);
-    let stats: Value = serde_json::from_str(&stats).expect("JSON");
-    let hits = stats["counters"]["ssd_hits"].as_u64().expect("a number");
-    assert!(hits > 500, "of 2048 blocks {hits} came from the SSD: {stats}");
+    let mut before = stats();
+    while number(&before["now"]["ssd_segments_unread"]) > 0 {
+        std::thread::yield_now();
+        before = stats();
+    }
+    // How many, the speeds of the disk and of the SSD decide.
+    let cached = number(&before["now"]["ssd_cached_blocks"]);
+    assert!(cached > 0, "{before}");
+    read_all();
+    let after = stats();
+    assert_eq!(number(&after["counters"]["ssd_hits"]), cached, "every block is read once: {after}");
     assert_eq!(server.stop().code, Some(0));
 }
 
@@ -174,68 +186,5 @@ fn a_hangup_takes_over_what_can_change_and_names_what_cannot() {
     assert!(!try_run(&ground, "nbdinfo", &["--size", &uri(&ground, "two")]).status.success());
     server.signal(Signal::HUP);
     assert_eq!(server.next_line(), "terrace: the file says what is in force");
-    assert_eq!(server.stop().code, Some(0));
-}
-
-#[test]
-fn over_tcp_with_certificates_only_clients_that_have_one_get_in() {
-    if !have(&["nbdinfo", "openssl"]) {
-        return;
-    }
-    let ground = Playground::new();
-    make_disk(&ground, "disk", MIB);
-    fs::create_dir(ground.path().join("pki")).expect("a new folder");
-    ground.file("v3", b"subjectAltName=DNS:localhost,IP:127.0.0.1\n");
-    let key = ["req", "-newkey", "rsa:2048", "-nodes", "-keyout"];
-    run(
-        &ground,
-        "openssl",
-        &[&key[..], &["pki/ca.key", "-x509", "-days", "2", "-subj", "/CN=ca", "-out", "pki/ca-cert.pem"]]
-            .concat(),
-    );
-    for who in ["server", "client"] {
-        let (own, request, cert) =
-            (format!("pki/{who}-key.pem"), format!("pki/{who}.csr"), format!("pki/{who}-cert.pem"));
-        run(
-            &ground,
-            "openssl",
-            &[&key[..], &[own.as_str(), "-subj", "/CN=localhost", "-out", request.as_str()]].concat(),
-        );
-        let sign = [
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-CA",
-            "pki/ca-cert.pem",
-            "-CAkey",
-            "pki/ca.key",
-            "-CAcreateserial",
-        ];
-        run(
-            &ground,
-            "openssl",
-            &[&sign[..], &["-extfile", "v3", "-in", request.as_str(), "-out", cert.as_str()]].concat(),
-        );
-    }
-    let tls = [
-        "--tls-cert",
-        "pki/server-cert.pem",
-        "--tls-key",
-        "pki/server-key.pem",
-        "--tls-ca",
-        "pki/ca-cert.pem",
-    ];
-    let arguments = ["serve", "--backing", "disk", "--listen", "127.0.0.1:0"];
-    let server = Server::start(&ground, &[&arguments[..], &tls].concat());
-    let port = server.ready.trim().rsplit(':').next().expect("a port").to_string();
-    let address =
-        format!("nbds://localhost:{port}/?tls-certificates={}", ground.path().join("pki").display());
-    assert_eq!(run(&ground, "nbdinfo", &["--size", &address]).trim(), MIB.to_string());
-    let plain = try_run(&ground, "nbdinfo", &["--size", &format!("nbd://localhost:{port}")]);
-    assert!(!plain.status.success(), "a client without TLS got in");
-    fs::remove_file(ground.path().join("pki/client-cert.pem")).expect("it is ours");
-    let nameless = try_run(&ground, "nbdinfo", &["--size", &address]);
-    assert!(!nameless.status.success(), "a client without a certificate got in");
     assert_eq!(server.stop().code, Some(0));
 }

@@ -1,7 +1,7 @@
 //! A client that sends any bytes, with the protocol written down once more: nothing of the server's code is used here.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -97,6 +97,18 @@ impl Client {
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let wire = Box::new(socket.try_clone().unwrap());
         Self { wire, socket, heads: Heads::Simple }
+    }
+
+    /// Connects over TCP, and is greeted.
+    pub(crate) fn connect_tcp(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // The other end of nothing: who only has the socket of a Unix client closes that.
+        let (socket, _) = UnixStream::pair().unwrap();
+        let mut client = Self { wire: Box::new(stream), socket, heads: Heads::Simple };
+        assert_eq!(client.bytes(18), b"NBDMAGICIHAVEOPT\0\x03");
+        client.send(&3u32.to_be_bytes());
+        client
     }
 
     /// Connects, and is greeted, with these flags for an answer.

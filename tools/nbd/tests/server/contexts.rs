@@ -169,6 +169,7 @@ fn a_payload_narrows_a_status_down_to_some_contexts() {
         payload((1 << 20) + 1, &[1]),
         payload(u64::MAX, &[1]),
         payload(8192, &[1])[..11].to_vec(),
+        vec![],
         vec![1; 3],
         vec![0; 100_000],
     ] {

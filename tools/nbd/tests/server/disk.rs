@@ -23,13 +23,33 @@ pub(crate) enum Answers {
     WhenReleased,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+/// A request that waits for its answer.
+trait Held: Send {
+    fn is_wanted(&self) -> bool;
+
+    fn answer(self: Box<Self>);
+}
+
+struct Job<T, F> {
+    done: Done<T>,
+    work: F,
+}
+
+impl<T: Send, F: FnOnce() -> Result<T> + Send> Held for Job<T, F> {
+    fn is_wanted(&self) -> bool {
+        self.done.is_wanted()
+    }
+
+    fn answer(self: Box<Self>) {
+        self.done.complete((self.work)());
+    }
+}
 
 pub(crate) struct Disk {
     file: Arc<File>,
     pub(crate) info: Mutex<ExportInfo>,
     answers: Answers,
-    held: Mutex<Vec<Job>>,
+    held: Mutex<Vec<Box<dyn Held>>>,
     came: Condvar,
     /// Every call but `info`.
     pub(crate) calls: AtomicUsize,
@@ -124,7 +144,12 @@ impl Disk {
     /// Answers what is here, the last first.
     pub(crate) fn release(&self) {
         let held = std::mem::take(&mut *self.held.lock());
-        held.into_iter().rev().for_each(|job| job());
+        held.into_iter().rev().for_each(|job| job.answer());
+    }
+
+    /// Of those that are here, how many someone waits for.
+    pub(crate) fn wanted(&self) -> usize {
+        self.held.lock().iter().filter(|job| job.is_wanted()).count()
     }
 
     /// Drops what is here unanswered.
@@ -150,12 +175,12 @@ impl Disk {
     ) {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let file = self.file.clone();
-        let job = move || done.complete(work(&file));
+        let job = Box::new(Job { done, work: move || work(&file) });
         match self.answers {
-            Answers::AtOnce => job(),
-            Answers::Elsewhere => drop(thread::spawn(job)),
+            Answers::AtOnce => job.answer(),
+            Answers::Elsewhere => drop(thread::spawn(move || job.answer())),
             Answers::WhenReleased => {
-                self.held.lock().push(Box::new(job));
+                self.held.lock().push(job);
                 self.came.notify_all();
             }
         }

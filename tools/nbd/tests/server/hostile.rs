@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use terrace_nbd::{Limits, TlsMode};
+use terrace_nbd::{Limits, Listener, TlsMode};
 
 use super::Served;
-use super::client::{ALL_HEADS, Ask, Client, Heads, PAYLOAD, READ, WRITE};
+use super::client::{ALL_HEADS, Ask, Client, DISC, Heads, PAYLOAD, READ, WRITE, ZEROES};
 use super::disk::{Answers, Disk, content};
 
 /// So long that no test waits for it.
@@ -87,8 +87,8 @@ fn requests_in_flight_are_bounded() {
         disk.wait_for(10);
         // Whatever it read ahead, it did not begin an eleventh: the one after this answers comes only then.
         assert_eq!(disk.held(), 10);
-        assert_eq!(served.server().stats().in_flight, 10);
-        assert_eq!(served.server().connections()[0].in_flight, 10);
+        assert_eq!(served.server().stats().requests_in_flight, 10);
+        assert_eq!(served.server().connections()[0].requests_in_flight, 10);
         disk.release();
         for _ in 0..10 {
             assert_eq!(client.reply(ask), Ok(content(0, 512)));
@@ -188,6 +188,64 @@ fn a_client_that_leaves_is_counted_until_its_requests_end() {
         Client::silent(served.path()).expect_end();
         disk.release();
         served.wait_for_connections(0);
+    }
+}
+
+#[test]
+fn an_export_can_see_that_nobody_waits_for_it_any_more() {
+    let disk = Disk::filled(1 << 20, Answers::WhenReleased);
+    let served = Served::new(&disk);
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let address = listener.tcp_address().unwrap();
+    served.server().listen(listener, TlsMode::Off).unwrap();
+    let zeroes = Ask { command: ZEROES, length: 4096, ..Ask::default() };
+    // Over TCP a client that is gone looks like one that only stopped sending.
+    let mut remote = Client::connect_tcp(address);
+    remote.go("disk");
+    let hang_up = |client: Client| {
+        client.stop_sending();
+        Some(client)
+    };
+    for leaves in [|_| None, hang_up] as [fn(Client) -> Option<Client>; 2] {
+        let mut client = Client::ready(served.path(), Heads::Extended);
+        client.send_request(zeroes);
+        disk.wait_for(1);
+        assert_eq!(disk.wanted(), 1);
+        let _left = leaves(client);
+        while disk.wanted() > 0 {
+            std::thread::yield_now();
+        }
+        disk.release();
+    }
+    remote.send_request(zeroes);
+    disk.wait_for(1);
+    assert_eq!(disk.wanted(), 1);
+    drop(remote);
+    while disk.wanted() > 0 {
+        std::thread::yield_now();
+    }
+    disk.release();
+    served.wait_for_connections(0);
+}
+
+#[test]
+fn who_says_that_it_leaves_has_all_done_that_it_asked_for() {
+    let disk = Disk::filled(1 << 20, Answers::WhenReleased);
+    let served = Served::new(&disk);
+    for heads in ALL_HEADS {
+        let mut client = Client::ready(served.path(), heads);
+        let ask = Ask { command: ZEROES, length: 4096, ..Ask::default() };
+        client.send_request(ask);
+        client.send_request(Ask { command: DISC, ..Ask::default() });
+        client.stop_sending();
+        disk.wait_for(1);
+        // Another client comes and goes meanwhile.
+        drop(Client::ready(served.path(), heads));
+        served.wait_for_connections(1);
+        assert_eq!(disk.wanted(), 1);
+        disk.release();
+        assert_eq!(client.reply(ask), Ok(vec![]));
+        client.expect_end();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 use terrace_nbd::{Exports, Limits, Listener, Server, TlsMode};
 
 use super::Served;
-use super::client::{Client, Heads};
+use super::client::{Ask, Client, Heads, READ};
 use super::disk::{Answers, Disk, content};
 
 #[test]
@@ -42,16 +41,56 @@ fn a_client_over_tcp_gets_the_same() {
     let address = listener.tcp_address().unwrap();
     assert_eq!((listener.is_local(), listener.name()), (true, address.to_string()));
     served.server().listen(listener, TlsMode::Off).unwrap();
-    // A client of the Unix socket whose bytes go another way.
-    let mut client = Client::silent(served.path());
-    client.wire = Box::new(TcpStream::connect(address).unwrap());
-    assert_eq!(client.bytes(18), b"NBDMAGICIHAVEOPT\0\x03");
-    client.send(&3u32.to_be_bytes());
+    let mut client = Client::connect_tcp(address);
     client.agree_on(Heads::Structured);
     client.go("disk");
     assert_eq!(client.read(3, 200_000), Ok(content(3, 200_000)));
     let peers: Vec<String> = served.server().connections().into_iter().map(|who| who.peer).collect();
     assert!(peers.iter().any(|peer| peer.starts_with("127.0.0.1:")), "{peers:?}");
+}
+
+#[test]
+fn a_listener_closes_alone_and_who_came_through_it_stays() {
+    let disk = Disk::filled(4096, Answers::AtOnce);
+    let served = Served::new(&disk);
+    let other = served.path().with_file_name("other");
+    let id = served.server().listen(Listener::unix(&other, 0o600).unwrap(), TlsMode::Off).unwrap();
+    let mut through_other = Client::ready(&other, Heads::Structured);
+    served.server().stop_listening(id);
+    assert!(!other.exists(), "its file is gone when the call returns");
+    assert_eq!(through_other.read(0, 9), Ok(content(0, 9)));
+    let mut through_first = Client::ready(served.path(), Heads::Structured);
+    assert_eq!(through_first.read(0, 9), Ok(content(0, 9)));
+    served.server().stop_listening(id);
+    // The address is free for another one.
+    let again = served.server().listen(Listener::unix(&other, 0o600).unwrap(), TlsMode::Off).unwrap();
+    assert_ne!(again, id);
+    assert_eq!(Client::ready(&other, Heads::Simple).read(0, 9), Ok(content(0, 9)));
+}
+
+#[test]
+fn other_limits_count_for_those_who_come_then() {
+    let disk = Disk::filled(1 << 20, Answers::WhenReleased);
+    let served = Served::with(&disk, Limits { requests_max: 3, ..Limits::default() }, TlsMode::Off);
+    let mut early = Client::ready(served.path(), Heads::Structured);
+    served.server().set_limits(Limits { connections_max: 2, requests_max: 1, ..Limits::default() });
+    let mut late = Client::ready(served.path(), Heads::Structured);
+    for client in [&mut early, &mut late] {
+        for cookie in 0..5 {
+            let ask = Ask { command: READ, length: 512, cookie, ..Ask::default() };
+            client.send_request(ask);
+        }
+    }
+    disk.wait_for(4);
+    let in_flight =
+        || served.server().connections().iter().map(|who| who.requests_in_flight).collect::<Vec<_>>();
+    assert_eq!(in_flight(), [3, 1]);
+    let stats = served.server().stats();
+    assert_eq!(stats.requests_in_flight, 4);
+    assert!(stats.bytes_in_flight >= 4 * 512, "{stats:?}");
+    Client::silent(served.path()).expect_end();
+    assert_eq!(served.server().stats().turned_away, 1, "there are two already");
+    disk.release();
 }
 
 #[test]
@@ -90,7 +129,7 @@ fn a_process_started_with_a_socket_serves_on_it() {
 fn serve_what_was_passed() {
     let exports = Arc::new(Exports::default());
     exports.insert("disk", Disk::filled(4096, Answers::AtOnce));
-    let server = Server::new(exports, Limits::default()).unwrap();
+    let server = Server::new(exports, Limits::default());
     let mut listeners = Listener::activated().unwrap();
     assert_eq!(listeners.len(), 1);
     assert!(Listener::activated().unwrap().is_empty(), "they are given once");

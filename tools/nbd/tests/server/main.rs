@@ -40,7 +40,7 @@ impl Served {
         let socket = folder.path().join("nbd");
         let exports = Arc::new(Exports::default());
         exports.insert("disk", disk.clone());
-        let server = Server::new(exports.clone(), limits).unwrap();
+        let server = Server::new(exports.clone(), limits);
         server.listen(Listener::unix(&socket, 0o600).unwrap(), tls).unwrap();
         Self { server: Some(server), exports, socket, _folder: folder }
     }

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
-use terrace_nbd::{Limits, Tls, TlsMode};
+use terrace_nbd::{Limits, Listener, Tls, TlsMode};
 
 use super::Served;
 use super::client::{ACK, Ask, Client, EINVAL, ERROR, Heads, READ, STATUS, info_request, queries};
@@ -198,6 +198,29 @@ fn what_was_agreed_on_before_tls_is_forgotten() {
     }
     let mut plain = Client::ready(served.path(), Heads::Structured);
     assert_eq!(plain.read(0, 9), Ok(content(0, 9)), "it was only offered");
+}
+
+#[test]
+fn another_certificate_counts_for_who_comes_then_and_who_is_here_goes_on() {
+    let (old, new) = (Keys::new(), Keys::new());
+    let served = served(&Disk::filled(4096, Answers::AtOnce), TlsMode::Off);
+    let path = served.path().with_file_name("secure");
+    let listener = Listener::unix(&path, 0o600).unwrap();
+    let id = served.server().listen(listener, TlsMode::Required(old.tls(true))).unwrap();
+    let mut early = secured(&path, old.client(true));
+    early.go("disk");
+    assert!(
+        old.tls(true) == old.tls(true) && old.tls(true) != old.tls(false) && old.tls(true) != new.tls(true)
+    );
+    served.server().set_tls(id, TlsMode::Required(new.tls(true)));
+    let mut late = secured(&path, new.client(true));
+    late.go("disk");
+    assert_eq!(late.read(0, 9), Ok(content(0, 9)));
+    assert_eq!(early.read(0, 9), Ok(content(0, 9)));
+    let mut trusts_the_old = secured(&path, old.client(true));
+    assert!(trusts_the_old.wire.write_all(b"IHAVEOPT\0\0\0\x03\0\0\0\0").is_err());
+    served.server().set_tls(id, TlsMode::Off);
+    Client::connect(&path).go("disk");
 }
 
 #[test]
