@@ -91,8 +91,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", help_heading = "Clients")]
     pub(super) control: Option<PathBuf>,
 
-    /// HOST:PORT of metrics for Prometheus at /metrics, and of /healthz. They are only read, by whoever reaches the address
-    /// [default: none]
+    /// HOST:PORT of a page that shows what the service does, of metrics for Prometheus at /metrics, and of /healthz. All of
+    /// it is only read, by whoever reaches the address [default: none]
     #[arg(long, value_name = "ADDRESS", help_heading = "Service")]
     pub(super) http: Option<HttpAddress>,
 

@@ -5,7 +5,7 @@
 //!        ├──> plan ──> check ──> Service ──> terrace_nbd::Server ──> VolumeExport ──> terrace::Volume
 //! toml ──┘                        ▲   │                                 (export.rs)
 //!            signals ── reload ───┤   └──> Snapshot ──> report ──> control socket ──> terrace ctl
-//!                       control ──┘   └──> metrics ──> http ──> Prometheus
+//!                       control ──┘   └──> metrics, history ──> page ──> http ──> Prometheus, a browser
 //! ```
 //!
 //! The life of a service: everything is checked, the cache opened, the disks attached, and only then clients are let in.
@@ -24,10 +24,12 @@ mod export;
 mod helpers;
 mod history;
 mod http;
+pub(crate) mod interval;
 mod log;
 pub(crate) mod meter;
 mod metrics;
 mod notify;
+mod page;
 pub(crate) mod plan;
 mod reload;
 pub(crate) mod report;
@@ -70,7 +72,7 @@ pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
         ready += &format!(", control at {}", control.path().display());
     }
     if let Some(http) = http {
-        ready += &format!(", metrics at http://{}/", http.address());
+        ready += &format!(", page and metrics at http://{}/", http.address());
         http.serve(&service).map_err(no_threads)?;
     }
     print(&ready);
