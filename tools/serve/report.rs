@@ -333,6 +333,7 @@ pub(crate) mod tests {
                 handshakes_failed: 0,
                 breaches: 0,
                 requests_in_flight: 5,
+                bytes_in_flight: 5 << 12,
                 requests: grown(1010),
                 failures: 0,
                 bytes_read: grown(1 << 20),
