@@ -20,6 +20,7 @@
 //!
 //! No globals and no signals: two pools in one process do not know of each other.
 
+use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -130,6 +131,8 @@ pub(crate) trait Engine: Send + Sync {
     fn run_here(&self, request: Request);
     /// The same for a read of one buffer, with nothing to build for it.
     fn read_here(&self, device: &dyn Device, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// Writes buffers now, for a task that this lane runs.
+    fn write_in_task(&self, device: &dyn Device, offset: u64, buffers: &[IoSlice<'_>]) -> Result<()>;
     fn wait_for_room(&self);
     /// Requests that are queued or running.
     fn depth(&self) -> usize;
@@ -175,6 +178,16 @@ impl Lane {
     /// Runs the write now, on this thread.
     pub(crate) fn run_write(&self, request: WriteRequest) {
         self.engine.run_here(Request::Write(request));
+    }
+
+    /// Writes `buffers` from `offset` on now, for a task of this lane.
+    pub(crate) fn write_in_task(
+        &self,
+        device: &dyn Device,
+        offset: u64,
+        buffers: &[IoSlice<'_>],
+    ) -> Result<()> {
+        self.engine.write_in_task(device, offset, buffers)
     }
 
     /// Waits while as many requests are queued as may be; at once on a thread that runs something for the pool.

@@ -306,6 +306,92 @@ fn a_disk_that_fails_keeps_its_blocks_dirty_and_gets_them_when_it_works_again() 
     });
 }
 
+/// A block that could not be written ended the round, and what that had written before was not counted: one bad place of
+/// a disk kept all that was written with it in the log for ever.
+#[test]
+fn a_block_that_cannot_be_written_below_keeps_no_other_from_going_there() {
+    let devices = Devices::new();
+    let config = Config { background: Background::OnSettle, ..devices.config() };
+    let (cache, volume) = devices.open_with(&config, WriteMode::BackSsd);
+    let blocks = || (0..30).chain(40..50).chain([200]);
+    let bad = [7, 8, 21, 45];
+    for block in bad {
+        let range = block * BLOCK as u64..(block + 1) * BLOCK as u64;
+        devices.disk.fail(Fault::every(Operation::Write).within(range));
+    }
+    blocks().for_each(|block| write(&volume, block, 1));
+    volume.flush().expect("the log is there");
+    let error = cache.settle().expect_err("some cannot be written");
+    assert!(matches!(error, Error::StillDirty { blocks: 4, .. }), "{error}");
+    assert_eq!(cache.stats().ssd.dirty_blocks, bad.len() as u64);
+    blocks().filter(|block| !bad.contains(block)).for_each(|block| {
+        assert!(stored(&*devices.disk, block * BLOCK as u64, BLOCK) == content(block, 1), "block {block}");
+    });
+    devices.disk.clear_faults();
+    cache.settle().expect("the disk works now");
+    blocks().for_each(|block| {
+        assert!(stored(&*devices.disk, block * BLOCK as u64, BLOCK) == content(block, 1), "block {block}");
+    });
+    cache.assert_quiet();
+}
+
+#[test]
+fn a_block_that_cannot_be_read_from_the_log_keeps_no_other_from_going_below() {
+    let devices = Devices::new();
+    let config = Config { background: Background::OnSettle, ..devices.config() };
+    let (cache, volume) = devices.open_with(&config, WriteMode::BackSsd);
+    (0..20).for_each(|block| write(&volume, block, 1));
+    volume.flush().expect("the log is there");
+    // One read fails, of whichever block: fewer than would have the SSD switched off.
+    devices.ssd.fail(Fault::nth(Operation::Read, 4));
+    cache.settle().expect("it can be read when it is tried again");
+    (0..20).for_each(|block| {
+        assert!(stored(&*devices.disk, block * BLOCK as u64, BLOCK) == content(block, 1), "block {block}");
+    });
+    assert!(cache.stats().ssd_errors == 1 && cache.stats().ssd_in_use);
+    cache.assert_quiet();
+}
+
+#[test]
+fn a_discard_that_fails_below_comes_before_all_that_is_newer_and_what_went_before_it_counts() {
+    let devices = Devices::new();
+    let config = Config { background: Background::OnSettle, ..devices.config() };
+    let (cache, volume) = devices.open_with(&config, WriteMode::BackSsd);
+    let old = content(12, 9);
+    devices.disk.write(12 * BLOCK as u64, &[std::io::IoSlice::new(&old)]).expect("in range");
+    volume.discard(0, 4 * BLOCK as u64).expect("a discard succeeds");
+    volume.flush().expect("the log is there");
+    volume.discard(10 * BLOCK as u64, 4 * BLOCK as u64).expect("a discard succeeds");
+    volume.flush().expect("the log is there");
+    write(&volume, 11, 1);
+    volume.flush().expect("the log is there");
+    devices.disk.fail(Fault::every(Operation::Discard).within(10 * BLOCK as u64..14 * BLOCK as u64));
+    cache.settle().expect_err("one cannot be discarded");
+    assert_eq!(cache.stats().ssd.dirty_blocks, 2, "the discard that failed, and what is on top of it");
+    assert!(stored(&*devices.disk, 11 * BLOCK as u64, BLOCK) == zeros(), "nothing was written before it");
+    devices.disk.clear_faults();
+    cache.settle().expect("the disk works now");
+    assert!(stored(&*devices.disk, 11 * BLOCK as u64, BLOCK) == content(11, 1));
+    assert!(stored(&*devices.disk, 12 * BLOCK as u64, BLOCK) == zeros());
+    cache.assert_quiet();
+}
+
+#[test]
+fn what_is_destaged_is_counted_as_written_to_the_disk() {
+    let devices = Devices::new();
+    let config = Config { background: Background::OnSettle, ..devices.config() };
+    let (cache, volume) = devices.open_with(&config, WriteMode::BackSsd);
+    (0..10).chain([20]).for_each(|block| write(&volume, block, 1));
+    volume.write(30 * BLOCK as u64 + 512, &[7; 1024]).expect("a write succeeds");
+    volume.flush().expect("the log is there");
+    let before = cache.stats();
+    assert_eq!((before.disk_write_operations, before.disk_write_bytes), (0, 0), "nothing went below");
+    cache.settle().expect("the disk works");
+    let (stats, counted) = (cache.stats(), devices.disk.counters());
+    assert_eq!((stats.disk_write_operations, stats.disk_write_bytes), (3, 11 * BLOCK as u64 + 1024));
+    assert_eq!(stats.disk_write_operations, counted.writes, "as the disk counts");
+}
+
 #[test]
 fn a_close_leaves_the_log_and_another_mode_begins_with_its_end() {
     let devices = Devices::new();

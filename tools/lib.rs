@@ -16,6 +16,7 @@ mod progress;
 mod replay;
 mod serve;
 mod table;
+mod top;
 mod trace;
 mod tune;
 mod units;
@@ -46,6 +47,7 @@ enum Command {
     Man(man::ManArgs),
     Replay(Box<replay::ReplayArgs>),
     Serve(Box<serve::ServeArgs>),
+    Top(top::TopArgs),
     Trace(Box<trace::command::TraceArgs>),
     Tune(Box<tune::TuneArgs>),
 }
@@ -78,6 +80,7 @@ fn run() -> Result<()> {
         Command::Man(args) => man::main(&args, Arguments::command(), print),
         Command::Replay(args) => replay::main(&args, print),
         Command::Serve(args) => serve::main(&args, print),
+        Command::Top(args) => top::main(&args, print),
         Command::Trace(args) => trace::command::main(&args, print),
         Command::Tune(args) => tune::main(&args, print),
     }

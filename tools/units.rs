@@ -80,6 +80,20 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
     }
 }
 
+/// Bytes a second for people: `1.5 MiB/s`.
+pub(crate) fn show_bytes_rate(rate: f64) -> String {
+    format!("{}/s", show_bytes(rate.round() as u64))
+}
+
+/// So many a second, for people: `0.4/s`, `12,345/s`.
+pub(crate) fn show_rate(rate: f64) -> String {
+    if rate < 10.0 && rate.fract() != 0.0 {
+        format!("{rate:.1}/s")
+    } else {
+        format!("{}/s", show_count(rate.round() as u64))
+    }
+}
+
 /// A count for people: `1,141,869`.
 pub(crate) fn show_count(count: u64) -> String {
     let digits = count.to_string();
@@ -154,6 +168,8 @@ mod tests {
         assert_eq!(show_count(0), "0");
         assert_eq!(show_count(1_141_869), "1,141,869");
         assert_eq!(show_bytes(1536), "1.5 KiB");
+        assert_eq!([0.0, 0.44, 9.0, 12345.4].map(show_rate), ["0/s", "0.4/s", "9/s", "12,345/s"]);
+        assert_eq!(show_bytes_rate(1535.9), "1.5 KiB/s");
         assert_eq!(show_bytes(64 << 20), "64 MiB");
         assert_eq!((show_us(0.84), show_us(8200.0)), ("0.8 us".to_string(), "8.2 ms".to_string()));
         let shown = [1.25, 150.0, 7260.0, 270_000.0].map(show_seconds);

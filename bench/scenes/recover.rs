@@ -16,7 +16,9 @@ use terrace::{BlockId, BlockSize};
 use terrace_tiers::block::{Version, VolumeId};
 use terrace_tiers::device::{Device, Identity, PageBuf};
 use terrace_tiers::file_device::{FileDevice, FileOptions};
-use terrace_tiers::ssd::{Demote, Geometry, JournalPlan, NewCopy, ReadVerdict, Ssd, SsdPolicy};
+use terrace_tiers::ssd::{
+    Demote, Geometry, Install, JournalPlan, NewCopy, ReadVerdict, Scanned, Ssd, SsdPolicy,
+};
 
 use super::BLOCK_BYTES;
 use crate::workload::{Pattern, Workload};
@@ -85,8 +87,7 @@ impl CacheFile {
             loop {
                 let plan = tier.lock().expect("nobody panics").plan_scan();
                 let Some(plan) = plan else { return busy() - before };
-                let scanned = plan.run(&device);
-                tier.lock().expect("nobody panics").finish_scan(scanned);
+                install(&tier, plan.run(&device));
             }
         };
         let warm_busy = std::thread::scope(|scope| {
@@ -148,6 +149,19 @@ impl CacheFile {
             answer * times + syncs,
             answer_busy * times,
         )
+    }
+}
+
+/// Puts what was found into the index.
+fn install(tier: &Mutex<Ssd>, mut scanned: Scanned) {
+    let mut install: Option<Install> = None;
+    loop {
+        let mut tier = tier.lock().expect("nobody panics");
+        install.take().into_iter().for_each(|done| tier.finish_install(done));
+        install = tier.plan_install(&mut scanned);
+        drop(tier);
+        let Some(install) = &mut install else { return };
+        install.run();
     }
 }
 

@@ -8,6 +8,16 @@
 //! copies in the log are no longer dirty. Only this writes below for a volume in mode `back-ssd`, one run at a time, so
 //! that the last version is the last one below. It runs on the disk's lane behind every read, and hurries only when the
 //! log is nearly full or someone waits for its end.
+//!
+//! What cannot be read or written holds up nothing but itself: a run that fails is written block by block, and the next
+//! one begins behind the block that failed. Only when some failed and nothing at all could be written since the last sync it
+//! rests for a while, and who waits is told; then it goes on behind them. After a discard that fails nothing is written before that is tried again, since it may be
+//! on top of it.
+//!
+//! | situation                                        | test in `tests/back_ssd.rs`                          |
+//! |--------------------------------------------------|------------------------------------------------------|
+//! | a block below cannot be written                  | `a_block_that_cannot_be_written_below_keeps_no_...`   |
+//! | a block cannot be read from the log              | `a_block_that_cannot_be_read_keeps_no_other_...`      |
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -29,6 +39,9 @@ use crate::sync::{Blocker, Instant};
 
 /// Runs are synced together up to so many bytes.
 const SYNC_BYTES: u64 = 64 << 20;
+/// After so many blocks that cannot be read or written what was written is synced, and when that is nothing, it rests.
+// 4: a few bad places are passed by at once, and of a device that is gone not every block is tried.
+const FAILURES_MAX: u32 = 4;
 /// From this share of the log on, destage goes before other work in the background.
 const HURRY_LOAD: f64 = 0.5;
 
@@ -59,6 +72,9 @@ struct Written {
     bytes: u64,
     /// Syncs below that had failed when the first of them was written.
     failures_before: u64,
+    /// What could not be done since, and why the last of it; that ends the round if nothing else could.
+    failures: u32,
+    failure: Option<TierError>,
 }
 
 impl SsdTier {
@@ -176,29 +192,29 @@ impl Inner {
 
     /// One run, and what comes after it.
     fn run_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, mut written: Written) {
-        if written.is_empty() {
+        if written.is_empty() && written.failures == 0 {
             written.failures_before = volume.dirty.lock().syncs.failures;
         }
         let run = if self.may_destage(volume) { self.next_run(volume, &written) } else { None };
-        let result = match run {
+        match run {
             None => return self.sync_destaged(volume, written),
             Some(DestageRun::Discard(tombstone)) => {
                 written.epoch = Some(tombstone.epoch());
-                written.tombstones.push(tombstone.clone());
-                self.destage_discard(volume, &tombstone)
+                match self.destage_discard(volume, &tombstone) {
+                    Ok(()) => written.tombstones.push(tombstone),
+                    // What comes next may be on top of it.
+                    Err(error) => (written.failures, written.failure) = (FAILURES_MAX, Some(error)),
+                }
             }
             Some(DestageRun::Write(run)) => {
                 written.epoch = run.first().map(|read| read.epoch);
-                self.destage_run(volume, run).map(|reads| {
-                    written.bytes += reads.iter().map(LogRead::bytes).sum::<u64>();
-                    written.reads.extend(reads);
-                })
+                self.destage_run(volume, run, &mut written);
             }
-        };
-        match result {
-            Ok(()) if written.bytes >= SYNC_BYTES => self.sync_destaged(volume, written),
-            Ok(()) => self.submit_destage(volume, written),
-            Err(error) => self.end_destage(volume, Err(error)),
+        }
+        if written.failures >= FAILURES_MAX || written.bytes >= SYNC_BYTES {
+            self.sync_destaged(volume, written);
+        } else {
+            self.submit_destage(volume, written);
         }
     }
 
@@ -236,24 +252,26 @@ impl Inner {
         let (start, end) = (blocks.start << volume.block_shift, blocks.end << volume.block_shift);
         let bytes = end.min(volume.len_bytes).saturating_sub(start);
         let discarded =
-            if bytes == 0 { Ok(()) } else { discard_below(&*volume.device, start, bytes).map_err(Arc::new) };
+            if bytes == 0 { Ok(()) } else { discard_below(volume, start, bytes).map_err(Arc::new) };
         self.note_below(volume);
         discarded
     }
 
-    /// Reads a run from the log and writes it below.
-    fn destage_run(
-        self: &Arc<Self>,
-        volume: &Arc<VolumeState>,
-        run: Vec<LogRead>,
-    ) -> Result<Vec<LogRead>, TierError> {
+    /// Reads a run from the log and writes it below, what can be.
+    fn destage_run(self: &Arc<Self>, volume: &Arc<VolumeState>, run: Vec<LogRead>, written: &mut Written) {
         let ssd = self.ssd().expect("there is a log to destage");
         let block_bytes = self.size.bytes();
         let mut buffer = PageBuf::zeroed(run.len() * block_bytes);
         let mut reads: Vec<(LogRead, usize)> = Vec::new();
         for (index, read) in run.into_iter().enumerate() {
             let start = index * block_bytes;
-            let spoilt = ssd.read_for_destage(&read, &mut buffer[start..start + block_bytes])?;
+            let spoilt = match ssd.read_for_destage(&read, &mut buffer[start..start + block_bytes]) {
+                Ok(spoilt) => spoilt,
+                Err(error) => {
+                    written.note_failure(error);
+                    continue;
+                }
+            };
             // A bad copy stays, named by an error to whoever reads it; one that went elsewhere has its own turn.
             match ssd.with(|tier| tier.finish_log_read(&read, spoilt)) {
                 ReadVerdict::Valid => reads.push((read, start)),
@@ -262,8 +280,29 @@ impl Inner {
             }
         }
         self.make_voids_durable();
+        if self.write_destaged(volume, &reads, &buffer).is_err() {
+            let alone =
+                reads.iter().map(|read| self.write_destaged(volume, std::slice::from_ref(read), &buffer));
+            if let Some((index, Err(error))) = alone.enumerate().find(|(_, result)| result.is_err()) {
+                written.note_failure(Arc::new(error));
+                volume.destage.lock().cursor = reads[index].0.block.number() + 1;
+                reads.truncate(index);
+            }
+        }
+        self.note_below(volume);
+        written.bytes += reads.iter().map(|(read, _)| read.bytes()).sum::<u64>();
+        written.reads.extend(reads.into_iter().map(|(read, _)| read));
+    }
+
+    /// Writes below what was read from the log, each block to its place in `buffer`.
+    fn write_destaged(
+        &self,
+        volume: &VolumeState,
+        reads: &[(LogRead, usize)],
+        buffer: &[u8],
+    ) -> terrace_tiers::Result<()> {
         let mut pieces: Vec<(u64, Vec<IoSlice<'_>>, u64)> = Vec::new();
-        for (read, start) in &reads {
+        for (read, start) in reads {
             let offset = read.block.byte_offset(self.size);
             let inside = volume.bytes_of_block(read.block.number());
             for run in mask::runs(&read.mask, self.size.sectors()) {
@@ -282,17 +321,16 @@ impl Inner {
                 }
             }
         }
-        let write = |(offset, slices, _): (u64, Vec<IoSlice<'_>>, u64)| volume.device.write(offset, &slices);
-        let written = pieces.into_iter().try_for_each(write).map_err(Arc::new);
-        self.note_below(volume);
-        written?;
-        Ok(reads.into_iter().map(|(read, _)| read).collect())
+        let write = |(offset, slices, _): (u64, Vec<IoSlice<'_>>, u64)| {
+            volume.lane.write_in_task(&*volume.device, offset, &slices)
+        };
+        pieces.into_iter().try_for_each(write)
     }
 
     /// Ends a round, or a part of it, with a sync below.
     fn sync_destaged(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
         if written.is_empty() {
-            return self.end_destage(volume, Ok(()));
+            return self.end_destage(volume, written.failure.map_or(Ok(()), Err));
         }
         let (inner, volume_again) = (self.clone(), volume.clone());
         let done = move |result| inner.finish_destaged(&volume_again, &written, result);
@@ -401,6 +439,10 @@ impl Inner {
 impl Written {
     fn is_empty(&self) -> bool {
         self.reads.is_empty() && self.tombstones.is_empty()
+    }
+
+    fn note_failure(&mut self, cause: TierError) {
+        (self.failures, self.failure) = (self.failures + 1, Some(cause));
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use terrace_tiers::block::{BlockId, Version};
-use terrace_tiers::device::{Device, PageBuf};
+use terrace_tiers::device::PageBuf;
 
 use super::dirty::{Began, VolumeState};
 use super::fence::{Discard, Fence, Step, Stretch, Swept};
@@ -188,7 +188,7 @@ impl Inner {
         let prepared = self.before_write_below(volume);
         let start = blocks.start << volume.block_shift;
         let end = volume.len_bytes.min(blocks.end << volume.block_shift);
-        let discard = || discard_below(&*volume.device, start, end - start).map_err(Arc::new);
+        let discard = || discard_below(volume, start, end - start).map_err(Arc::new);
         let result = prepared.and_then(|()| discard());
         self.note_below(volume);
         let mut dirty = volume.dirty.lock();
@@ -337,12 +337,12 @@ impl VolumeState {
 }
 
 /// Discards, or writes zeros where the device says that it cannot.
-pub(super) fn discard_below(device: &dyn Device, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
+pub(super) fn discard_below(volume: &VolumeState, offset: u64, bytes: u64) -> terrace_tiers::Result<()> {
     let is_unsupported = |error: &terrace_tiers::Error| match error {
         terrace_tiers::Error::Device { source, .. } => source.kind() == io::ErrorKind::Unsupported,
         _ => false,
     };
-    match device.discard(offset, bytes) {
+    match volume.device.discard(offset, bytes) {
         Err(error) if is_unsupported(&error) => {}
         result => return result,
     }
@@ -350,7 +350,8 @@ pub(super) fn discard_below(device: &dyn Device, offset: u64, bytes: u64) -> ter
     let mut at = 0;
     while at < bytes {
         let length = (bytes - at).min(zeros.len() as u64);
-        device.write(offset + at, &[IoSlice::new(&zeros[..length as usize])])?;
+        let zeros = IoSlice::new(&zeros[..length as usize]);
+        volume.lane.write_in_task(&*volume.device, offset + at, &[zeros])?;
         at += length;
     }
     Ok(())

@@ -43,11 +43,18 @@ impl SsdTier {
     }
 
     fn run_scan(&self, plan: &ScanPlan) {
-        let scanned = plan.run(&*self.device);
-        let is_over = self.with(|tier| {
-            tier.finish_scan(scanned);
-            !tier.is_scanning()
-        });
+        let mut scanned = plan.run(&*self.device);
+        let (mut install, mut is_over) = (None, false);
+        loop {
+            install = self.with(|tier| {
+                install.take().into_iter().for_each(|done| tier.finish_install(done));
+                let next = tier.plan_install(&mut scanned);
+                is_over = !tier.is_scanning();
+                next
+            });
+            let Some(install) = &mut install else { break };
+            install.run();
+        }
         if is_over {
             self.changed.notify_all();
             let when_scanned = self.when_scanned.lock().take();

@@ -181,10 +181,20 @@ fn write(writes: &[WriteRequest], counters: &Counters) -> Result<()> {
     let pieces = writes.iter().flat_map(|write| &write.pieces);
     let buffers: SmallVec<[IoSlice<'_>; BUFFERS_INLINE]> =
         pieces.map(|piece| IoSlice::new(&piece.frame[piece.range.clone()])).collect();
+    write_buffers(&**device, offset, &buffers, counters)
+}
+
+/// One call that writes `buffers`, one after the other.
+pub(super) fn write_buffers(
+    device: &dyn Device,
+    offset: u64,
+    buffers: &[IoSlice<'_>],
+    counters: &Counters,
+) -> Result<()> {
     let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
     add(&counters.write_operations, 1);
     add(&counters.write_bytes, bytes);
-    call(&**device, "write", offset, bytes, counters, || device.write(offset, &buffers))
+    call(device, "write", offset, bytes, counters, || device.write(offset, buffers))
 }
 
 /// A device that panics has failed.

@@ -7,14 +7,14 @@
 //! that are on their way will take; a thread that finishes something takes the next without sleeping.
 
 use std::cell::Cell;
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
 use terrace_tiers::Result;
 use terrace_tiers::device::Device;
 
 use super::queue::{CallBounds, Queue};
-use super::run::{Counters, closed_error, read_buffers, refuse, run};
+use super::run::{Counters, closed_error, read_buffers, refuse, run, write_buffers};
 use super::{Batch, Engine, Lane, LaneConfig, LaneStats, Request};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::thread::JoinHandle;
@@ -328,6 +328,10 @@ impl Engine for ThreadLane {
         let buffers = &mut [IoSliceMut::new(buffer)];
         self.run_inline(|| read_buffers(device, offset, bytes, buffers, &self.counters))
             .unwrap_or_else(|| Err(closed_error(device, "read", offset, bytes, &self.counters)))
+    }
+
+    fn write_in_task(&self, device: &dyn Device, offset: u64, buffers: &[IoSlice<'_>]) -> Result<()> {
+        write_buffers(device, offset, buffers, &self.counters)
     }
 
     fn wait_for_room(&self) {

@@ -6,6 +6,10 @@
 use terrace_tiers::block::BlockId;
 use terrace_tiers::ram::arc_policy::{Access, ArcPolicy};
 
+/// So many references before it is asked for a block is looked at: long enough for memory to answer, and short enough for the
+/// answer to stay near.
+const AHEAD: usize = 16;
+
 /// Misses of one undivided directory of `capacity` blocks over `references`, whose numbers are below `unique`.
 ///
 /// # Panics
@@ -14,7 +18,10 @@ pub fn arc_misses(references: &[u32], unique: u32, capacity: u32) -> u64 {
     // A cache that has room for all never evicts; a smaller directory says the same with less memory to walk.
     let mut policy = ArcPolicy::dense(capacity.min(unique.max(1)), unique);
     let mut misses = 0;
-    for &reference in references {
+    for (index, &reference) in references.iter().enumerate() {
+        if let Some(&ahead) = references.get(index + AHEAD) {
+            policy.look_ahead(BlockId::from_u64(u64::from(ahead)));
+        }
         let access = policy.request(BlockId::from_u64(u64::from(reference)), |_| true);
         misses += u64::from(!matches!(access, Ok(Access::Hit(_))));
     }

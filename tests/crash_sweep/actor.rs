@@ -37,7 +37,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// New devices, recorded in the journal of `marks`, the SSD first.
     pub(crate) fn recorded(script: &Script, marks: &Marks) -> Self {
-        let disk_bytes = script.blocks * BLOCK as u64;
+        let disk_bytes = script.disk_bytes();
         let resizes = script.mixture.iter().any(|(_, step)| *step == Step::ResizeSsd);
         // The layout of a few blocks less may be the larger one.
         let ssd_blocks = if resizes { 2 * SSD_GROWTH * script.ssd_blocks } else { script.ssd_blocks };
@@ -155,13 +155,13 @@ impl Opened {
     }
 
     /// What each volume holds, and how many of its blocks came from the SSD.
-    pub(crate) fn read_all(&self) -> Result<(Vec<Vec<Found>>, u64), Error> {
+    pub(crate) fn read_all(&self, script: &Script) -> Result<(Vec<Vec<Found>>, u64), Error> {
         let mut ssd_blocks = 0;
         let mut all = Vec::new();
         for volume in &self.volumes {
-            let mut bytes = vec![0; volume.len_bytes() as usize];
-            ssd_blocks += u64::from(volume.read(0, &mut bytes)?.ssd_blocks);
-            all.push(content::found(0, &bytes).collect());
+            all.push(script.read_all(|offset, bytes| {
+                volume.read(offset, bytes).map(|read| ssd_blocks += u64::from(read.ssd_blocks))
+            })?);
         }
         Ok((all, ssd_blocks))
     }
@@ -247,7 +247,7 @@ impl<'a> Actor<'a> {
     fn step(&mut self, step: Step) -> Result<Result<(), String>, Error> {
         let volume = self.random.usize(..self.opened.volumes.len());
         let block = self.block();
-        let left = self.script.blocks - block;
+        let left = self.script.left_from(block);
         match step {
             Step::WritePart => {
                 let start = self.random.u64(..BLOCK_SECTORS);
@@ -285,7 +285,7 @@ impl<'a> Actor<'a> {
                 let count = self.random.u64(1..=left.min(4));
                 return self.read(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS);
             }
-            Step::Scan => return self.read(volume, 0, self.script.blocks * BLOCK_SECTORS),
+            Step::Scan => return self.scan(volume),
             Step::Flush => {
                 let flushed = self.opened.volumes[volume].flush();
                 // A log that fails fails a few flushes, before it is left.
@@ -345,12 +345,12 @@ impl<'a> Actor<'a> {
 
     fn write(&mut self, volume: usize, sector: u64, count: u64) -> Result<(), Error> {
         let data = self.begin(volume, sector, count);
-        self.opened.volumes[volume].write(sector * SECTOR as u64, &data).map(drop)
+        self.opened.volumes[volume].write(self.script.offset_of(sector), &data).map(drop)
     }
 
     fn discard(&mut self, volume: usize, sector: u64, count: u64) -> Result<(), Error> {
         self.note_begun(volume, sector, count, true);
-        self.opened.volumes[volume].discard(sector * SECTOR as u64, count * SECTOR as u64)
+        self.opened.volumes[volume].discard(self.script.offset_of(sector), count * SECTOR as u64)
     }
 
     /// What is left then is what the backing store has.
@@ -358,10 +358,10 @@ impl<'a> Actor<'a> {
         self.number += 1;
         let number = self.number;
         self.life.marks.push(Mark::Begun { volume, number });
-        self.opened.volumes[volume].forget(first * SECTOR as u64, count * SECTOR as u64)?;
+        self.opened.volumes[volume].forget(self.script.offset_of(first), count * SECTOR as u64)?;
         self.life.marks.push(Mark::Kept { volume, first, count, number });
         let mut bytes = vec![0; count as usize * SECTOR];
-        self.opened.volumes[volume].read(first * SECTOR as u64, &mut bytes)?;
+        self.opened.volumes[volume].read(self.script.offset_of(first), &mut bytes)?;
         self.life.histories[volume].note_found(first, number, content::found(first, &bytes));
         Ok(())
     }
@@ -372,7 +372,7 @@ impl<'a> Actor<'a> {
             let (sectors, sender) = (BLOCK_SECTORS / 2, sender.clone());
             let data = self.begin(volume, half * sectors, sectors);
             let done = move |result| sender.send(result).expect("somebody waits for it");
-            self.opened.volumes[volume].write_with((half * sectors) * SECTOR as u64, data, done);
+            self.opened.volumes[volume].write_with(self.script.offset_of(half * sectors), data, done);
         }
         drop(sender);
         receiver.into_iter().try_for_each(|result| result.map(drop))
@@ -393,7 +393,7 @@ impl<'a> Actor<'a> {
 
     fn read(&mut self, volume: usize, sector: u64, count: u64) -> Result<Result<(), String>, Error> {
         let mut bytes = vec![0; count as usize * SECTOR];
-        self.opened.volumes[volume].read(sector * SECTOR as u64, &mut bytes)?;
+        self.opened.volumes[volume].read(self.script.offset_of(sector), &mut bytes)?;
         for (sector, found) in (sector..).zip(content::found(sector, &bytes)) {
             let wanted = self.life.histories[volume].newest(sector);
             if found != wanted {
@@ -405,10 +405,22 @@ impl<'a> Actor<'a> {
         Ok(Ok(()))
     }
 
+    /// Reads the whole volume.
+    fn scan(&mut self, volume: usize) -> Result<Result<(), String>, Error> {
+        let length = self.script.blocks / self.script.stretches * BLOCK_SECTORS;
+        for stretch in 0..self.script.stretches {
+            let result = self.read(volume, stretch * length, length)?;
+            if result.is_err() {
+                return Ok(result);
+            }
+        }
+        Ok(Ok(()))
+    }
+
     fn die(&mut self) -> Result<Result<(), String>, Error> {
         self.opened.is_dead.store(true, Ordering::SeqCst);
         self.opened = Opened::new(self.script, &self.stage, THREADS)?;
-        let (found, _) = self.opened.read_all()?;
+        let (found, _) = self.opened.read_all(self.script)?;
         self.deaths += 1;
         for (volume, (found, &mode)) in found.iter().zip(self.script.modes).enumerate() {
             if let Err(why) = self.life.lose(volume, found, outlives_process(mode), self.deaths) {

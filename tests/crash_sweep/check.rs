@@ -1,13 +1,13 @@
 //! Opens a cache on what a crash left, and judges what it reads.
 
+use std::io::IoSliceMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use terrace::Device;
 use terrace::tiers::testing::MemoryDevice;
 
 use super::actor::{BLOCK_SECTORS, Opened, Stage, THREADS};
-use super::common::{BLOCK, stored};
-use super::content::{self, Found};
+use super::content::Found;
 use super::history::{Known, Life, Marks};
 use super::script::Script;
 
@@ -39,7 +39,8 @@ pub(crate) fn recover(
     let (opened, found, ssd_blocks) = without_panic(|| {
         let opened =
             Opened::new(script, &stage, threads).map_err(|error| format!("it does not open: {error}"))?;
-        let (found, ssd_blocks) = opened.read_all().map_err(|error| format!("it does not read: {error}"))?;
+        let (found, ssd_blocks) =
+            opened.read_all(script).map_err(|error| format!("it does not read: {error}"))?;
         Ok((opened, found, ssd_blocks))
     })?;
     judge_all(life, known, &found, "of the cache")?;
@@ -64,11 +65,11 @@ fn judge_below(
     life: &Life,
     known: &Known,
 ) -> Result<Vec<Vec<Found>>, String> {
-    let bytes = script.blocks as usize * BLOCK;
-    let disks = images[1..=script.modes.len()]
+    let found: Vec<Vec<Found>> = images[1..=script.modes.len()]
         .iter()
-        .map(|disk: &MemoryDevice| stored(disk as &dyn Device, 0, bytes));
-    let found: Vec<Vec<Found>> = disks.map(|bytes| content::found(0, &bytes).collect()).collect();
+        .map(|disk| script.read_all(|offset, bytes| disk.read(offset, &mut [IoSliceMut::new(bytes)])))
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("what is below cannot be read: {error}"))?;
     for volume in (0..script.modes.len()).filter(|&volume| script.is_whole_below(volume)) {
         judge_volume(life, known, volume, &found[volume], "of the backing store")?;
     }

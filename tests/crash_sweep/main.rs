@@ -28,7 +28,7 @@ mod script;
 mod sweep;
 
 use broken::{BROKEN, Broken, WITHSTOOD};
-use script::{SCRIPTS, Script};
+use script::{SCRIPTS, Script, Step, outlives_process};
 use sweep::{Run, Tally, sweep};
 
 fn points_wanted() -> u64 {
@@ -91,6 +91,16 @@ fn what_was_promised_survives_every_power_failure() {
         points < POINTS_THAT_COVER || only.is_some() || !happened.contains(&0),
         "what happened: {happened:?}"
     );
+}
+
+/// A discard is durable when it is flushed, in all modes; a write is at once in some, and who dies is held to that.
+#[test]
+fn no_script_lets_processes_die_whose_writes_outlive_them_and_whose_discards_do_not() {
+    for script in SCRIPTS {
+        let has = |wanted: Step| script.mixture.iter().any(|&(_, step)| step == wanted);
+        let outlives = script.modes.iter().chain(script.changes).any(|&mode| outlives_process(mode));
+        assert!(!has(Step::Die) || !outlives || !has(Step::Discard) && !has(Step::Forget), "{}", script.name);
+    }
 }
 
 /// In so many crash points everything happens that the scripts are there for.

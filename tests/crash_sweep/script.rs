@@ -11,6 +11,12 @@ use Step::{
 use WriteMode::{Around, Back, BackSsd, Through};
 use terrace::{Background, WriteMode};
 
+use super::actor::BLOCK_SECTORS;
+use super::content::{self, Found, SECTOR};
+
+/// What one mark covers.
+const REGION_BLOCKS: u64 = 4096;
+
 /// One thing that a cache is made to do; volume, place and length are drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
@@ -22,9 +28,9 @@ pub(crate) enum Step {
     WriteBeside,
     /// Writes the place of the last write again, which may be on its way below.
     WriteAgain,
-    /// Discards some sectors; not of a volume that dies with its process, which may lose it.
+    /// Discards some sectors; not of a volume whose writes outlive a process that dies: this may not.
     Discard,
-    /// Flushes the volume and forgets some blocks of it; not of a volume that dies with its process.
+    /// Flushes the volume and forgets some blocks of it; neither of such a volume.
     Forget,
     /// Changes the mode of the volume, to one of [`Script::changes`].
     ChangeMode,
@@ -64,6 +70,9 @@ pub(crate) struct Script {
     pub(crate) changes: &'static [WriteMode],
     /// Of each volume.
     pub(crate) blocks: u64,
+    /// In so many stretches of equal length, each at the start of a region that one mark covers; the blocks between are not
+    /// used. No step but a scan goes from one to the next.
+    pub(crate) stretches: u64,
     pub(crate) ram_blocks: u64,
     /// Frames beyond those; few have demotions dropped.
     pub(crate) slack_blocks: u32,
@@ -83,6 +92,40 @@ impl Script {
     /// crash.
     pub(crate) fn is_whole_below(&self, volume: usize) -> bool {
         self.changes.iter().chain([&self.modes[volume]]).all(|&mode| is_whole_below(mode))
+    }
+
+    /// Blocks from this one on to the end of its stretch.
+    pub(crate) fn left_from(&self, block: u64) -> u64 {
+        let length = self.blocks / self.stretches;
+        length - block % length
+    }
+
+    /// Where in its volume a sector is, in bytes.
+    pub(crate) fn offset_of(&self, sector: u64) -> u64 {
+        let length = self.blocks / self.stretches * BLOCK_SECTORS;
+        (sector / length * REGION_BLOCKS * BLOCK_SECTORS + sector % length) * SECTOR as u64
+    }
+
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.offset_of(self.blocks * BLOCK_SECTORS - 1) + SECTOR as u64
+    }
+
+    /// What a volume holds, when `read` fills a buffer from an offset on.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(crate) fn read_all<E>(
+        &self,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    ) -> Result<Vec<Found>, E> {
+        let length = self.blocks / self.stretches * BLOCK_SECTORS;
+        let mut bytes = vec![0; length as usize * SECTOR];
+        let mut all = Vec::new();
+        for first in (0..self.blocks * BLOCK_SECTORS).step_by(length as usize) {
+            read(self.offset_of(first), &mut bytes)?;
+            all.extend(content::found(first, &bytes));
+        }
+        Ok(all)
     }
 
     pub(crate) fn draw(&self, random: &mut fastrand::Rng) -> Step {
@@ -119,6 +162,7 @@ const DEFAULT: Script = Script {
     modes: &[Back],
     changes: &[],
     blocks: 40,
+    stretches: 1,
     ram_blocks: 8,
     slack_blocks: 48,
     ssd_blocks: 24,
@@ -479,13 +523,32 @@ pub(crate) const SCRIPTS: &[Script] = &[
         mixture: &[
             (6, WritePart),
             (3, WriteBlocks),
-            (2, Discard),
             (3, Read),
             (4, Scan),
             (2, Flush),
             (1, Settle),
             (3, Reopen),
             (2, Die),
+        ],
+        ..DEFAULT
+    },
+    // The same with discards. Nobody dies: a discard may be lost with its process, a write to the second volume may not.
+    Script {
+        name: "discards beside summaries unread",
+        modes: &[Back, Through],
+        background: Background::OnSettle,
+        blocks: 20,
+        ssd_blocks: 32,
+        steps: 40,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (3, Discard),
+            (3, Read),
+            (4, Scan),
+            (2, Flush),
+            (1, Settle),
+            (4, Reopen),
         ],
         ..DEFAULT
     },
@@ -523,6 +586,26 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (1, WriteBeside),
             (1, Discard),
             (1, Forget),
+            (9, Read),
+            (1, Flush),
+            (1, FlushBehind),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    // With one mark over all of a volume a crash drops what is not synced by that mark already.
+    Script {
+        name: "warm after a crash in several regions",
+        modes: &[Around, Back],
+        exclusive: true,
+        blocks: 48,
+        stretches: 12,
+        ssd_blocks: 64,
+        steps: 60,
+        mixture: &[
+            (2, WritePart),
+            (3, WriteBlocks),
+            (1, Discard),
             (9, Read),
             (1, Flush),
             (1, FlushBehind),

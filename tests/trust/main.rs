@@ -9,6 +9,7 @@
 //! | void first                               | `newer_bytes_wait_until_the_older_copy_on_the_ssd_is_void_durably`       | `tests/faults.rs`, `tests/crash_sweep` |
 //! | dirty copies stay for their successors   | `a_dirty_copy_stays_until_what_was_written_over_it_is_durable`           | `tests/crash_sweep` |
 //! | unsynced is not clean                    | `what_was_read_after_a_crash_never_turns_into_something_older`           | `tests/crash_sweep` |
+//! | the same, of zeros                       | `zeros_of_a_discard_that_is_not_below_do_not_go_to_the_ssd`              | |
 //! | no copy outlives its successor           | `segments_that_are_used_again_bring_nothing_back_wherever_the_power_fails` | `tiers/ssd/tests/dirty.rs` |
 //! | the same, in a log that is not empty     | `a_segment_that_something_holds_hides_nothing_newer_behind_it_wherever_the_power_fails` | |
 //! | torn is forgotten, flushed is not        | `a_torn_record_is_forgotten_and_what_was_flushed_before_it_is_read`      | `tests/crash_sweep` |
@@ -34,6 +35,7 @@
 //! | what overflows a queue is dropped in silence  | `what_the_ssd_cannot_take_is_counted_when_clean_and_waited_for_when_dirty`      |
 //! | write-back that starves readers               | `reads_are_answered_while_every_write_below_hangs`                              |
 //! | a cleaner that waits until nobody asks        | `write_back_goes_on_beside_readers_that_never_pause`                            |
+//! | the same, and a lane that is never idle       | `write_back_goes_on_while_a_read_hangs`                                         |
 //! | what cannot be read counts as gone            | `a_dirty_copy_that_could_not_be_read_once_is_an_error_and_neither_gone_nor_stuck` |
 //! | a size that is enforced by looking at times   | `a_cache_file_has_its_size_from_the_start_and_keeps_it`                         |
 //! | memory without a bound                        | `ram_holds_no_more_than_it_was_given_and_the_index_no_more_than_20_bytes_a_block` |

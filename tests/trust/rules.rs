@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use terrace::tiers::ssd::Geometry;
 use terrace::tiers::testing::{Fault, Loss, MemoryDevice, Operation};
-use terrace::{BlockSize, Cache, Config, Device, Error, WriteMode};
+use terrace::{BlockSize, Cache, Config, Device, Error, Volume, WriteMode};
 
 use crate::common::{BLOCK, content, eventually, held, seed, small, without_hanging};
 use crate::hostile::{At, Hostile};
@@ -101,6 +101,35 @@ fn what_was_read_after_a_crash_never_turns_into_something_older() {
         });
         assert!(warm_blocks > 0, "seed {seed} {mode:?}: nothing outlived a crash");
     }
+}
+
+/// Reads `blocks` and then others, until all are on the SSD.
+fn pass_on(cache: &Cache, volume: &Volume, blocks: std::ops::Range<u64>) {
+    for block in blocks {
+        drop(read(volume, block));
+        eventually("appends end", || {
+            let ssd = cache.stats().ssd;
+            ssd.cached_blocks <= ssd.blocks_written
+        });
+    }
+}
+
+#[test]
+fn zeros_of_a_discard_that_is_not_below_do_not_go_to_the_ssd() {
+    without_hanging(|| {
+        let world = World::new();
+        let (cache, volume) = world.open(held(16), WriteMode::Back);
+        (0..8).for_each(|block| write(&volume, block, 1));
+        volume.flush().expect("the disk works");
+        world.disk.stall(Operation::Discard);
+        volume.discard(0, 8 * BLOCK_U64).expect("a discard succeeds");
+        (0..8).for_each(|block| assert_eq!(number_of(block, &read(&volume, block)), 0));
+        pass_on(&cache, &volume, 100..140);
+        world.disk.resume();
+        cache.settle().expect("the disk works");
+        let places = volume.places(0..8).expect("blocks of the volume");
+        assert!(places.iter().all(|place| !place.on_ssd), "{places:?}");
+    });
 }
 
 #[test]

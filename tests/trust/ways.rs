@@ -413,6 +413,29 @@ fn write_back_goes_on_beside_readers_that_never_pause() {
     }
 }
 
+/// A lane that is never idle: one read hangs on it for as long as it takes.
+#[test]
+fn write_back_goes_on_while_a_read_hangs() {
+    without_hanging(|| {
+        for mode in [WriteMode::Back, WriteMode::BackSsd] {
+            let world = World::new();
+            let (_cache, volume) = world.open(Config { writeback_delay_ms: 1, ..small(64) }, mode);
+            world.disk.stall(Operation::Read);
+            let (sender, receiver) = mpsc::channel();
+            volume.read_with(300 * BLOCK_U64, BLOCK, move |result| {
+                let _ = sender.send(result.is_ok());
+            });
+            world.disk.wait_until_held(1);
+            (0..10).for_each(|block| write(&volume, block, 1));
+            // The disk answers no reads: what is below is known by its counters.
+            eventually("all of it is below", || world.disk.counters().write_bytes >= 10 * BLOCK_U64);
+            world.disk.resume();
+            assert!(answer(&receiver), "{mode:?}");
+            (0..10).for_each(|block| assert!(world.below(block) == content(block, 1), "{mode:?}"));
+        }
+    });
+}
+
 #[test]
 fn a_dirty_copy_that_could_not_be_read_once_is_an_error_and_neither_gone_nor_stuck() {
     let world = World::new();

@@ -86,6 +86,13 @@ impl ArcPolicy<DenseLists> {
         check_capacity(ids);
         Self { lists: DenseLists::new(ids), capacity, recent_target: 0.0 }
     }
+
+    /// Brings what is known of `block` near: it will be asked for soon. Else a request waits for memory, and everything after
+    /// it, since what it does depends on what it finds there.
+    #[inline]
+    pub fn look_ahead(&self, block: BlockId) {
+        self.lists.look_ahead(block);
+    }
 }
 
 impl ArcPolicy {

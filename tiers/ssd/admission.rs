@@ -15,8 +15,8 @@
 use crate::block::BlockId;
 
 use super::encoding::{GHOSTS_PER_ENTRY, GhostEntry};
-use super::index::mix;
 use super::slot_bits::HITS_MAX;
+use super::table::mix;
 
 /// What the tier does with what it has room for.
 ///

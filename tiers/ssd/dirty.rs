@@ -282,12 +282,9 @@ impl Ssd {
     pub(super) fn cool(&mut self, volume: VolumeId) {
         self.void_unread_of(volume);
         let Self { index, log, .. } = self;
-        index.remove_where(|block, found| {
-            let is_out = block.volume() == volume;
-            if is_out {
-                log.drop_copy(found.place);
-            }
-            is_out
+        let last = BlockId::new(volume, BlockId::NUMBER_LIMIT - 1).as_u64();
+        index.remove_ids(&(BlockId::new(volume, 0).as_u64()..=last), |found| {
+            log.drop_copy(found.place);
         });
         let generation = self.log.next_generation;
         self.queue(JournalEntry::VolumeCold { volume: volume.number(), generation });

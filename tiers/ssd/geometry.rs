@@ -22,7 +22,7 @@ use crate::block::{BlockSize, PAGE_BYTES};
 use crate::error::{Error, Result};
 
 use super::format::{SUMMARY_ENTRY_BYTES, SUMMARY_HEADER_BYTES};
-use super::index::PLACE_LIMIT;
+use super::table::{PLACE_LIMIT, Place};
 use super::tombstones::PIECES_MAX;
 
 const PAGE: u64 = PAGE_BYTES as u64;
@@ -224,6 +224,10 @@ impl Geometry {
     /// How many blocks there is room for at any moment, spare segments included.
     pub(super) fn slot_count(&self) -> usize {
         self.segment_count as usize * self.slots_per_segment as usize
+    }
+
+    pub(super) fn place(&self, segment: u32, slot: u32) -> Place {
+        segment * self.slots_per_segment + slot
     }
 
     pub(super) fn summary_bytes(&self) -> u64 {

@@ -1,144 +1,87 @@
-//! Which block is in which place: exact ids, sized once.
+//! Which block is in which place: the ids spread over parts, each a [`Table`] of its own.
 //!
-//! A cell is 16 bytes: the id; the place plus one in the low 31 bits of the second word (0: empty), a mark, and the CRC32C
-//! in the upper 32. Four cells are a bucket, one line of the processor's cache. A block has two buckets and lies in the
-//! first, or when that was full, in the second; when both are full it takes the cell of another, which goes to its own
-//! other bucket (cuckoo hashing with two choices and buckets of four, which fills a table to 0.97). So a question costs
-//! one or two lines however full the table is, removal leaves nothing behind, and to add many blocks the lines of all of
-//! them can be fetched at once.
+//! The parts are there for recovery, which puts as many blocks into the index as the cache has: a part can be lent, and
+//! whoever has it fills it beside the owner's lock while others fill other parts (see `install`). At any other time the
+//! parts are as one table.
 //!
-//! The table has room for every slot of the file at a load of 0.92 and never grows: 17.4 bytes a block. With the
-//! bits of the slots and the ghost list that is below 20.
-//!
-//! Source: Dietzfelbinger and Weidling, "Balanced allocation and dictionaries with tightly packed constant size bins",
-//! 2007. Departures: the first bucket is preferred, and marked when a block went past it, so that most questions look at
-//! one bucket alone; the mark stays. What finds no cell in [`MOVES_MAX`] moves is kept in a map beside the table, so that
-//! no ids whatever can make the index lose a block.
-//!
-//! | invariant                                                                 | test                                       |
-//! |---------------------------------------------------------------------------|--------------------------------------------|
-//! | 1. A block is in one of its two buckets or in `outside`, and once.          | `..._agrees_with_a_hash_map_...`           |
-//! | 2. What is not in its first bucket has that bucket marked.                  | the same; without marks blocks are lost    |
-//! | 3. `len` counts all; at most the number of slots, below that of the cells.  | the same                                   |
-//! | 4. `outside` is empty, but for ids that were made to share their buckets.   | `a_full_table_keeps_nothing_outside`       |
+//! | invariant                                                                       | test                          |
+//! |---------------------------------------------------------------------------------|-------------------------------|
+//! | 1. Of a lent part no block is found: that is a miss, as for what is not found yet. | `what_leaves_a_lent_part_...` |
+//! | 2. Nothing goes into a lent part but by who has it.                             | asserted                      |
+//! | 3. What leaves a lent part is gone when that comes back, before anyone asks.      | `what_leaves_a_lent_part_...` |
 
-use hashbrown::HashMap;
-use memmap2::MmapMut;
+use std::ops::RangeInclusive;
 
 use crate::block::BlockId;
 
-/// A segment and a slot in it: `segment * slots_per_segment + slot`.
-pub(super) type Place = u32;
+use super::table::{Found, New, Place, Table, mix};
 
-/// One more than the largest place: 31 bits, less one for "empty".
-pub(super) const PLACE_LIMIT: u32 = (1 << 31) - 1;
+/// A part has at least so many slots: fewer fill a part too unevenly, and make it too small to be worth a turn.
+const PART_SLOTS_MIN: usize = if cfg!(test) { 20 } else { 1 << 16 };
+// 64: two threads hardly ever want the same one, and of what is read together there is enough for each.
+const PARTS_MAX: usize = 64;
 
-const PLACE_MASK: u64 = (1 << 31) - 1;
-/// In the first cell of a bucket, empty or not: a block whose first bucket this is lies elsewhere.
-const PASSED: u64 = 1 << 31;
-
-/// `[id, crc << 32 | mark << 31 | place + 1]`.
-type Cell = [u64; 2];
-
-const EMPTY: Cell = [0; 2];
-const CELL_BYTES: usize = size_of::<Cell>();
-const BUCKET_CELLS: usize = 4;
-
-/// Cells that give way to one block at the most, before one is put outside.
-const MOVES_MAX: usize = 64;
-
-/// Blocks whose lines are fetched together.
-// 64: more wait for nothing else, and their lines are in the nearest cache still when their turn comes.
-pub(super) const FETCHED: usize = 64;
-
-type Hasher = foldhash::fast::FixedState;
-
+/// Which part an id belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Found {
-    pub(super) place: Place,
-    pub(super) crc: u32,
+pub(super) struct Spread {
+    /// A power of two.
+    parts: usize,
 }
 
-/// A block to be added.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct New {
-    pub(super) block: BlockId,
-    pub(super) place: Place,
-    pub(super) crc: u32,
-}
-
-/// What became of a block to be added.
-enum Put {
-    Added,
-    Known(Found),
-    /// Both of its buckets are full; this is the second.
-    Full(usize),
-}
-
-/// The table's memory: zero pages until they are written to, and large ones where the system has them. With small pages
-/// nearly every look at a large table would wait for the page's address first.
-struct Cells {
-    bytes: MmapMut,
-    buckets: usize,
-}
-
-impl Cells {
-    fn new(buckets: usize) -> Self {
-        let bytes =
-            MmapMut::map_anon(buckets * BUCKET_CELLS * CELL_BYTES).expect("there is memory for the index");
-        // A system without huge pages refuses; the table then works as well.
-        #[cfg(all(target_os = "linux", not(miri)))]
-        let _ = bytes.advise(memmap2::Advice::HugePage);
-        Self { bytes, buckets }
+impl Spread {
+    fn new(slot_count: usize) -> Self {
+        let parts = (slot_count / PART_SLOTS_MIN).clamp(1, PARTS_MAX);
+        Self { parts: 1 << parts.ilog2() }
     }
 
-    fn len(&self) -> usize {
-        self.buckets * BUCKET_CELLS
+    pub(super) fn parts(self) -> usize {
+        self.parts
     }
 
+    /// By the low bits, which count least for where in its table a block is.
     #[inline]
-    fn get(&self, at: usize) -> Cell {
-        let cell = u128::from_le_bytes(self.bytes.as_chunks().0[at]);
-        [cell as u64, (cell >> 64) as u64]
+    pub(super) fn part_of(self, block: BlockId) -> usize {
+        mix(block.as_u64()) as usize & (self.parts - 1)
     }
+}
 
-    /// The mark that is there stays.
-    #[inline]
-    fn set(&mut self, at: usize, [id, word]: Cell) {
-        let bytes = &mut self.bytes.as_chunks_mut().0[at];
-        let mark = (u128::from_le_bytes(*bytes) >> 64) as u64 & PASSED;
-        *bytes = (u128::from(word | mark) << 64 | u128::from(id)).to_le_bytes();
-    }
-
-    fn mark_passed(&mut self, bucket: usize) {
-        let word_at = bucket * BUCKET_CELLS * CELL_BYTES + size_of::<u64>();
-        self.bytes[word_at + 3] |= (PASSED >> 24) as u8;
-    }
-
-    #[inline]
-    fn bucket(&self, bucket: usize) -> [Cell; BUCKET_CELLS] {
-        let bytes: &[u8; BUCKET_CELLS * CELL_BYTES] = &self.bytes.as_chunks().0[bucket];
-        let cells = bytes.as_chunks::<CELL_BYTES>().0;
-        std::array::from_fn(|at| {
-            let cell = u128::from_le_bytes(cells[at]);
-            [cell as u64, (cell >> 64) as u64]
-        })
-    }
+struct Part {
+    /// None while it is lent.
+    table: Option<Table>,
+    /// How many blocks it had when it was lent.
+    lent_len: usize,
+    /// Ids that are out once it is back.
+    leaving: Vec<RangeInclusive<u64>>,
 }
 
 pub(super) struct Index {
-    cells: Cells,
+    spread: Spread,
+    parts: Vec<Part>,
+    /// In all parts; of a lent one as many as it had.
     len: usize,
-    outside: HashMap<BlockId, Found, Hasher>,
-    /// Says which cell of a bucket gives way next: any of the four, the same for the same calls.
-    turn: u32,
+    cells_bytes: u64,
+}
+
+/// How far [`Index::take_some`] is.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Cursor {
+    part: usize,
+    cell: usize,
 }
 
 impl Index {
     /// An index for at most `slot_count` blocks.
     pub(super) fn new(slot_count: usize) -> Self {
-        let cells = (slot_count as u64 * 100 / 92) as usize + 8;
-        Self { cells: Cells::new(cells.div_ceil(BUCKET_CELLS)), len: 0, outside: HashMap::default(), turn: 0 }
+        let spread = Spread::new(slot_count);
+        let part_slots = slot_count.div_ceil(spread.parts);
+        let part = |_| Part { table: Some(Table::new(part_slots)), lent_len: 0, leaving: Vec::new() };
+        let parts: Vec<Part> = (0..spread.parts).map(part).collect();
+        let cells_bytes = parts.iter().flat_map(|part| &part.table).map(Table::bytes).sum();
+        Self { spread, parts, len: 0, cells_bytes }
+    }
+
+    pub(super) fn spread(&self) -> Spread {
+        self.spread
     }
 
     pub(super) fn len(&self) -> usize {
@@ -146,316 +89,206 @@ impl Index {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let outside = self.outside.len() * size_of::<(BlockId, Found)>();
-        (self.cells.len() * CELL_BYTES + outside) as u64
+        let outside: u64 = self.tables().map(Table::outside_bytes).sum();
+        self.cells_bytes + outside
+    }
+
+    /// Those that are not lent.
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.parts.iter().flat_map(|part| &part.table)
+    }
+
+    #[inline]
+    fn table_of(&self, block: BlockId) -> Option<&Table> {
+        self.parts[self.spread.part_of(block)].table.as_ref()
+    }
+
+    #[inline]
+    fn table_of_mut(&mut self, block: BlockId) -> Option<&mut Table> {
+        self.parts[self.spread.part_of(block)].table.as_mut()
+    }
+
+    /// Whether the part of `block` is lent, so that it cannot be told whether the block is in.
+    pub(super) fn is_lent(&self, block: BlockId) -> bool {
+        self.table_of(block).is_none()
+    }
+
+    pub(super) fn is_part_lent(&self, part: usize) -> bool {
+        self.parts[part].table.is_none()
     }
 
     pub(super) fn get(&self, block: BlockId) -> Option<Found> {
-        match self.find(block) {
-            Some(at) => Some(found(self.cells.get(at))),
-            None => self.outside.get(&block).copied(),
-        }
+        self.table_of(block)?.get(block)
     }
 
-    /// Adds a block that is not in yet.
+    /// Adds a block that is not in yet, and whose part is not lent.
     pub(super) fn insert(&mut self, block: BlockId, place: Place, crc: u32) {
-        let known = self.insert_new(&New { block, place, crc });
-        debug_assert!(known.is_none(), "{block} is in the index already");
-    }
-
-    /// Adds `new`, unless its block is in: what is known of it stays then, and is the answer.
-    pub(super) fn insert_new(&mut self, new: &New) -> Option<Found> {
-        match self.put_new(new) {
-            Put::Added => None,
-            Put::Known(found) => Some(found),
-            Put::Full(second) => {
-                self.len += 1;
-                self.displace(second, cell(new.block, new.place, new.crc));
-                None
-            }
-        }
-    }
-
-    /// The same, but for when another block would have to give way.
-    fn put_new(&mut self, new: &New) -> Put {
-        if let Some(found) = self.get(new.block) {
-            return Put::Known(found);
-        }
-        assert!(self.len < self.cells.len(), "more blocks than slots in the index");
-        let (hash, cell) = (mix(new.block.as_u64()), cell(new.block, new.place, new.crc));
-        let (first, second) = (self.first_of(hash), self.second_of(hash));
-        if !self.put(first, cell) {
-            self.cells.mark_passed(first);
-            if !self.put(second, cell) {
-                return Put::Full(second);
-            }
-        }
+        self.table_of_mut(block).expect("nothing goes into a part that is lent").insert(block, place, crc);
         self.len += 1;
-        Put::Added
     }
 
-    /// Adds all of `news`, but those whose blocks are in: these are given to `known`, by their number, with what is known.
-    ///
-    /// The memory is far away, and one insertion after the other would wait for it: so it is fetched for many at once,
-    /// and those that do not simply find a free cell in their first bucket come last.
-    pub(super) fn insert_all(&mut self, news: &[New], mut known: impl FnMut(usize, Found)) {
-        for (part, news) in news.chunks(FETCHED).enumerate() {
-            let mut buckets = [0; FETCHED];
-            for (bucket, new) in buckets.iter_mut().zip(news) {
-                *bucket = self.first_of(mix(new.block.as_u64()));
-            }
-            self.fetch(buckets[..news.len()].iter().copied());
-            let (mut left, mut left_count) = ([0; FETCHED], 0);
-            for (number, (new, &bucket)) in news.iter().zip(&buckets).enumerate() {
-                if !self.put_first(bucket, new) {
-                    left[left_count] = number;
-                    left_count += 1;
-                }
-            }
-            let left = &left[..left_count];
-            self.fetch(left.iter().map(|&number| self.second_of(mix(news[number].block.as_u64()))));
-            let (mut crowded, mut crowded_count) = ([0; FETCHED], 0);
-            for &number in left {
-                match self.put_new(&news[number]) {
-                    Put::Added => {}
-                    Put::Known(found) => known(part * FETCHED + number, found),
-                    Put::Full(_) => {
-                        crowded[crowded_count] = number;
-                        crowded_count += 1;
-                    }
-                }
-            }
-            let crowded = &crowded[..crowded_count];
-            self.fetch(crowded.iter().flat_map(|&number| self.ways_out_for(&news[number])));
-            for &number in crowded {
-                if let Some(found) = self.insert_new(&news[number]) {
-                    known(part * FETCHED + number, found);
-                }
-            }
-        }
-    }
-
-    /// Adds `new` to its first bucket, if that has a free cell and was never full, and if the block is not in.
-    #[inline]
-    fn put_first(&mut self, bucket: usize, new: &New) -> bool {
-        let cells = self.cells.bucket(bucket);
-        let is_in = position_of(&cells, new.block.as_u64()).is_some();
-        let free = cells.iter().position(|&cell| is_empty(cell));
-        match free.filter(|_| !is_in && !is_passed(&cells)) {
-            Some(at) => {
-                self.cells.set(bucket * BUCKET_CELLS + at, cell(new.block, new.place, new.crc));
-                self.len += 1;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Has the memory bring these buckets, all at once.
-    fn fetch(&self, buckets: impl Iterator<Item = usize>) {
-        let words = buckets.map(|bucket| self.cells.get(bucket * BUCKET_CELLS)[1]);
-        std::hint::black_box(words.fold(0, |all, word| all ^ word));
-    }
-
-    /// Puts `new` into a free cell of the bucket; false when there is none.
-    fn put(&mut self, bucket: usize, new: Cell) -> bool {
-        let free = self.cells.bucket(bucket).iter().position(|&cell| is_empty(cell));
-        if let Some(at) = free {
-            self.cells.set(bucket * BUCKET_CELLS + at, new);
-        }
-        free.is_some()
-    }
-
-    /// Puts `new` into a full bucket, in place of a block that finds room in its other bucket. When none does, any of them
-    /// goes there nevertheless, in place of another in turn.
-    fn displace(&mut self, mut bucket: usize, mut new: Cell) {
-        for _ in 0..MOVES_MAX {
-            let cells = self.cells.bucket(bucket);
-            let others = cells.map(|cell| self.other_of(cell, bucket));
-            self.fetch(others.into_iter());
-            // The numbers of Knuth and Lewis; their upper bits are the good ones.
-            self.turn = self.turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let has_room = |&at: &usize| self.cells.bucket(others[at]).into_iter().any(is_empty);
-            let at = (0..BUCKET_CELLS).find(has_room).unwrap_or((self.turn >> 30) as usize);
-            if bucket == self.first_of(mix(cells[at][0])) {
-                self.cells.mark_passed(bucket);
-            }
-            self.cells.set(bucket * BUCKET_CELLS + at, new);
-            (bucket, new) = (others[at], [cells[at][0], cells[at][1] & !PASSED]);
-            if self.put(bucket, new) {
-                return;
-            }
-        }
-        self.outside.insert(BlockId::from_u64(new[0]), found(new));
-    }
-
-    /// Where what is in the second bucket of `new` may go.
-    fn ways_out_for(&self, new: &New) -> [usize; BUCKET_CELLS] {
-        let bucket = self.second_of(mix(new.block.as_u64()));
-        self.cells.bucket(bucket).map(|cell| self.other_of(cell, bucket))
-    }
-
-    /// The other bucket of what is in this one.
-    fn other_of(&self, cell: Cell, bucket: usize) -> usize {
-        let hash = mix(cell[0]);
-        let first = self.first_of(hash);
-        if bucket == first { self.second_of(hash) } else { first }
+    /// Adds all of `news`, which are of this part, but those whose blocks are in: these are given to `known`, by their
+    /// number, with what is known.
+    pub(super) fn insert_all(&mut self, part: usize, news: &[New], known: impl FnMut(usize, Found)) {
+        let table = self.parts[part].table.as_mut().expect("nothing goes into a part that is lent");
+        let before = table.len();
+        table.insert_all(news, known);
+        self.len += table.len() - before;
     }
 
     /// Notes the checksum of `block`, if that is in `place` still.
     pub(super) fn confirm(&mut self, block: BlockId, place: Place, crc: u32) -> bool {
-        let at = self.find(block);
-        let known =
-            at.map_or_else(|| self.outside.get(&block).copied(), |at| Some(found(self.cells.get(at))));
-        if known.is_none_or(|known| known.place != place) {
-            return false;
-        }
-        match at {
-            Some(at) => self.cells.set(at, cell(block, place, crc)),
-            None => {
-                self.outside.insert(block, Found { place, crc });
-            }
-        }
-        true
+        let table = self.table_of_mut(block).expect("no part is lent that has unfinished appends");
+        table.confirm(block, place, crc)
     }
 
+    /// Takes `block` out and says where it was; of a lent part it is out once that is back.
     pub(super) fn remove(&mut self, block: BlockId) -> Option<Found> {
-        let removed = match self.find(block) {
-            Some(at) => {
-                let removed = found(self.cells.get(at));
-                self.cells.set(at, EMPTY);
-                removed
-            }
-            None => self.outside.remove(&block)?,
+        let part = &mut self.parts[self.spread.part_of(block)];
+        let Some(table) = &mut part.table else {
+            part.leaving.push(block.as_u64()..=block.as_u64());
+            return None;
         };
+        let removed = table.remove(block)?;
         self.len -= 1;
-        self.bring_in_one();
         Some(removed)
     }
 
-    /// There may be room now for one that is outside.
-    fn bring_in_one(&mut self) {
-        if let Some((block, Found { place, crc })) = self.take_outside() {
-            self.insert(block, place, crc);
+    /// Takes out every block of `ids`, and gives `removed` what was known of those that are in no lent part.
+    pub(super) fn remove_ids(&mut self, ids: &RangeInclusive<u64>, mut removed: impl FnMut(Found)) {
+        for part in self.parts.iter_mut().filter(|part| part.table.is_none()) {
+            part.leaving.push(ids.clone());
         }
-    }
-
-    fn take_outside(&mut self) -> Option<(BlockId, Found)> {
-        let block = *self.outside.keys().next()?;
-        self.len -= 1;
-        self.outside.remove_entry(&block)
-    }
-
-    /// Every block that is in, in no order.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
-        let cells = (0..self.cells.len()).map(|at| self.cells.get(at));
-        let inside = cells.filter(|&cell| !is_empty(cell)).map(|cell| BlockId::from_u64(cell[0]));
-        inside.chain(self.outside.keys().copied())
-    }
-
-    /// Takes out every block that `is_out` names, and gives them to it once.
-    pub(super) fn remove_where(&mut self, mut is_out: impl FnMut(BlockId, Found) -> bool) {
-        for at in 0..self.cells.len() {
-            let here = self.cells.get(at);
-            if !is_empty(here) && is_out(BlockId::from_u64(here[0]), found(here)) {
-                self.cells.set(at, EMPTY);
-                self.len -= 1;
+        self.remove_where(|block, found| {
+            let is_out = ids.contains(&block.as_u64());
+            if is_out {
+                removed(found);
             }
-        }
-        let before = self.outside.len();
-        self.outside.retain(|&block, &mut found| !is_out(block, found));
-        self.len -= before - self.outside.len();
+            is_out
+        });
     }
 
-    /// Takes out at most `count` blocks, from the cell `cursor` on, below which there are none; whether some are left.
+    /// Takes out every block that `is_out` names, and gives them to it once; not those in lent parts.
+    pub(super) fn remove_where(&mut self, mut is_out: impl FnMut(BlockId, Found) -> bool) {
+        for table in self.parts.iter_mut().flat_map(|part| &mut part.table) {
+            let before = table.len();
+            table.remove_where(&mut is_out);
+            self.len -= before - table.len();
+        }
+    }
+
+    /// Every block that is in, in no order; not those in lent parts.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
+        self.tables().flat_map(Table::blocks)
+    }
+
+    /// Takes out about `count` blocks at the most, from the cursor on, below which there are none; whether some are left.
     /// Nothing may be added any more.
     pub(super) fn take_some(
         &mut self,
-        cursor: &mut usize,
+        cursor: &mut Cursor,
         count: usize,
-        mut taken: impl FnMut(BlockId, Found),
+        taken: impl FnMut(BlockId, Found),
     ) -> bool {
-        let end = self.cells.len().min(cursor.saturating_add(count.saturating_mul(4)));
-        let mut left = count;
-        // First, so that a removal has none to bring in below the cursor.
-        while left > 0
-            && let Some((block, found)) = self.take_outside()
-        {
-            taken(block, found);
-            left -= 1;
+        let Some(part) = self.parts.get_mut(cursor.part) else { return false };
+        let table = part.table.as_mut().expect("no part is lent while the index moves");
+        let before = table.len();
+        if !table.take_some(&mut cursor.cell, count, taken) {
+            *cursor = Cursor { part: cursor.part + 1, cell: 0 };
         }
-        while self.len > 0 && *cursor < end && left > 0 {
-            let here = self.cells.get(*cursor);
-            if !is_empty(here) {
-                taken(BlockId::from_u64(here[0]), found(here));
-                self.cells.set(*cursor, EMPTY);
-                self.len -= 1;
-                left -= 1;
-            }
-            *cursor += 1;
-        }
-        self.len > 0
+        self.len -= before - table.len();
+        cursor.part < self.parts.len()
     }
 
-    /// The cell of `block`.
-    fn find(&self, block: BlockId) -> Option<usize> {
-        let (id, hash) = (block.as_u64(), mix(block.as_u64()));
-        let first = self.first_of(hash);
-        let cells = self.cells.bucket(first);
-        if let Some(at) = position_of(&cells, id) {
-            return Some(first * BUCKET_CELLS + at);
+    /// The table of a part, until [`Self::take_back`]; none when it is lent already.
+    pub(super) fn lend(&mut self, part: usize) -> Option<Table> {
+        let part = &mut self.parts[part];
+        let table = part.table.take()?;
+        part.lent_len = table.len();
+        Some(table)
+    }
+
+    /// A lent part is back, with what was added to it. What left meanwhile is given to `removed`.
+    pub(super) fn take_back(&mut self, part: usize, mut table: Table, mut removed: impl FnMut(Found)) {
+        let leaving = std::mem::take(&mut self.parts[part].leaving);
+        let (single, many): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|ids| ids.start() == ids.end());
+        for ids in single {
+            table.remove(BlockId::from_u64(*ids.start())).into_iter().for_each(&mut removed);
         }
-        if !is_passed(&cells) {
-            return None;
+        if !many.is_empty() {
+            table.remove_where(|block, found| {
+                let is_out = many.iter().any(|ids| ids.contains(&block.as_u64()));
+                if is_out {
+                    removed(found);
+                }
+                is_out
+            });
         }
-        let second = self.second_of(hash);
-        position_of(&self.cells.bucket(second), id).map(|at| second * BUCKET_CELLS + at)
+        self.len = self.len - self.parts[part].lent_len + table.len();
+        let lent = self.parts[part].table.replace(table);
+        assert!(lent.is_none(), "part {part} was not lent");
     }
-
-    #[inline]
-    fn first_of(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.cells.buckets as u64) >> 32) as usize
-    }
-
-    /// Another one than the first.
-    #[inline]
-    fn second_of(&self, hash: u64) -> usize {
-        let ahead = ((hash & u64::from(u32::MAX)) * (self.cells.buckets as u64 - 1)) >> 32;
-        let bucket = self.first_of(hash) + 1 + ahead as usize;
-        if bucket < self.cells.buckets { bucket } else { bucket - self.cells.buckets }
-    }
-}
-
-fn cell(block: BlockId, place: Place, crc: u32) -> Cell {
-    debug_assert!(place < PLACE_LIMIT);
-    [block.as_u64(), u64::from(crc) << 32 | u64::from(place + 1)]
-}
-
-fn found(cell: Cell) -> Found {
-    Found { place: ((cell[1] & PLACE_MASK) - 1) as u32, crc: (cell[1] >> 32) as u32 }
-}
-
-#[inline]
-fn is_empty(cell: Cell) -> bool {
-    cell[1] & PLACE_MASK == 0
-}
-
-#[inline]
-fn is_passed(bucket: &[Cell; BUCKET_CELLS]) -> bool {
-    bucket[0][1] & PASSED != 0
-}
-
-#[inline]
-fn position_of(bucket: &[Cell; BUCKET_CELLS], id: u64) -> Option<usize> {
-    bucket.iter().position(|&cell| cell[0] == id && !is_empty(cell))
-}
-
-/// Spreads ids, which are mostly runs, over 64 bits (the finalizer of MurmurHash3).
-pub(super) fn mix(id: u64) -> u64 {
-    let id = (id ^ id >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let id = (id ^ id >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    id ^ id >> 33
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn what_leaves_a_lent_part_is_not_found_meanwhile_and_gone_when_that_is_back() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut index, mut twin) = (Index::new(2000), HashMap::new());
+        assert!(index.spread().parts() > 4, "there are parts to be lent");
+        let mut next = 0;
+        for _ in 0..300 {
+            let lent: Vec<usize> = (0..index.spread().parts()).filter(|_| random.bool()).collect();
+            let mut tables: Vec<(usize, Table)> =
+                lent.into_iter().map(|part| (part, index.lend(part).expect("it is here"))).collect();
+            for _ in 0..random.u32(..60) {
+                let block = BlockId::from_u64(random.u64(..1500));
+                let part = index.spread().part_of(block);
+                let lent = tables.iter_mut().find(|(lent, _)| *lent == part);
+                assert_eq!(index.is_lent(block), lent.is_some());
+                let known = twin.get(&block).copied().filter(|_| lent.is_none());
+                assert_eq!(index.get(block).map(|found| found.place), known, "seed {seed}");
+                next += 1;
+                match (random.u32(..6), lent) {
+                    (0, _) => {
+                        let ids = block.as_u64()..=block.as_u64() + random.u64(..20);
+                        let (mut seen, before) = (0, index.len());
+                        index.remove_ids(&ids, |_| seen += 1);
+                        assert_eq!(before - index.len(), seen, "seed {seed}");
+                        twin.retain(|block: &BlockId, _| !ids.contains(&block.as_u64()));
+                    }
+                    (1 | 2, _) => {
+                        assert_eq!(index.remove(block).is_some(), known.is_some(), "seed {seed}");
+                        twin.remove(&block);
+                    }
+                    (_, Some((_, table))) if table.get(block).is_none() => {
+                        table.insert(block, next, 0);
+                        let mut leaving = index.parts[part].leaving.iter();
+                        if !leaving.any(|ids| ids.contains(&block.as_u64())) {
+                            twin.insert(block, next);
+                        }
+                    }
+                    (_, None) if !twin.contains_key(&block) => {
+                        index.insert(block, next, 0);
+                        twin.insert(block, next);
+                    }
+                    _ => {}
+                }
+            }
+            random.shuffle(&mut tables);
+            for (part, table) in tables {
+                index.take_back(part, table, |_| {});
+            }
+            assert_eq!(index.len(), twin.len(), "seed {seed}");
+            for (&block, &place) in &twin {
+                assert_eq!(index.get(block).map(|found| found.place), Some(place), "seed {seed}");
+            }
+        }
+    }
+}

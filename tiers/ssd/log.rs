@@ -29,11 +29,11 @@ use crate::block::{BlockId, Version};
 use super::encoding::SegmentEntry;
 use super::format::Summary;
 use super::geometry::Geometry;
-use super::index::Place;
 use super::journal::Seq;
 use super::plan::{Entry, SlotPlan};
 use super::segment::{Segment, State, Stream};
-use super::slot_bits::SlotBits;
+use super::slot_bits::{FoundBits, SlotBits};
+use super::table::Place;
 
 /// Segments that only reinsertion may open, so that reclaim can always go on.
 const RESERVED_SEGMENTS: usize = 1;
@@ -124,7 +124,7 @@ impl Log {
     }
 
     pub(super) fn place(&self, segment: u32, slot: u32) -> Place {
-        segment * self.geometry.slots_per_segment + slot
+        self.geometry.place(segment, slot)
     }
 
     pub(super) fn segment_and_slot(&self, place: Place) -> (u32, u32) {
@@ -449,12 +449,18 @@ impl Log {
         all.filter(|(_, segment)| segment.state == State::Unread).map(|(index, _)| index)
     }
 
-    /// An unread segment is sealed; all of its slots are dead so far. It has its place in line by [`Self::restore_order`].
-    pub(super) fn restore_sealed(&mut self, segment: u32, generation: u32, slots_used: u32) {
+    /// An unread segment is sealed, and has these bits. It has its place in line by [`Self::restore_order`].
+    pub(super) fn restore_sealed(
+        &mut self,
+        segment: u32,
+        generation: u32,
+        slots_used: u32,
+        bits: &FoundBits,
+    ) {
         self.segments[segment as usize] =
             Segment { state: State::Sealed, is_prepared: true, generation, slots_used };
         self.used_slots += u64::from(slots_used);
-        self.bits.clear(segment);
+        self.bits.load(segment, &bits.live, &bits.hits);
     }
 
     /// An unread segment holds nothing, and no checkpoint says otherwise.

@@ -6,7 +6,7 @@
 
 use crate::block::BlockId;
 
-use super::index::mix;
+use super::table::mix;
 
 // 16: one in sixty questions about other blocks is answered wrongly.
 const BITS_A_BLOCK: usize = 16;

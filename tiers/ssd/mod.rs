@@ -6,8 +6,8 @@
 //! | format     | the bytes of superblock, frame and summary                                         |
 //! | encoding   | the bytes of journal entries and checkpoint items                                  |
 //! | plan       | the plans given out, and their I/O                                                 |
-//! | index      | which block is in which place                                                      |
-//! | moving_index | the same, while it gets a table of another size                                  |
+//! | table, index | which block is in which place; and in parts, which can be lent                    |
+//! | moving_index | the same, while it gets tables of another size                                   |
 //! | log        | segments and slots: who is written to, who goes next                               |
 //! | segment    | the states of one segment                                                          |
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
@@ -26,7 +26,8 @@
 //! | recover    | which copies of a file at rest are believed                                        |
 //! | inspect    | what a file at rest holds, explained and verified; never writes                    |
 //! | overwritten | what of them the journal calls void                                               |
-//! | scan       | finds clean copies again while the tier serves                                     |
+//! | scan, install | finds clean copies again while the tier serves                                  |
+//! | id_ranges  | ranges of ids                                                                      |
 //! | stats      | the counters                                                                       |
 //! | fuzz       | any bytes in place of a file's, for tests                                          |
 //! | mod, void  | [`Ssd`]: all of them together, in plan, run, finish                                |
@@ -35,7 +36,7 @@
 //! demote: plan_demote -> append -> finish_append -> SealPlan::run -> finish_seal
 //! read:   plan_read -> Device::read, ReadPlan::verify -> finish_read
 //! space:  plan_reclaim -> ReclaimPlan::run -> plan_moves -> read, append -> finish_moves -> finish_reclaim
-//! open:   open_early -> plan_scan -> ScanPlan::run -> finish_scan, beside all of these
+//! open:   open_early -> plan_scan -> ScanPlan::run -> plan_install -> Install::run -> finish_install, beside all of these
 //! write:  void -> plan_journal -> JournalWrite::run -> finish_journal -> the write below
 //! ```
 //!
@@ -57,8 +58,10 @@ mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod geometry;
+mod id_ranges;
 mod index;
 mod inspect;
+mod install;
 mod journal;
 mod log;
 mod log_filter;
@@ -75,6 +78,7 @@ mod scan;
 mod segment;
 mod slot_bits;
 mod stats;
+mod table;
 mod tombstones;
 mod void;
 mod volumes;
@@ -99,6 +103,7 @@ pub use inspect::{
     CopyPlace, Explanation, FileAtRest, FileCounters, FileInfo, Finding, FoundCopy, Row, SegmentCounts,
     Severity, Structure, Verdict, VolumeInfo, Warmth, Watcher, verify,
 };
+pub use install::Install;
 pub use journal::{JournalPlan, JournalSeq, JournalWrite};
 pub use log_read::LogRead;
 pub use plan::{
@@ -116,12 +121,12 @@ use admission::Admission;
 use dirty_log::DirtyLog;
 use encoding::JournalEntry;
 use format::{Pages, crc32c};
-use index::{Found, Place};
 use journal::Journal;
 use log::Log;
 use moving_index::MovingIndex;
 use scan::Scan;
 use segment::Stream;
+use table::{Found, Place};
 use void::region_of;
 use volumes::Volumes;
 
@@ -242,6 +247,8 @@ impl Ssd {
         let found = recover::recover(device, wanted.block_size)?;
         let geometry = found.superblock.geometry;
         let unread = found.log.unread().collect();
+        let index = MovingIndex::new(geometry.slot_count());
+        let scan = Scan::new(found.believed, found.counters, unread, found.dirty.restored(), index.spread());
         let mut ssd = Self {
             geometry,
             durable_geometry: geometry,
@@ -250,12 +257,12 @@ impl Ssd {
             is_simulated: false,
             fills: false,
             log: found.log,
-            index: MovingIndex::new(geometry.slot_count()),
+            index,
             dirty: found.dirty,
             admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: found.journal,
             volumes: found.volumes,
-            scan: Some(Scan::new(found.believed, found.counters, unread)),
+            scan: Some(scan),
             marked: BTreeSet::new(),
             superblock_sequence: found.superblock.sequence,
             superblock_first: 1 - found.copy,
@@ -519,6 +526,10 @@ impl Ssd {
         if self.contains(block) {
             return Demote::Present;
         }
+        if self.index.is_lent(block) {
+            self.stats.refused_scanning += 1;
+            return Demote::Refused(Refusal::Scanning);
+        }
         if !self.admission.admits(block, is_earned, self.fills, now_us) {
             self.stats.refused_not_earned += 1;
             return Demote::Refused(Refusal::NotEarned);
@@ -527,6 +538,7 @@ impl Ssd {
             self.stats.refused_no_segment += 1;
             return Demote::Refused(Refusal::NoSegment);
         };
+        self.note_append(block);
         self.admission.charge(self.geometry.block_size.bytes() as u64);
         self.index.insert(block, self.log.place(plan.segment, plan.slot), 0);
         Demote::Append(plan)
@@ -537,6 +549,7 @@ impl Ssd {
     pub fn finish_append(&mut self, plans: &[SlotPlan], crcs: Option<&[u32]>) -> Option<SealPlan> {
         for (index, plan) in plans.iter().enumerate() {
             let place = self.log.place(plan.segment, plan.slot);
+            self.note_append_done(plan.block);
             match crcs.map(|crcs| crcs[index]) {
                 Some(crc) if self.index.confirm(plan.block, place, crc) => {
                     self.log.settle(plan, Some(crc));
@@ -602,7 +615,8 @@ impl Ssd {
 
     /// Takes the copy of `block` out of the index. True when recovery might still find it.
     fn drop_copy(&mut self, block: BlockId) -> bool {
-        self.index.remove(block).is_some_and(|found| self.log.drop_copy(found.place))
+        let may_be_in = self.index.is_lent(block);
+        self.index.remove(block).is_some_and(|found| self.log.drop_copy(found.place)) || may_be_in
     }
 
     fn queue(&mut self, entry: JournalEntry) -> JournalSeq {

@@ -4,14 +4,17 @@
 //! a few at a time, under as many holds of the owner's lock. Until that is over a block is in one of both tables, never in
 //! both: new ones go into the new table, and every other question looks there first.
 
+use std::ops::RangeInclusive;
+
 use crate::block::BlockId;
 
-use super::index::{Found, Index, New, Place};
+use super::index::{Cursor, Index, Spread};
+use super::table::{Found, New, Place, Table};
 
 pub(super) struct MovingIndex {
     table: Index,
-    /// The old table, and its first cell that may not be empty.
-    before: Option<(Index, usize)>,
+    /// The old table, and how far that is emptied.
+    before: Option<(Index, Cursor)>,
 }
 
 impl From<Index> for MovingIndex {
@@ -29,7 +32,7 @@ impl MovingIndex {
     pub(super) fn begin_move(&mut self, slot_count: usize) {
         while self.step(usize::MAX) {}
         let table = std::mem::replace(&mut self.table, Index::new(slot_count));
-        self.before = Some((table, 0));
+        self.before = Some((table, Cursor::default()));
     }
 
     /// Moves at most `count` entries; whether some are left.
@@ -80,17 +83,36 @@ impl MovingIndex {
         self.table.insert(block, place, crc);
     }
 
-    /// Adds all of `news`, but those whose blocks are in: these are given to `known`, by their number, with what is known.
-    pub(super) fn insert_all(&mut self, news: &[New], mut known: impl FnMut(usize, Found)) {
-        if self.before.is_none() {
-            return self.table.insert_all(news, known);
-        }
-        for (number, new) in news.iter().enumerate() {
-            let before = self.before().and_then(|before| before.get(new.block));
-            if let Some(found) = before.or_else(|| self.table.insert_new(new)) {
-                known(number, found);
-            }
-        }
+    /// As [`Index::insert_all`]; not while the index moves.
+    pub(super) fn insert_all(&mut self, part: usize, news: &[New], known: impl FnMut(usize, Found)) {
+        debug_assert!(self.before.is_none(), "a file is not resized before all it holds is found");
+        self.table.insert_all(part, news, known);
+    }
+
+    /// As [`Index::spread`]; it stays as it is but for [`Self::begin_move`].
+    pub(super) fn spread(&self) -> Spread {
+        self.table.spread()
+    }
+
+    /// As [`Index::is_lent`].
+    pub(super) fn is_lent(&self, block: BlockId) -> bool {
+        self.table.is_lent(block)
+    }
+
+    /// As [`Index::is_part_lent`].
+    pub(super) fn is_part_lent(&self, part: usize) -> bool {
+        self.table.is_part_lent(part)
+    }
+
+    /// As [`Index::lend`]; not while the index moves.
+    pub(super) fn lend(&mut self, part: usize) -> Option<Table> {
+        debug_assert!(self.before.is_none(), "a file is not resized before all it holds is found");
+        self.table.lend(part)
+    }
+
+    /// As [`Index::take_back`].
+    pub(super) fn take_back(&mut self, part: usize, table: Table, removed: impl FnMut(Found)) {
+        self.table.take_back(part, table, removed);
     }
 
     /// Notes the checksum of `block`, if that is in `place` still.
@@ -103,7 +125,15 @@ impl MovingIndex {
         self.table.remove(block).or_else(|| self.before_mut()?.remove(block))
     }
 
-    /// Takes out every block that `is_out` names, and gives them to it once.
+    /// As [`Index::remove_ids`].
+    pub(super) fn remove_ids(&mut self, ids: &RangeInclusive<u64>, mut removed: impl FnMut(Found)) {
+        self.table.remove_ids(ids, &mut removed);
+        if let Some(before) = self.before_mut() {
+            before.remove_ids(ids, removed);
+        }
+    }
+
+    /// As [`Index::remove_where`].
     pub(super) fn remove_where(&mut self, mut is_out: impl FnMut(BlockId, Found) -> bool) {
         self.table.remove_where(&mut is_out);
         if let Some(before) = self.before_mut() {

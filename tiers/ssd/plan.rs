@@ -69,6 +69,8 @@ pub enum Refusal {
     NotEarned,
     /// No segment is free to write to; reclaim is behind.
     NoSegment,
+    /// Its part of the index is being filled with what was found in the file.
+    Scanning,
 }
 
 /// One block in a segment's summary.

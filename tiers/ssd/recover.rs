@@ -457,15 +457,13 @@ impl Believed {
     }
 
     /// The entries of a believed segment that are valid, with their hits in `flags`. Depends on nothing else.
-    pub(super) fn survivors(&self, summary: &Summary) -> Vec<Entry> {
+    pub(super) fn survivors(&self, summary: &Summary) -> impl Iterator<Item = Entry> {
         let known = self.checkpointed_as(summary);
-        let hits = |entry: &Entry| (entry.flags & 3).max(known.map_or(0, |k| hits_in(&k.hits, entry.slot)));
-        summary
-            .entries
-            .iter()
-            .filter(|entry| self.doubt_as(known, summary, entry).is_none())
-            .map(|entry| Entry { flags: hits(entry), ..*entry })
-            .collect()
+        let hits =
+            move |entry: &Entry| (entry.flags & 3).max(known.map_or(0, |k| hits_in(&k.hits, entry.slot)));
+        let valid =
+            summary.entries.iter().filter(move |entry| self.doubt_as(known, summary, entry).is_none());
+        valid.map(move |entry| Entry { flags: hits(entry), ..*entry })
     }
 
     /// What the checkpoint says of the very segment that `summary` is of.

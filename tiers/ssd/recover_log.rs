@@ -15,13 +15,16 @@
 //! begins where the checkpoint says, with its oldest segment or its next record, and what is missing there is a gap like
 //! any other. Only when segments were retired since does it begin with what is found, for nobody knows which records
 //! those had. Then a torn segment before that is not missed. That breaks no promise: what was synced is not torn by a
-//! crash, and what was not needs none of the others, since a record has blocks whose older copies are all durable.
+//! crash, and what was not needs none of the others, since a record has blocks whose older copies are all durable, and in
+//! order nothing of an epoch before all of the one before is. All that was ever synced before it is below, for segments are
+//! retired in their order. Only when that first header is not torn but damaged later, records that were synced go unmissed.
 //!
 //! | situation                                                      | test in `tests/log_gap.rs`                             |
 //! |----------------------------------------------------------------|--------------------------------------------------------|
 //! | the first header of a log that was not synced is torn          | `nothing_behind_a_first_segment_with_a_torn_header_...` |
 //! | the same, and what follows says that it was synced             | `a_first_segment_with_a_torn_header_is_damage_...`      |
 //! | the first segments are retired                                 | `what_is_left_behind_retired_segments_is_the_log_...`   |
+//! | the same, and the next one is torn                             | `a_torn_segment_behind_retired_ones_is_forgotten_...`   |
 
 use std::io::IoSliceMut;
 

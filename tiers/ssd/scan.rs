@@ -1,15 +1,15 @@
 //! The part of [`Ssd`] that finds clean copies again: the summaries of an opened file are read beside everything else.
 //!
 //! ```text
-//! open_early --> plan_scan -> ScanPlan::run -> finish_scan, in any number at once --> checkpoint: it is over
-//!                (under the lock)  (without)     (under the lock)
+//! open_early --> plan_scan -> ScanPlan::run -> install what was found, in any number at once --> checkpoint: it is over
+//!                (under the lock)  (without)     (see `install`)
 //! ```
 //!
 //! Dirty blocks are known before the first call, and clean copies are never needed to be right: whatever is not found
 //! yet is a miss. What must hold is that none is found which something newer has taken the place of:
 //!
 //! 1. While summaries are unread, a write, discard, forget or cold attach counts as having an old copy: it is noted here,
-//!    so that [`Ssd::finish_scan`] does not install it, and in the journal, so that no later opening does.
+//!    so that `install` does not put it into the index, and in the journal, so that no later opening does.
 //! 2. That goes on until a checkpoint that absorbs the journal is durable: a summary that could not be read now may be
 //!    readable after a crash. Checkpoints before that absorb nothing (see `recover`) and list unread segments with the
 //!    bits that the one before had of them.
@@ -26,7 +26,6 @@
 //! | crash in the middle, with any of these before it   | `tests/scan.rs`; `tests/crash_sweep`, the scripts that open early |
 //! | beside reads and writes of other threads           | `tests/schedules.rs`                                             |
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
@@ -34,15 +33,21 @@ use hashbrown::HashSet;
 use crate::block::{BlockId, PAGE_BYTES, VolumeId};
 use crate::device::Device;
 
-use super::encoding::{self, Counters, JournalEntry};
+use super::Ssd;
+use super::encoding::Counters;
 use super::format::{Pages, Summary};
-use super::index::{FETCHED, New};
+use super::id_ranges::IdRanges;
+use super::index::Spread;
+use super::install::PartState;
+use super::log_filter::LogFilter;
 use super::recover::Believed;
-use super::{Entry, Ssd};
+use super::slot_bits::FoundBits;
+use super::table::New;
 
-/// A plan has about so many slots: what is installed under the lock takes a fraction of a millisecond.
-const SLOTS_A_PLAN: u32 = 4096;
-const SEGMENTS_A_PLAN: u32 = 4;
+/// A plan has about so many slots, in at most so many segments.
+// 16384: 256 blocks for each of 64 parts of the index, a few thousand instructions between two looks at the lock.
+const SLOTS_A_PLAN: u32 = 16_384;
+const SEGMENTS_A_PLAN: u32 = if cfg!(test) { 4 } else { 16 };
 type Hasher = foldhash::fast::FixedState;
 
 /// What is known of an opened file until everything it holds is.
@@ -52,12 +57,17 @@ pub(super) struct Scan {
     pub(super) counters: Counters,
     /// The last is next.
     unread: Vec<u32>,
-    /// Unread, or planned and not finished.
-    left: u32,
+    /// Unread, or planned and not installed in full.
+    pub(super) left: u32,
     /// Sequence and segment.
-    sealed: Vec<(u64, u32)>,
+    pub(super) sealed: Vec<(u64, u32)>,
     /// Segments of this generation or later are of this opening.
-    first_generation: u32,
+    pub(super) first_generation: u32,
+    /// What the log had when the file was opened.
+    logged: Option<Arc<LogFilter>>,
+    /// Of the parts of the index.
+    pub(super) parts: Vec<PartState>,
+    pub(super) parts_lent: u32,
     /// Whose copies are older than something of this opening.
     overwritten: HashSet<BlockId, Hasher>,
     overwritten_ranges: IdRanges,
@@ -66,24 +76,38 @@ pub(super) struct Scan {
 /// Summaries to be read.
 pub struct ScanPlan {
     believed: Arc<Believed>,
+    logged: Option<Arc<LogFilter>>,
+    spread: Spread,
     segments: Vec<u32>,
 }
 
-/// What [`ScanPlan::run`] found.
+/// What [`ScanPlan::run`] found and [`Ssd::plan_install`] did not take yet.
 pub struct Scanned {
-    segments: Vec<(u32, Option<Found>)>,
+    /// How many were read.
+    pub(super) segment_count: u32,
+    pub(super) segments: Vec<(u32, Option<Found>)>,
+    /// The blocks in them, by parts of the index.
+    pub(super) news: Vec<Vec<New>>,
+    /// Those that the log may hide.
+    pub(super) doubtful: Vec<New>,
 }
 
 /// A believed segment.
-struct Found {
-    sequence: u64,
-    generation: u32,
-    slots_used: u32,
-    survivors: Vec<Entry>,
+pub(super) struct Found {
+    pub(super) sequence: u64,
+    pub(super) generation: u32,
+    pub(super) slots_used: u32,
+    pub(super) bits: FoundBits,
 }
 
 impl Scan {
-    pub(super) fn new(believed: Believed, counters: Counters, mut unread: Vec<u32>) -> Self {
+    pub(super) fn new(
+        believed: Believed,
+        counters: Counters,
+        mut unread: Vec<u32>,
+        logged: Option<Arc<LogFilter>>,
+        spread: Spread,
+    ) -> Self {
         let first_generation = believed.next_generation;
         // First what may turn out to be free, then what was written last.
         unread.sort_by_key(|&segment| match believed.checkpointed_generation(segment) {
@@ -97,6 +121,9 @@ impl Scan {
             unread,
             sealed: Vec::new(),
             first_generation,
+            logged,
+            parts: (0..spread.parts()).map(|_| PartState::default()).collect(),
+            parts_lent: 0,
             overwritten: HashSet::default(),
             overwritten_ranges: IdRanges::default(),
         }
@@ -108,11 +135,11 @@ impl Scan {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.left == 0
+        self.left == 0 && self.parts_lent == 0
     }
 
     /// Nothing of before may be used of `block`. True when recovery might still find something.
-    fn void(&mut self, block: BlockId) -> bool {
+    pub(super) fn void(&mut self, block: BlockId) -> bool {
         let may_be_found = self.believed.volumes.contains(block.volume());
         if may_be_found && !self.is_over() {
             self.overwritten.insert(block);
@@ -127,7 +154,12 @@ impl Scan {
         count > 0
     }
 
-    fn is_void(&self, block: BlockId) -> bool {
+    /// Whether something of this opening took the place of what may still be found.
+    pub(super) fn has_void(&self) -> bool {
+        !self.overwritten.is_empty() || !self.overwritten_ranges.is_empty()
+    }
+
+    pub(super) fn is_void(&self, block: BlockId) -> bool {
         !self.overwritten.is_empty() && self.overwritten.contains(&block)
             || self.overwritten_ranges.contains(block.as_u64())
     }
@@ -137,17 +169,38 @@ impl ScanPlan {
     /// Reads the summaries and judges what they name. Those that cannot be read are as good as none.
     pub fn run(&self, device: &dyn Device) -> Scanned {
         let mut pages = Pages::new(self.believed.geometry.summary_bytes() as usize);
+        let (mut news, mut doubtful) = (self.empty_news(), Vec::new());
         let read = |&segment: &u32| {
             let summary = read_summary(device, &self.believed, segment, &mut pages);
-            let found = summary.map(|summary| Found {
-                sequence: summary.sequence,
-                generation: summary.generation,
-                slots_used: summary.slots_used,
-                survivors: self.believed.survivors(&summary),
-            });
-            (segment, found)
+            (segment, summary.map(|summary| self.judge(&summary, &mut news, &mut doubtful)))
         };
-        Scanned { segments: self.segments.iter().map(read).collect() }
+        let segments: Vec<(u32, Option<Found>)> = self.segments.iter().map(read).collect();
+        Scanned { segment_count: segments.len() as u32, segments, news, doubtful }
+    }
+
+    /// A list for each part, with room for its share of what may be found.
+    fn empty_news(&self) -> Vec<Vec<New>> {
+        let slots = self.segments.len() * self.believed.geometry.slots_per_segment as usize;
+        let share = slots / self.spread.parts();
+        (0..self.spread.parts()).map(|_| Vec::with_capacity(share + share / 4)).collect()
+    }
+
+    /// Puts what is believed of a summary to `news`, and to `doubtful` what the log may hide.
+    fn judge(&self, summary: &Summary, news: &mut [Vec<New>], doubtful: &mut Vec<New>) -> Found {
+        let geometry = &self.believed.geometry;
+        let mut bits = FoundBits::new(geometry);
+        for entry in self.believed.survivors(summary) {
+            bits.put(entry.slot, entry.flags);
+            let place = geometry.place(summary.segment, entry.slot);
+            let new = New { block: entry.block, place, crc: entry.crc };
+            if self.logged.as_ref().is_some_and(|logged| logged.may_have(new.block)) {
+                doubtful.push(new);
+            } else {
+                news[self.spread.part_of(new.block)].push(new);
+            }
+        }
+        let Summary { sequence, generation, slots_used, .. } = *summary;
+        Found { sequence, generation, slots_used, bits }
     }
 }
 
@@ -178,87 +231,16 @@ impl Ssd {
     /// The next summaries to be read; none when all are, or are under way. Any number of plans may be under way.
     pub fn plan_scan(&mut self) -> Option<ScanPlan> {
         let count_max = (SLOTS_A_PLAN / self.geometry.slots_per_segment).clamp(1, SEGMENTS_A_PLAN) as usize;
+        let spread = self.index.spread();
         let scan = self.scan.as_mut()?;
         let count = scan.unread.len().min(count_max);
         let segments: Vec<u32> = (0..count).filter_map(|_| scan.unread.pop()).collect();
-        (count > 0).then(|| ScanPlan { believed: scan.believed.clone(), segments })
-    }
-
-    /// Summaries of a plan were read: their copies are found from now on, but for those that are out of date.
-    pub fn finish_scan(&mut self, scanned: Scanned) {
-        for (segment, found) in scanned.segments {
-            match found {
-                Some(found) => self.install_found(segment, &found),
-                None => self.give_back(segment),
-            }
-            let scan = self.scan.as_mut().expect("a scan is there until all of its plans are finished");
-            scan.left -= 1;
-        }
-        if self.scan.as_ref().is_some_and(Scan::is_over) {
-            self.end_scan();
-        }
-    }
-
-    /// Nothing is found in `segment`. A checkpoint may list it still, so that an opening would look for nothing else there.
-    fn give_back(&mut self, segment: u32) {
-        match self.log.segments[segment as usize].generation {
-            0 => self.log.restore_free(segment),
-            generation => {
-                let seq = self.queue(JournalEntry::Retire { segment, generation });
-                self.log.restore_retired(segment, seq);
-            }
-        }
-    }
-
-    fn install_found(&mut self, segment: u32, found: &Found) {
-        let Found { sequence, generation, slots_used, ref survivors } = *found;
-        self.log.restore_sealed(segment, generation, slots_used);
-        if let Some(scan) = &mut self.scan {
-            scan.sealed.push((sequence, segment));
-        }
-        let mut news = Vec::with_capacity(FETCHED);
-        for some in survivors.chunks(FETCHED) {
-            news.clear();
-            for entry in some {
-                if self.is_wanted(segment, generation, entry) {
-                    let place = self.log.place(segment, entry.slot);
-                    news.push(New { block: entry.block, place, crc: entry.crc });
-                    self.log.bits.restore(segment, entry.slot, entry.flags);
-                }
-            }
-            let mut rivals = Vec::new();
-            self.index.insert_all(&news, |number, known| rivals.push((news[number], known.place)));
-            for (new, known) in rivals {
-                self.log.drop_copy(new.place);
-                self.settle_rival(new.block, known);
-            }
-        }
-    }
-
-    /// Whether nothing takes the place of this copy; what the log hides is void.
-    fn is_wanted(&mut self, segment: u32, generation: u32, entry: &Entry) -> bool {
-        if self.scan.as_ref().is_some_and(|scan| scan.is_void(entry.block)) {
-            return false;
-        }
-        let is_hidden = self.dirty.may_be_found(entry.block);
-        if is_hidden {
-            // The log's copy may be gone at the next opening.
-            self.queue(JournalEntry::VoidSlot { segment, generation, slot: entry.slot });
-        }
-        !is_hidden
-    }
-
-    /// A second copy of `block` was found; the first is in `place`.
-    fn settle_rival(&mut self, block: BlockId, place: super::Place) {
-        let (segment, _) = self.log.segment_and_slot(place);
-        let scan = self.scan.as_mut().expect("there is a scan");
-        if self.log.segments[segment as usize].generation >= scan.first_generation {
-            return;
-        }
-        scan.void(block);
-        self.drop_copy(block);
-        let version = self.first_version();
-        self.queue(encoding::void(block, version));
+        (count > 0).then(|| ScanPlan {
+            believed: scan.believed.clone(),
+            logged: scan.logged.clone(),
+            spread,
+            segments,
+        })
     }
 
     /// Everything is read.
@@ -313,35 +295,5 @@ impl Ssd {
     /// The same for all blocks of `volume`.
     pub(super) fn void_unread_of(&mut self, volume: VolumeId) {
         self.void_unread_range(BlockId::new(volume, 0).as_u64(), BlockId::NUMBER_LIMIT);
-    }
-}
-
-/// Ranges of ids, disjoint and not neighbours: the first of each, and its last.
-#[derive(Default)]
-struct IdRanges {
-    ranges: BTreeMap<u64, u64>,
-}
-
-impl IdRanges {
-    fn insert(&mut self, first: u64, count: u64) {
-        if count == 0 {
-            return;
-        }
-        let (mut first, mut last) = (first, first.saturating_add(count - 1));
-        // What overlaps or touches becomes part of it.
-        let around = self.ranges.range(..=last.saturating_add(1)).rev();
-        let touched: Vec<(u64, u64)> = around
-            .take_while(|&(_, &end)| end >= first.saturating_sub(1))
-            .map(|(&start, &end)| (start, end))
-            .collect();
-        for (start, end) in touched {
-            self.ranges.remove(&start);
-            (first, last) = (first.min(start), last.max(end));
-        }
-        self.ranges.insert(first, last);
-    }
-
-    fn contains(&self, id: u64) -> bool {
-        !self.ranges.is_empty() && self.ranges.range(..=id).next_back().is_some_and(|(_, &last)| last >= id)
     }
 }

@@ -61,12 +61,6 @@ impl SlotBits {
         self.live[segment as usize * self.live_words + slot as usize / 64] &= !(1 << (slot % 64));
     }
 
-    /// What recovery found in a slot of a segment whose bits are all 0.
-    pub(super) fn restore(&mut self, segment: u32, slot: u32, hits: u32) {
-        self.live[segment as usize * self.live_words + slot as usize / 64] |= 1 << (slot % 64);
-        *self.hit_word(segment, slot) |= u64::from(hits & HITS_MAX) << (slot % 32 * 2);
-    }
-
     pub(super) fn hit_count(&self, segment: u32, slot: u32) -> u32 {
         hits_in(self.hits(segment), slot)
     }
@@ -90,6 +84,24 @@ impl SlotBits {
     /// Two bits a slot, the lowest first.
     pub(super) fn hits(&self, segment: u32) -> &[u64] {
         &self.hits[segment as usize * self.hit_words..][..self.hit_words]
+    }
+}
+
+/// What recovery found in one segment: no slot but those that are put.
+pub(super) struct FoundBits {
+    pub(super) live: Vec<u64>,
+    pub(super) hits: Vec<u64>,
+}
+
+impl FoundBits {
+    pub(super) fn new(geometry: &Geometry) -> Self {
+        Self { live: vec![0; geometry.live_words()], hits: vec![0; geometry.hit_words()] }
+    }
+
+    /// `slot` is live, and was hit so often.
+    pub(super) fn put(&mut self, slot: u32, hits: u32) {
+        self.live[slot as usize / 64] |= 1 << (slot % 64);
+        self.hits[slot as usize / 32] |= u64::from(hits & HITS_MAX) << (slot % 32 * 2);
     }
 }
 

@@ -26,6 +26,8 @@ pub struct SsdStats {
     pub corrupt_blocks: u64,
     pub refused_not_earned: u64,
     pub refused_no_segment: u64,
+    /// Refused because what was found in the file was on its way to the index.
+    pub refused_scanning: u64,
     /// Blocks dropped because their segment was emptied.
     pub evicted_blocks: u64,
     /// Copies dropped because something newer was written or they were discarded.

@@ -6,6 +6,7 @@ mod dirty;
 mod driver;
 mod format;
 mod inspect;
+mod install;
 mod journal;
 mod log_chains;
 mod log_gap;

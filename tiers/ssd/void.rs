@@ -184,6 +184,9 @@ impl Ssd {
     /// Takes the clean copies of these blocks out of the index, without a look at those that are not there when there are
     /// more of them. True when recovery might still find one.
     pub(super) fn drop_clean(&mut self, ids: &Range<u64>) -> bool {
+        if ids.is_empty() {
+            return false;
+        }
         let (mut may_be_found, mut dropped) = (false, 0);
         if ids.end.saturating_sub(ids.start) < self.index.len() as u64 {
             for block in ids.clone().map(BlockId::from_u64) {
@@ -192,13 +195,9 @@ impl Ssd {
             }
         } else {
             let Self { index, log, .. } = self;
-            index.remove_where(|block, found| {
-                let is_in = ids.contains(&block.as_u64());
-                if is_in {
-                    dropped += 1;
-                    may_be_found |= log.drop_copy(found.place);
-                }
-                is_in
+            index.remove_ids(&(ids.start..=ids.end - 1), |found| {
+                dropped += 1;
+                may_be_found |= log.drop_copy(found.place);
             });
         }
         self.stats.voids += dropped;

@@ -7,6 +7,7 @@ pub(crate) use show::read;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
@@ -14,9 +15,12 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
+use crate::serve::report::Report;
 
 /// Where a service is asked by default.
 pub(crate) const SOCKET: &str = "/run/terrace/control.sock";
+/// A service that takes longer to tell its statistics does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ask or change a service that runs
 #[derive(Args, Debug)]
@@ -79,8 +83,19 @@ pub(crate) fn ask(socket: &Path, command: &Command) -> Result<Value> {
     }
 }
 
+/// The statistics of the service at `socket`.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn report(socket: &Path) -> Result<Report> {
+    read(ask(socket, &Command::Stats)?)
+}
+
 fn talk(socket: &Path, command: &Command) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(socket)?;
+    // What changes something may take hours.
+    let patience = matches!(command, Command::Stats).then_some(PATIENCE);
+    stream.set_read_timeout(patience)?;
     let line = serde_json::to_string(command).expect("plain data always serialises");
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();

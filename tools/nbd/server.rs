@@ -177,7 +177,7 @@ impl Server {
     /// Who is here, in the order of coming.
     pub fn connections(&self) -> Vec<ConnectionStats> {
         let here = self.shared.here.lock();
-        here.connections.values().map(|connection| connection.stats()).collect()
+        here.connections.iter().map(|(&id, connection)| connection.stats(id)).collect()
     }
 
     /// Lets nobody in any more, has everyone's requests answered, refuses new ones, and closes. Who is not done after
@@ -360,8 +360,9 @@ impl Connection {
         self.chosen.get().map_or((0, 0), |chosen| chosen.outbox.in_flight())
     }
 
-    fn stats(&self) -> ConnectionStats {
+    fn stats(&self, id: u64) -> ConnectionStats {
         ConnectionStats {
+            id,
             peer: self.peer.clone(),
             export: self.chosen.get().map(|chosen| chosen.export.clone()),
             has_tls: self.chosen.get().is_some_and(|chosen| chosen.has_tls),

@@ -38,6 +38,8 @@ pub struct ServerStats {
 /// One client.
 #[derive(Clone, Debug)]
 pub struct ConnectionStats {
+    /// In the order of coming; no other connection of this server has it.
+    pub id: u64,
     pub peer: String,
     /// None: in the handshake.
     pub export: Option<String>,

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use super::canvas::{Area, GRID, INK, MUTED, text};
 use crate::units::show_bytes;
 
-pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
 pub(super) type Chart<'a, 'b, X, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, Y>>;
 
 /// Powers of two along an axis, from one to another: labels are whole ones.
@@ -50,8 +50,8 @@ impl Ranged for Powers {
 }
 
 /// From nothing to so many bytes: labels are whole numbers of a unit.
-pub(super) struct Bytes {
-    pub(super) most: f64,
+pub(crate) struct Bytes {
+    pub(crate) most: f64,
 }
 
 impl Ranged for Bytes {
@@ -130,7 +130,7 @@ pub(super) fn percent(share: &f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
-pub(super) fn bytes(bytes: &f64) -> String {
+pub(crate) fn bytes(bytes: &f64) -> String {
     show_bytes(*bytes as u64)
 }
 

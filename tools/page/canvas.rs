@@ -6,15 +6,15 @@ use plotters::prelude::*;
 pub(super) const WIDTH: u32 = 600;
 pub(super) const HEIGHT: u32 = 340;
 
-pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// What a colour is for; in the light theme it is this one.
-pub(super) const INK: RGBColor = RGBColor(31, 35, 40);
-pub(super) const MUTED: RGBColor = RGBColor(101, 109, 118);
-pub(super) const GRID: RGBColor = RGBColor(216, 222, 228);
-pub(super) const SERIES: [RGBColor; 4] =
+pub(crate) const INK: RGBColor = RGBColor(31, 35, 40);
+pub(crate) const MUTED: RGBColor = RGBColor(101, 109, 118);
+pub(crate) const GRID: RGBColor = RGBColor(216, 222, 228);
+pub(crate) const SERIES: [RGBColor; 4] =
     [RGBColor(9, 105, 218), RGBColor(201, 98, 8), RGBColor(26, 127, 55), RGBColor(130, 80, 223)];
-pub(super) const MARK: RGBColor = RGBColor(207, 34, 46);
+pub(crate) const MARK: RGBColor = RGBColor(207, 34, 46);
 /// From little to much.
 pub(super) const HEAT: [RGBColor; 9] = [
     RGBColor(238, 246, 252),
@@ -48,19 +48,29 @@ fn roles() -> Vec<(RGBColor, String)> {
 }
 
 /// A drawing for the page: colours by variable, and as wide as there is room.
-pub(super) fn themed(svg: &str) -> String {
+pub(crate) fn themed(svg: &str) -> String {
     let mut text = svg.to_string();
     for (RGBColor(red, green, blue), role) in roles() {
         text = text.replace(&format!("\"#{red:02X}{green:02X}{blue:02X}\""), &format!("\"var(--{role})\""));
     }
-    text.replacen(&format!("<svg width=\"{WIDTH}\" height=\"{HEIGHT}\" "), "<svg ", 1)
+    let (head, rest) = text.split_once("viewBox").expect("a drawing says what it shows");
+    let (head, _size) = head.split_once("width=").expect("and how large it is");
+    format!("{head}viewBox{rest}")
 }
 
 /// The SVG that `draw` makes.
 pub(super) fn draw(draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>) -> String {
+    draw_sized((WIDTH, HEIGHT), draw)
+}
+
+/// The same of another size.
+pub(crate) fn draw_sized(
+    size: (u32, u32),
+    draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>,
+) -> String {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         draw(&area).expect("a string takes every drawing");
         area.present().expect("a string takes every drawing");
     }
@@ -68,12 +78,12 @@ pub(super) fn draw(draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error
 }
 
 /// Text of the axes and labels.
-pub(super) fn text(size: i32, color: &RGBColor) -> TextStyle<'static> {
+pub(crate) fn text(size: i32, color: &RGBColor) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(color)
 }
 
 /// The step of the heat scale for `share`, from 0 to 1.
-pub(super) fn heat(share: f64) -> usize {
+pub(crate) fn heat(share: f64) -> usize {
     ((share * HEAT.len() as f64) as usize).min(HEAT.len() - 1)
 }
 

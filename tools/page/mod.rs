@@ -6,8 +6,8 @@
 //!
 //! The script only shows what the pointer is on; without it the page says the same.
 
-mod axes;
-mod canvas;
+pub(crate) mod axes;
+pub(crate) mod canvas;
 mod maps;
 mod plots;
 
@@ -18,6 +18,8 @@ use crate::failure::{Failure, Result};
 use crate::tune::{Candidate, Report, changes, show_years, sizes};
 use crate::units::{show_bytes, show_count, show_us};
 
+/// The colours of both themes, by role.
+pub(crate) const THEME: &str = include_str!("theme.css");
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
@@ -77,7 +79,7 @@ fn page(report: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>Terrace: sizes for {trace}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{head}\
+         <title>Terrace: sizes for {trace}</title>\n<style>\n{THEME}{STYLE}</style>\n</head>\n<body>\n<main>\n{head}\
          <div class=\"figures\">\n{figures}</div>\n{table}{method}</main>\n<div id=\"tip\" role=\"status\" hidden></div>\n\
          <script type=\"application/json\" id=\"data\">{json}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
         trace = escape(&report.trace),
@@ -304,7 +306,8 @@ fn variants(report: &Report) -> String {
     )
 }
 
-fn escape(text: &str) -> String {
+/// Text as it stands in HTML, in an attribute too.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

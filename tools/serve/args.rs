@@ -18,8 +18,9 @@ const EXAMPLES: &str = concat!(
   nbdinfo nbd+unix:///?socket=/run/t.sock
   terrace ctl --socket /run/t.sock.control stats
 
-SIGTERM and SIGINT let clients finish what they began, make everything durable and end; a second one ends at once.
-SIGHUP reads the file of --config again. Exit codes: 0, all is durable; 1, not all is; 2, nothing was served.
+SIGTERM and SIGINT let clients finish what they began, make everything durable and end. A second one cuts clients off; a
+third ends at once, and what was not flushed may be lost. SIGHUP reads the file of --config again: limits, certificates,
+addresses, sizes, modes and exports change in use. Exit codes: 0, all is durable; 1, not all is; 2, nothing was served.
 
 A whole file for --config:
 
@@ -90,8 +91,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", help_heading = "Clients")]
     pub(super) control: Option<PathBuf>,
 
-    /// HOST:PORT of metrics for Prometheus at /metrics, and of /healthz. They are only read, by whoever reaches the address
-    /// [default: none]
+    /// HOST:PORT of a page that shows what the service does, of metrics for Prometheus at /metrics, and of /healthz. All of
+    /// it is only read, by whoever reaches the address [default: none]
     #[arg(long, value_name = "ADDRESS", help_heading = "Service")]
     pub(super) http: Option<HttpAddress>,
 

@@ -14,9 +14,10 @@ use terrace::tiers::backing::file::FileBacking;
 use terrace::tiers::file_device::FileOptions;
 use terrace::tiers::ssd::SsdPolicy;
 use terrace::{Config, Device, RamSize, SsdConfig, SsdSize};
-use terrace_nbd::{Listener, Tls, TlsMode};
+use terrace_nbd::{Listener, Tls};
 
 use super::control::ControlListener;
+use super::doors::{Entrance, open_to_all};
 use super::http::HttpListener;
 use super::plan::{Address, CachePlan, ExportPlan, HttpAddress, Mode, Plan};
 use crate::failure::{Failure, Result};
@@ -29,26 +30,35 @@ pub(super) struct Checked {
     pub(super) plan: Plan,
     pub(super) config: Config,
     pub(super) backings: Vec<Arc<FileBacking>>,
-    pub(super) listeners: Vec<(Listener, TlsMode)>,
+    pub(super) tls: Option<Tls>,
+    pub(super) entrances: Vec<Entrance>,
     pub(super) control: Option<ControlListener>,
     pub(super) http: Option<HttpListener>,
 }
 
-pub(super) fn check(plan: Plan) -> Result<Checked> {
-    check_names(&plan)?;
-    let config = cache_config(&plan.cache)?;
-    check_limits(&plan)?;
+pub(super) fn check(mut plan: Plan) -> Result<Checked> {
+    plan.place_control();
+    let config = check_plan(&plan)?;
     let tls = load_tls(&plan)?;
     check_reach(&plan, tls.is_some())?;
-    let backings = open_backings(&plan)?;
-    let listeners = open_listeners(&plan, tls.as_ref())?;
-    let control = plan.control_path().map(|path| ControlListener::open(&path)).transpose()?;
+    check_files(&plan)?;
+    let backings = plan.exports.iter().map(open_backing).collect::<Result<_>>()?;
+    let entrances = open_entrances(&plan, tls.is_some())?;
+    let control = plan.control.as_deref().map(ControlListener::open).transpose()?;
     let http = open_http(&plan)?;
-    Ok(Checked { plan, config, backings, listeners, control, http })
+    Ok(Checked { plan, config, backings, tls, entrances, control, http })
+}
+
+/// What a plan says of itself, and how the cache is opened by it.
+pub(super) fn check_plan(plan: &Plan) -> Result<Config> {
+    check_names(plan)?;
+    let config = cache_config(&plan.cache)?;
+    check_limits(plan)?;
+    Ok(config)
 }
 
 /// What must hold between exports, and between them and the cache.
-pub(super) fn check_names(plan: &Plan) -> Result<()> {
+fn check_names(plan: &Plan) -> Result<()> {
     if plan.exports.is_empty() {
         return Err(
             Failure::input("there is nothing to serve").remedy("add an [[export]] with its backing store")
@@ -93,7 +103,7 @@ fn check_limits(plan: &Plan) -> Result<()> {
 }
 
 /// How the cache is opened.
-pub(super) fn cache_config(plan: &CachePlan) -> Result<Config> {
+fn cache_config(plan: &CachePlan) -> Result<Config> {
     let mut config = Config::new(RamSize::Bytes(plan.ram_size));
     config.block_size = plan.block_size;
     config.ssd = ssd_config(plan)?;
@@ -115,7 +125,7 @@ fn ssd_config(plan: &CachePlan) -> Result<Option<SsdConfig>> {
     }
 }
 
-fn load_tls(plan: &Plan) -> Result<Option<Tls>> {
+pub(super) fn load_tls(plan: &Plan) -> Result<Option<Tls>> {
     let Some(files) = &plan.tls else { return Ok(None) };
     let tls = Tls::from_files(&files.cert, &files.key, files.ca.as_deref()).map_err(|error| {
         Failure::caused("TLS cannot be offered", error)
@@ -125,7 +135,7 @@ fn load_tls(plan: &Plan) -> Result<Option<Tls>> {
 }
 
 /// No address that others than this machine can reach without TLS, unless that is wanted.
-fn check_reach(plan: &Plan, has_tls: bool) -> Result<()> {
+pub(super) fn check_reach(plan: &Plan, has_tls: bool) -> Result<()> {
     for address in &plan.listen {
         let Address::Tcp(address) = address else { continue };
         if !is_local(address)? && !has_tls && !plan.insecure {
@@ -146,11 +156,6 @@ fn is_local(address: &str) -> Result<bool> {
     Ok(resolve(address)?.iter().all(|found| found.ip().is_loopback()))
 }
 
-fn open_to_all(address: &str) -> Failure {
-    Failure::input(format!("whoever reaches {address} could read and write the disk"))
-        .remedy("add --tls-cert and --tls-key, listen on 127.0.0.1, or accept that by --insecure")
-}
-
 fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
     let found = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
     let failed = |error| Failure::caused(format!("cannot listen on {address}"), error);
@@ -163,12 +168,12 @@ fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
     }
 }
 
-fn open_backings(plan: &Plan) -> Result<Vec<Arc<FileBacking>>> {
+/// No file is two things at once.
+pub(super) fn check_files(plan: &Plan) -> Result<()> {
     let mut files = BTreeMap::new();
     if let Some(found) = plan.cache.ssd_file.as_deref().and_then(file_at) {
         files.insert(found, "the cache file".to_string());
     }
-    let mut backings = Vec::new();
     for export in &plan.exports {
         if let Some(found) = file_at(&export.backing)
             && let Some(other) = files.insert(found, format!("export {}", export.name))
@@ -180,13 +185,12 @@ fn open_backings(plan: &Plan) -> Result<Vec<Arc<FileBacking>>> {
             ))
             .remedy("give each its own file"));
         }
-        backings.push(open_backing(export)?);
     }
-    Ok(backings)
+    Ok(())
 }
 
 /// What tells one file from another, whatever it is called.
-fn file_at(path: &Path) -> Option<(u64, u64)> {
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let found = std::fs::metadata(path).ok()?;
     // A block device is what its number says, whichever node names it.
@@ -208,31 +212,25 @@ pub(super) fn open_backing(export: &ExportPlan) -> Result<Arc<FileBacking>> {
     Ok(Arc::new(backing))
 }
 
-fn open_listeners(plan: &Plan, tls: Option<&Tls>) -> Result<Vec<(Listener, TlsMode)>> {
-    let mut listeners = Vec::new();
+fn open_entrances(plan: &Plan, has_tls: bool) -> Result<Vec<Entrance>> {
     let passed = Listener::activated().map_err(|error| {
         Failure::caused("the sockets that were passed cannot be used", error)
             .remedy("pass listening Unix or TCP sockets alone")
     })?;
+    let mut entrances = Vec::new();
     for listener in passed {
-        if !listener.is_local() && tls.is_none() && !plan.insecure {
+        if !listener.is_local() && !has_tls && !plan.insecure {
             return Err(open_to_all(&listener.name()));
         }
-        listeners.push((tls_mode(listener.tcp_address().is_some(), tls), listener));
+        entrances.push(Entrance { address: None, listener });
     }
     for address in &plan.listen {
-        let listener = match address {
-            // Whoever may connect may read and write the disk.
-            Address::Unix(path) => Listener::unix(path, 0o600),
-            Address::Tcp(address) => Listener::tcp(&resolve(address)?[..]),
-        };
-        let listener = listener.map_err(|error| cannot_listen(address, error))?;
-        listeners.push((tls_mode(matches!(address, Address::Tcp(_)), tls), listener));
+        entrances.push(open_entrance(address)?);
     }
-    if listeners.is_empty() {
-        return Err(Failure::input("there is no address to listen on").remedy("add --listen unix:PATH"));
+    if entrances.is_empty() {
+        return Err(no_address());
     }
-    Ok(listeners.into_iter().map(|(mode, listener)| (listener, mode)).collect())
+    Ok(entrances)
 }
 
 fn open_http(plan: &Plan) -> Result<Option<HttpListener>> {
@@ -241,15 +239,21 @@ fn open_http(plan: &Plan) -> Result<Option<HttpListener>> {
     opened.map(Some).map_err(|error| cannot_listen(&Address::Tcp(address.clone()), error))
 }
 
-fn tls_mode(is_tcp: bool, tls: Option<&Tls>) -> TlsMode {
-    match tls {
-        None => TlsMode::Off,
-        Some(tls) if is_tcp => TlsMode::Required(tls.clone()),
-        Some(tls) => TlsMode::Offered(tls.clone()),
-    }
+pub(super) fn no_address() -> Failure {
+    Failure::input("there is no address to listen on").remedy("add --listen unix:PATH")
 }
 
-pub(super) fn cannot_listen(address: &Address, error: io::Error) -> Failure {
+pub(super) fn open_entrance(address: &Address) -> Result<Entrance> {
+    let listener = match address {
+        // Whoever may connect may read and write the disk.
+        Address::Unix(path) => Listener::unix(path, 0o600),
+        Address::Tcp(address) => Listener::tcp(&resolve(address)?[..]),
+    };
+    let listener = listener.map_err(|error| cannot_listen(address, error))?;
+    Ok(Entrance { address: Some(address.clone()), listener })
+}
+
+fn cannot_listen(address: &Address, error: io::Error) -> Failure {
     let remedy = match (error.kind(), address) {
         (io::ErrorKind::AddrInUse, Address::Unix(_)) => {
             "a server is there, or a file of another kind; name another path"

@@ -18,7 +18,8 @@
 //!    they refuse is done once more on a helper, which does.
 //! 3. A fast request for zeros is never a slow one: a discard costs what the blocks in RAM cost, however large its range,
 //!    and zeros that must take space are refused as fast ones.
-//! 4. A read-only export never calls what changes a volume.
+//! 4. What is done piece by piece ends when its client is gone.
+//! 5. A read-only export never calls what changes a volume.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -95,10 +96,7 @@ impl VolumeExport {
     /// Ends a request that changed something; with `fua`, once that is durable.
     fn finish(&self, request: Request<()>, fua: bool) -> impl FnOnce(terrace::Result<()>) + Send + 'static {
         let volume = self.volume.clone();
-        move |result| match result {
-            Ok(()) if fua => volume.flush_with(|flushed| request.end(flushed)),
-            result => request.end(result),
-        }
+        move |result| request.end_change(&volume, fua, result)
     }
 }
 
@@ -109,6 +107,24 @@ struct Request<T> {
     bytes: u64,
     since: Instant,
     done: Done<T>,
+}
+
+impl Request<()> {
+    fn end_change(self, volume: &Volume, fua: bool, result: terrace::Result<()>) {
+        match result {
+            Ok(()) if fua => volume.flush_with(|flushed| self.end(flushed)),
+            result => self.end(result),
+        }
+    }
+
+    /// Ends a request of many parts before its time, when nobody waits for it any more.
+    fn while_wanted(self) -> Option<Self> {
+        if self.done.is_wanted() {
+            return Some(self);
+        }
+        self.complete(Err(Failure::new(ErrorCode::Shutdown, "the client is gone")));
+        None
+    }
 }
 
 impl<T> Request<T> {
@@ -249,14 +265,14 @@ impl Export for VolumeExport {
             let message = "zeros that keep their space are written like any others";
             return request.complete(Err(Failure::new(ErrorCode::NotSupported, message)));
         }
-        let finish = Box::new(self.finish(request, how.fua));
         let zeros = Zeros {
             volume: self.volume.clone(),
             helpers: self.slow.clone(),
             at: offset,
             end: offset + bytes,
+            fua: how.fua,
         };
-        self.slow.run(move || zeros.write_next(finish));
+        self.slow.run(move || zeros.write_next(request));
     }
 
     fn cache(&self, offset: u64, bytes: u64, done: Done<()>) {
@@ -297,20 +313,22 @@ struct Zeros {
     helpers: Helpers,
     at: u64,
     end: u64,
+    fua: bool,
 }
 
 impl Zeros {
-    fn write_next(mut self, finish: Box<dyn FnOnce(terrace::Result<()>) + Send>) {
+    fn write_next(mut self, request: Request<()>) {
         let bytes = (self.end - self.at).min(PIECE_BYTES);
         let zeros = vec![0; bytes as usize];
         let written = patiently(|| self.volume.write(self.at, &zeros));
         self.at += bytes;
         if written.is_err() || self.at == self.end {
-            return finish(written.map(drop));
+            return request.end_change(&self.volume, self.fua, written.map(drop));
         }
+        let Some(request) = request.while_wanted() else { return };
         // Behind what others have to do.
         let helpers = self.helpers.clone();
-        helpers.run(move || self.write_next(finish));
+        helpers.run(move || self.write_next(request));
     }
 }
 
@@ -329,7 +347,11 @@ impl Prefetch {
         self.at += bytes;
         let (volume, helpers) = (self.volume.clone(), self.helpers.clone());
         volume.prefetch_with(at, bytes as usize, move |brought| match brought {
-            Ok(()) if self.at < self.end => helpers.run(move || self.bring_next(request)),
+            Ok(()) if self.at < self.end => {
+                if let Some(request) = request.while_wanted() {
+                    helpers.run(move || self.bring_next(request));
+                }
+            }
             // It was a hint, and others need the frames more.
             Err(terrace::Error::WouldBlock) => request.end(Ok(())),
             brought => request.end(brought),

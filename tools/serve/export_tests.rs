@@ -20,7 +20,11 @@ struct Bench {
 
 impl Bench {
     fn new(mode: WriteMode, read_only: bool) -> Self {
-        let mut config = Config::new(RamSize::Blocks(16));
+        Self::of_size(16, mode, read_only)
+    }
+
+    fn of_size(blocks: u64, mode: WriteMode, read_only: bool) -> Self {
+        let mut config = Config::new(RamSize::Blocks(blocks));
         config.block_size = BlockSize::new(BLOCK as u64).expect("a block size");
         (config.shards, config.slack_blocks, config.frame_wait_ms) = (Some(1), Some(4), 10);
         let cache = Cache::open(&config).expect("the cache opens");
@@ -129,4 +133,29 @@ fn a_device_that_fails_is_an_error_of_the_protocol_and_is_counted() {
     let failure = answers.recv().expect("it is answered").expect_err("there is no room");
     assert_eq!(failure.code, ErrorCode::NoSpace, "{failure}");
     assert_eq!(bench.counted(Operation::Write), (0, 1));
+}
+
+#[test]
+fn what_is_done_piece_by_piece_ends_when_nobody_waits_for_it_any_more() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let bench = Bench::of_size(DISK_BYTES / BLOCK as u64, WriteMode::Through, false);
+    let full = vec![7; DISK_BYTES as usize];
+    bench.device.write(0, &[std::io::IoSlice::new(&full)]).expect("memory does not fail");
+    let long = |begin: &dyn Fn(Done<()>)| {
+        let (sender, answers) = channel();
+        // It hangs up while the second of four pieces is under way.
+        let asked = AtomicU64::new(0);
+        let is_wanted = move || asked.fetch_add(1, Ordering::Relaxed) < 1;
+        begin(Done::call_while(is_wanted, move |answer| drop(sender.send(answer))));
+        let failure = answers.recv().expect("it ends").expect_err("it is not done");
+        assert_eq!(failure.code, ErrorCode::Shutdown, "{failure}");
+    };
+    let how = Zeroing { fua: false, no_hole: true, fast: false };
+    long(&|done| bench.export.write_zeroes(0, DISK_BYTES, how, done));
+    let stored = bench.stored(0, DISK_BYTES as usize);
+    let (zeroed, rest) = stored.split_at(2 * PIECE_BYTES as usize);
+    assert!(zeroed.iter().all(|&byte| byte == 0) && rest.iter().all(|&byte| byte == 7));
+    long(&|done| bench.export.cache(0, DISK_BYTES, done));
+    assert_eq!(bench.counted(Operation::WriteZeroes), (0, 1));
+    assert_eq!(bench.counted(Operation::Prefetch), (0, 1));
 }

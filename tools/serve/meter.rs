@@ -120,6 +120,15 @@ impl LatencySnapshot {
         Some(end_of_bucket(index))
     }
 
+    /// For each bucket that has some, how many times are below its end, in nanoseconds.
+    pub(crate) fn below_ends(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let used = self.buckets.iter().enumerate().filter(|&(_, &count)| count > 0);
+        used.scan(0, |below, (index, count)| {
+            *below += count;
+            Some((end_of_bucket(index), *below))
+        })
+    }
+
     /// For each power of two in nanoseconds, how many times are below it: the buckets of a Prometheus histogram.
     pub(crate) fn below_powers(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mut below = 0;
@@ -208,6 +217,9 @@ mod tests {
         assert_eq!(below.first(), Some(&(512, 0)));
         assert_eq!(below.iter().find(|(ns, _)| *ns == 1 << 19), Some(&(1 << 19, 524)));
         assert_eq!(below.last().map(|(_, count)| *count), Some(1000));
+        let ends: Vec<(u64, u64)> = snapshot.below_ends().collect();
+        assert!(ends.is_sorted_by(|one, other| one.0 < other.0 && one.1 < other.1), "{ends:?}");
+        assert!(ends.iter().all(|&(ns, count)| count == ns.div_ceil(1000).min(1001) - 1), "{ends:?}");
     }
 
     #[test]

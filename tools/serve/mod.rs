@@ -5,26 +5,31 @@
 //!        ├──> plan ──> check ──> Service ──> terrace_nbd::Server ──> VolumeExport ──> terrace::Volume
 //! toml ──┘                        ▲   │                                 (export.rs)
 //!            signals ── reload ───┤   └──> Snapshot ──> report ──> control socket ──> terrace ctl
-//!                       control ──┘   └──> metrics ──> http ──> Prometheus
+//!                       control ──┘   └──> metrics, history ──> page ──> http ──> Prometheus, a browser
 //! ```
 //!
 //! The life of a service: everything is checked, the cache opened, the disks attached, and only then clients are let in.
-//! On a wish to end nobody is let in any more; those that are here get answers to what they began; everything is made
-//! durable; the cache file is left in order. All of that takes `stop-timeout` at most: then what is not durable is said, and
-//! left as in a crash.
+//! On a wish to end nobody is let in any more; those that are here get answers to what they began, for a quarter of
+//! `stop-timeout`, and those that do not take them are cut off; everything is made durable; the cache file is left in order.
+//! A second wish cuts off at once who is still here. All of that takes `stop-timeout` at most; then, and on a third wish, what
+//! is not durable is left as in a crash. Nothing that was flushed is ever lost by it: what a flush covers is on the disks
+//! or in the log on the SSD when it is answered.
 
 mod args;
 mod check;
 pub(crate) mod control;
+mod doors;
 mod errors;
 mod export;
 mod helpers;
 mod history;
 mod http;
+pub(crate) mod interval;
 mod log;
 pub(crate) mod meter;
 mod metrics;
 mod notify;
+mod page;
 pub(crate) mod plan;
 mod reload;
 pub(crate) mod report;
@@ -34,9 +39,9 @@ mod status;
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub(crate) use args::ServeArgs;
 use notify::Manager;
@@ -54,10 +59,10 @@ pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
     let log = log::Log::start(plan.log);
     let no_threads =
         |error| Failure::caused("the system gives no thread", error).remedy("raise this user's limits");
-    let events = signals::events().map_err(no_threads)?;
+    let (sender, events) = signals::events().map_err(no_threads)?;
     let manager = Manager::of_process();
     let mut checked = check::check(plan)?;
-    let names: Vec<String> = checked.listeners.iter().map(|(listener, _)| listener.name()).collect();
+    let names: Vec<String> = checked.entrances.iter().map(|entrance| entrance.listener.name()).collect();
     let (control, http) = (checked.control.take(), checked.http.take());
     let service = Arc::new(Service::open(checked)?);
     // Its file is removed when this function ends.
@@ -67,14 +72,15 @@ pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
         ready += &format!(", control at {}", control.path().display());
     }
     if let Some(http) = http {
-        ready += &format!(", metrics at http://{}/", http.address());
+        ready += &format!(", page and metrics at http://{}/", http.address());
         http.serve(&service).map_err(no_threads)?;
     }
     print(&ready);
     manager.ready(&ready);
     let life = Arc::new(Life { args: args.clone(), service, log, manager });
-    life.wait_for_end(&events);
-    life.stop()
+    let reloads = life.clone().take_reloads().map_err(no_threads)?;
+    life.wait_for_end(&events, &reloads);
+    life.stop(sender, &events)
 }
 
 /// A service from when it is ready.
@@ -87,22 +93,16 @@ struct Life {
 
 impl Life {
     /// Does what events ask for, until one asks to end.
-    fn wait_for_end(self: &Arc<Self>, events: &Receiver<Event>) {
-        let mut reload: Option<JoinHandle<()>> = None;
+    fn wait_for_end(&self, events: &Receiver<Event>, reloads: &SyncSender<()>) {
         loop {
             let event = match self.manager.watchdog_interval() {
                 Some(interval) => events.recv_timeout(interval),
                 None => events.recv().map_err(RecvTimeoutError::from),
             };
             match event {
-                Ok(Event::Reload) if reload.as_ref().is_some_and(|running| !running.is_finished()) => {
-                    say("still busy with the file as it was; send SIGHUP again later");
-                }
-                Ok(Event::Reload) => {
-                    let life = self.clone();
-                    reload = Some(thread::spawn(move || life.reload()));
-                }
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                // If there is no room one is yet to begin, which will find the file as it is now.
+                Ok(Event::Reload) => drop(reloads.try_send(())),
+                Ok(Event::Stop | Event::Ended(_)) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     // It takes every lock that requests take: one that nobody gets keeps the watchdog waiting.
                     self.service.cache.stats();
@@ -112,33 +112,62 @@ impl Life {
         }
     }
 
+    /// Reads the file again for each that is sent, one after the other, on a thread of its own: it may take long.
+    fn take_reloads(self: Arc<Self>) -> std::io::Result<SyncSender<()>> {
+        let (sender, wanted) = sync_channel(1);
+        thread::Builder::new()
+            .name("terrace-reload".into())
+            .spawn(move || wanted.iter().for_each(|()| self.reload()))?;
+        Ok(sender)
+    }
+
     fn reload(&self) {
+        self.manager.reloading();
         let what = reload::reload(&self.args, &self.service, &self.log);
-        self.manager.status(&what);
         say(&what);
+        self.manager.ready(&what);
     }
 
     /// Ends the service in order, within its time.
-    fn stop(&self) -> Result<()> {
+    fn stop(&self, sender: Sender<Event>, events: &Receiver<Event>) -> Result<()> {
         let within = self.service.plan().stop_timeout;
+        let deadline = Instant::now() + within;
         self.manager.stopping(within + MARGIN);
-        let (sender, ended) = channel();
         let service = self.service.clone();
-        thread::spawn(move || sender.send(end(&service, within / 4)));
-        match ended.recv_timeout(within) {
-            Ok(Ok(())) => {
-                say("stopped; everything is durable");
-                Ok(())
-            }
-            Ok(Err(failure)) => Err(Failure::NotDurable(failure.to_string())),
-            Err(_) => {
-                let dirty_blocks = self.service.cache.stats().dirty_blocks;
-                Err(Failure::NotDurable(format!(
-                    "stopped after {} s with {dirty_blocks} blocks that are not durable; --stop-timeout gives them time",
-                    within.as_secs_f64()
-                )))
+        thread::spawn(move || sender.send(Event::Ended(end(&service, within / 4))));
+        loop {
+            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Ended(Ok(()))) => {
+                    say("stopped; everything is durable");
+                    return Ok(());
+                }
+                Ok(Event::Ended(Err(failure))) => {
+                    return Err(Failure::NotDurable(format!("{failure}; {}", self.what_is_lost())));
+                }
+                Ok(Event::Stop) => self.hasten(),
+                // The service is at its end.
+                Ok(Event::Reload) => {}
+                Err(_) => {
+                    let seconds = within.as_secs_f64();
+                    let lost = self.what_is_lost();
+                    return Err(Failure::NotDurable(format!(
+                        "stopped after {seconds} s: {lost}; --stop-timeout gives it time"
+                    )));
+                }
             }
         }
+    }
+
+    fn hasten(&self) {
+        self.service.server.cut_all();
+        let blocks = self.service.blocks_not_durable();
+        say(&format!(
+            "clients are cut off; {blocks} blocks are yet to be made durable, which a third signal gives up"
+        ));
+    }
+
+    fn what_is_lost(&self) -> String {
+        format!("{} blocks that were not flushed may be lost", self.service.blocks_not_durable())
     }
 }
 
@@ -151,7 +180,10 @@ fn end(service: &Service, grace: Duration) -> Result<()> {
     if drained.cut > 0 {
         say(&format!("{} clients did not finish and were cut off", drained.cut));
     }
-    say(&format!("making everything durable: {} blocks are not", service.cache.stats().dirty_blocks));
+    if drained.stuck > 0 {
+        say(&format!("requests of {} clients are without an answer from a disk", drained.stuck));
+    }
+    say(&format!("making everything durable: {} blocks are not", service.blocks_not_durable()));
     service.close()
 }
 

@@ -31,8 +31,9 @@ impl Manager {
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
 
-    pub(super) fn status(&self, status: &str) {
-        self.tell(&format!("STATUS={status}"));
+    /// Until the next [`Self::ready`] the file is being read again; `systemctl reload` waits for that.
+    pub(super) fn reloading(&self) {
+        self.tell("RELOADING=1\nSTATUS=reading the file again");
     }
 
     pub(super) fn stopping(&self, within: Duration) {

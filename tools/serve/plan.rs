@@ -392,13 +392,13 @@ impl Plan {
         self.exports.iter_mut().for_each(|export| join(&mut export.backing));
     }
 
-    /// The control socket: as told, or beside the first Unix socket.
-    pub(super) fn control_path(&self) -> Option<PathBuf> {
+    /// Puts the control socket beside the first Unix socket, if it was told nowhere.
+    pub(super) fn place_control(&mut self) {
         let beside = |address: &Address| match address {
             Address::Unix(path) => Some(super::control::beside(path)),
             Address::Tcp(_) => None,
         };
-        self.control.clone().or_else(|| self.listen.iter().find_map(beside))
+        self.control = self.control.take().or_else(|| self.listen.iter().find_map(beside));
     }
 }
 
@@ -423,7 +423,7 @@ mod tests {
         let plan = Plan::parse("[[export]]\nbacking = \"/srv/disk.img\"").expect("it is enough");
         assert_eq!(plan.cache, CachePlan::default());
         assert_eq!((plan.exports[0].name.as_str(), plan.exports[0].write), ("disk.img", Mode::Through));
-        assert_eq!(plan.control_path(), None);
+        assert_eq!(plan.control, None);
     }
 
     #[test]
@@ -450,7 +450,8 @@ mod tests {
         plan.resolve(Path::new("/srv"));
         assert_eq!(plan.listen, [Address::Unix("/srv/s".into())]);
         assert_eq!(plan.exports[0].backing, Path::new("/srv/disk"));
-        assert_eq!(plan.control_path(), Some("/srv/s.control".into()));
+        plan.place_control();
+        assert_eq!(plan.control, Some("/srv/s.control".into()));
     }
 
     #[test]

@@ -71,8 +71,9 @@ pub(crate) struct Clients {
     pub(crate) turned_away: u64,
     pub(crate) handshakes_failed: u64,
     pub(crate) breaches: u64,
-    /// Requests that are owed a reply now.
+    /// Now, of all: requests whose reply has not gone, and the bytes that are held for them.
     pub(crate) requests_in_flight: u64,
+    pub(crate) bytes_in_flight: u64,
     pub(crate) requests: u64,
     pub(crate) failures: u64,
     pub(crate) bytes_read: u64,
@@ -103,12 +104,15 @@ pub(crate) struct OperationReport {
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
     pub(crate) p999_us: Option<f64>,
-    /// How many took less than each power of two, in nanoseconds: the difference of two reports has the times between them.
+    /// How many took less than so many nanoseconds, at eight ends to each power of two, as far as there were any in
+    /// between: the difference of two reports has the times between them.
     pub(crate) count_below_ns: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ConnectionReport {
+    /// No other connection ever has it.
+    pub(crate) id: u64,
     pub(crate) peer: String,
     /// Null in the handshake.
     pub(crate) export: Option<String>,
@@ -145,6 +149,7 @@ impl Report {
                 handshakes_failed: server.handshakes_failed,
                 breaches: server.breaches,
                 requests_in_flight: server.requests_in_flight as u64,
+                bytes_in_flight: server.bytes_in_flight,
                 requests: server.traffic.requests,
                 failures: server.traffic.failures,
                 bytes_read: server.traffic.bytes_read,
@@ -155,6 +160,13 @@ impl Report {
             outlooks: OutlookReport::of(&snapshot.outlooks, snapshot.block_bytes),
             recording: snapshot.recording.as_ref().map(RecordingReport::of),
         }
+    }
+}
+
+impl Report {
+    /// Clean blocks written to the SSD, kept ones among them: what its budget is for.
+    pub(crate) fn ssd_cached_bytes(&self) -> u64 {
+        (self.counters.ssd_blocks_written + self.counters.ssd_blocks_reinserted) * self.block_bytes
     }
 }
 
@@ -222,7 +234,7 @@ impl OperationReport {
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),
             p999_us: quantile(0.999),
-            count_below_ns: latency.below_powers().collect(),
+            count_below_ns: latency.below_ends().collect(),
         }
     }
 }
@@ -230,6 +242,7 @@ impl OperationReport {
 impl ConnectionReport {
     fn of(connection: &terrace_nbd::ConnectionStats) -> Self {
         Self {
+            id: connection.id,
             peer: connection.peer.clone(),
             export: connection.export.clone(),
             tls: connection.has_tls,
@@ -261,5 +274,112 @@ impl Unplug {
             "it has nothing that the disks lack; detach-ssd leaves its file warm".into()
         };
         Self { safe: in_mode.is_empty() && dirty_blocks == 0, why }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Of a service that runs for so many seconds, with one of everything; what only grows is larger the longer it runs.
+    pub(crate) fn a_report(seconds: f64) -> Report {
+        let grown = |rate: u64| seconds as u64 * rate;
+        let operation = |operation: &str, rate: u64, ns: u64| OperationReport {
+            operation: operation.into(),
+            count: grown(rate),
+            errors: 0,
+            bytes: grown(rate) * 4096,
+            mean_us: Some(1.0),
+            p50_us: Some(1.0),
+            p99_us: Some(2.0),
+            p999_us: Some(3.0),
+            count_below_ns: vec![(ns, grown(rate) / 2), (ns * 16, grown(rate))],
+        };
+        let counters = serde_json::json!({
+            "references": grown(1010), "reads": grown(910), "writes": grown(100), "ram_hits": grown(850),
+            "read_ram_hits": grown(800), "write_ram_hits": grown(50), "ssd_hits": grown(100), "disk_reads": grown(10),
+            "ssd_blocks_written": grown(20), "ssd_blocks_reinserted": grown(2), "ssd_bytes_written": grown(400_000),
+            "ssd_bytes_prepared": 0, "ssd_read_bytes": grown(4096), "ssd_read_operations": grown(1),
+            "ssd_write_operations": grown(1), "ssd_syncs": grown(1), "disk_read_bytes": grown(4096),
+            "disk_read_operations": grown(1), "disk_write_bytes": grown(4096), "disk_write_operations": grown(1),
+            "disk_syncs": grown(1), "demotions_dropped": 0,
+        });
+        Report {
+            running_seconds: seconds,
+            block_bytes: 16 << 10,
+            ram_bytes: 1 << 30,
+            ssd_bytes: Some(100 << 30),
+            ssd_write_budget_bytes_per_day: Some(200 << 30),
+            counters: serde_json::from_value(counters).expect("all of them"),
+            now: Now {
+                dirty_blocks: 3,
+                unsynced_blocks: 2,
+                ssd_dirty_blocks: 1,
+                lost_blocks: 0,
+                ssd_cached_blocks: 1 << 20,
+                ssd_capacity_blocks: 6 << 20,
+                ssd_segments_unread: 0,
+                ssd_in_use: true,
+                ssd_off_for: None,
+                ssd_errors: 0,
+                ssd_corrupt_blocks: 0,
+                disk_queue_depth: 4,
+                ssd_queue_depth: 2,
+            },
+            clients: Clients {
+                connections: 1,
+                accepted: 1,
+                turned_away: 0,
+                handshakes_failed: 0,
+                breaches: 0,
+                requests_in_flight: 5,
+                requests: grown(1010),
+                failures: 0,
+                bytes_read: grown(1 << 20),
+                bytes_written: grown(1 << 16),
+            },
+            exports: vec![ExportReport {
+                name: "disk".into(),
+                backing: "/srv/disk.img".into(),
+                bytes: 1 << 40,
+                mode: Mode::BackSsd,
+                read_only: false,
+                dirty_blocks: 3,
+                unsynced_blocks: 2,
+                lost_blocks: 0,
+                operations: vec![
+                    operation("read_ram", 800, 2048),
+                    operation("read_ssd", 100, 65_536),
+                    operation("read_disk", 10, 1 << 20),
+                    operation("write", 100, 4096),
+                ],
+            }],
+            connections: vec![ConnectionReport {
+                id: 7,
+                peer: "192.0.2.7:40000".into(),
+                export: Some("disk".into()),
+                tls: true,
+                connected_seconds: seconds,
+                requests_in_flight: 5,
+                requests: grown(1010),
+                bytes_read: grown(1 << 20),
+                bytes_written: grown(1 << 16),
+            }],
+            outlooks: vec![OutlookReport {
+                ram_bytes: 1 << 30,
+                ssd_bytes: 100 << 30,
+                is_present: true,
+                read_ram_ratio: 0.88,
+                read_ram_ratio_error: 0.01,
+                read_ssd_ratio: 0.11,
+                read_disk_ratio: 0.01,
+                read_disk_ratio_error: 0.005,
+                ssd_writes: 0.02,
+                references: grown(1010),
+                sample_rate: 0.1,
+                samples: 4,
+            }],
+            recording: None,
+        }
     }
 }

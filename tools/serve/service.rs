@@ -20,6 +20,7 @@ use terrace::{
 use terrace_nbd::{ConnectionStats, Exports, Server, ServerStats};
 
 use super::check::Checked;
+use super::doors::Doors;
 use super::export::{About, VolumeExport};
 use super::helpers::Helpers;
 use super::meter::OperationSnapshot;
@@ -35,6 +36,7 @@ const SLOW_THREADS: usize = 2;
 pub(crate) struct Service {
     pub(super) cache: Cache,
     pub(super) server: Server,
+    pub(super) doors: Doors,
     exports: Arc<Exports>,
     served: RwLock<BTreeMap<String, Arc<Served>>>,
     changing: Mutex<()>,
@@ -100,7 +102,7 @@ pub(crate) struct ExportSnapshot {
 impl Service {
     /// Opens the cache, attaches the disks and lets clients in. When it fails nothing is left behind.
     pub(super) fn open(checked: Checked) -> Result<Self> {
-        let Checked { plan, config, backings, listeners, .. } = checked;
+        let Checked { plan, config, backings, tls, entrances, .. } = checked;
         let cache = Cache::open(&config).map_err(|error| {
             Failure::caused("the cache cannot be opened", error)
                 .remedy("mend that, or leave the SSD file out")
@@ -112,6 +114,7 @@ impl Service {
         let exports = Arc::new(Exports::default());
         let service = Self {
             server: Server::new(exports.clone(), plan.limits.limits()),
+            doors: Doors::new(tls),
             exports,
             served: RwLock::default(),
             what_if: Mutex::new(watch(&cache, &config)),
@@ -127,8 +130,8 @@ impl Service {
             service.add(export, backing)?;
         }
         // Last, since whoever comes in finds everything.
-        for (listener, tls) in listeners {
-            service.server.listen(listener, tls).map_err(no_threads)?;
+        for entrance in entrances {
+            service.doors.open(&service.server, entrance).map_err(no_threads)?;
         }
         Ok(service)
     }
@@ -313,6 +316,12 @@ impl Service {
     pub(super) fn drain(&self) -> Result<()> {
         self.flush(None)?;
         self.cache.settle().map_err(|error| failed("not everything is on the backing stores", error))
+    }
+
+    /// Blocks that a crash of the machine now would take the newest bytes of.
+    pub(super) fn blocks_not_durable(&self) -> u64 {
+        let stats = self.cache.stats();
+        stats.dirty_blocks + stats.unsynced_blocks
     }
 
     /// The tiers are others now, and so are those to compare them with.

@@ -142,9 +142,10 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = positive, help_heading = "Constraints")]
     pub(crate) within: f64,
 
-    /// Simulate all of the trace, or samples of it; by itself: all of it where that takes seconds. Of a trace that takes
-    /// more than 192 MiB of memory a sample is kept, so that less than 200 MiB are needed whatever its length; with
-    /// `exact` all of it is kept, 4 bytes for each block that is touched and 24 for each request
+    /// Simulate all of the trace, or samples of it; by itself: all of it where that takes seconds. A trace that fits 192 MiB
+    /// is kept in memory whole, and what follows from it may take half as much again. Of a longer one a sample is kept, and
+    /// less than 200 MiB are needed whatever its length; with `exact` all of it is kept, 4 bytes for each block that is
+    /// touched and 24 for each request
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Effort::Auto, help_heading = "Run")]
     pub(crate) effort: Effort,
 

@@ -6,7 +6,8 @@ use super::args::{TuneArgs, Write};
 use super::devices::{Latency, Mixture};
 use super::surface::Cell;
 
-/// RAM of the SSD's index and all beside it, for each block that fits the SSD.
+/// RAM of the SSD's index and all beside it, for each block that fits the SSD. The modes that are weighed here keep no
+/// blocks in its log, which would take more: `terrace::SsdConfig::index_bytes_max`.
 const INDEX_BYTES_PER_BLOCK: u64 = 20;
 const GIB: f64 = (1u64 << 30) as f64;
 const DAYS_A_YEAR: f64 = 365.25;

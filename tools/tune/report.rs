@@ -40,7 +40,8 @@ const KEYS: &[(&str, &str)] = &[
     ("constraints", "what was asked for; null where nothing was"),
     (
         "recommendation, runner_up, fastest",
-        "candidates, or null: ram_bytes and ssd_bytes; index_bytes of RAM that the SSD's index takes, ram_bytes_total; \
+        "candidates, or null: ram_bytes and ssd_bytes; index_bytes of RAM that the SSD's index takes (20 a block; what a volume in \
+         mode back-ssd has in the log comes on top, up to 104 for each copy of a 16 KiB block), ram_bytes_total; \
          ram_share, ssd_share, disk_share of reads and their errors (half a 95 % interval); read_mean_us, read_p99_us, \
          write_mean_us; ssd_bytes_written, write_amplification, ssd_bytes_a_day, life_years; price",
     ),

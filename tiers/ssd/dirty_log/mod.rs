@@ -53,8 +53,9 @@ mod segments;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId, mask};
 
@@ -129,7 +130,9 @@ pub(super) struct DirtyLog {
     pending: HashMap<BlockId, PendingCopy, Hasher>,
     records: BTreeMap<u64, OpenRecord>,
     /// Has all blocks of `chains` and `pending`; only while summaries are read.
-    filter: Option<LogFilter>,
+    filter: Option<Arc<LogFilter>>,
+    /// Blocks that came to the log since the filter is in use elsewhere too.
+    late: HashSet<BlockId, Hasher>,
     pub(super) tombstones: Tombstones,
     pub(super) next_sequence: u64,
     pub(super) synced_through: u64,
@@ -161,6 +164,7 @@ impl DirtyLog {
             pending: HashMap::default(),
             records: BTreeMap::new(),
             filter: None,
+            late: HashSet::default(),
             tombstones: Tombstones::default(),
             next_sequence: 1,
             synced_through: 0,
@@ -222,24 +226,40 @@ impl DirtyLog {
 
     /// Copies are restored now, about so many, and summaries read then, until [`Self::end_scan`].
     pub(super) fn begin_scan(&mut self, copies: usize) {
-        self.filter = Some(LogFilter::new(copies));
+        self.filter = Some(Arc::new(LogFilter::new(copies)));
         self.chains.reserve(copies);
     }
 
     pub(super) fn end_scan(&mut self) {
         self.filter = None;
+        self.late = HashSet::default();
+    }
+
+    /// Which blocks were restored; of those that come to the log from now on it says nothing. None but between
+    /// [`Self::begin_scan`] and [`Self::end_scan`].
+    pub(super) fn restored(&self) -> Option<Arc<LogFilter>> {
+        self.filter.clone()
+    }
+
+    /// Whether some came since.
+    pub(super) fn has_late(&self) -> bool {
+        !self.late.is_empty()
     }
 
     /// The log is to have a copy of `block`.
     fn note(&mut self, block: BlockId) {
-        if let Some(filter) = &mut self.filter {
-            filter.add(block);
+        match self.filter.as_mut().map(Arc::get_mut) {
+            Some(Some(filter)) => filter.add(block),
+            Some(None) => {
+                self.late.insert(block);
+            }
+            None => {}
         }
     }
 
     /// Whether recovery might find a copy of `block`.
     pub(super) fn may_be_found(&self, block: BlockId) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.may_have(block))
+        self.filter.as_ref().is_none_or(|filter| filter.may_have(block) || self.late.contains(&block))
             && (self.chains.has(block) || self.pending.contains_key(&block))
     }
 

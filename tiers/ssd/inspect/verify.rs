@@ -279,7 +279,7 @@ impl Verifier<'_> {
     fn check_blocks(&mut self, loaded: &Loaded, log: Option<&DirtyLog>, summary: &Summary) {
         let geometry = loaded.believed.geometry;
         let block_bytes = geometry.block_size.bytes();
-        let survivors: Vec<Entry> = loaded.believed.survivors(summary);
+        let survivors: Vec<Entry> = loaded.believed.survivors(summary).collect();
         let slots_at_once = (WINDOW_BYTES / block_bytes).min(survivors.len()).max(1);
         let mut window = Pages::new(slots_at_once * block_bytes);
         let mut rest = &survivors[..];

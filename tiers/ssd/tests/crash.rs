@@ -120,7 +120,7 @@ fn nothing_overwritten_below_is_ever_read_again_wherever_the_power_fails() {
         }
         // Once more: what one recovery forgot, the next one must not find.
         let mut again = below.cut(kept, ssd.first_version());
-        let mut second = Driver { ssd, device: Some(device), volume: driver.volume, scanned: Vec::new() };
+        let mut second = Driver::of(ssd, device, driver.volume);
         second.device().keep_steps();
         run_script(&mut second, &mut again, &mut random, 60);
         let kept = random.usize(..=second.device().step_count());
@@ -144,7 +144,7 @@ fn what_was_sealed_and_synced_is_there_after_a_crash() {
     let volume = driver.volume;
     let device = driver.device.expect("not simulated");
     let ssd = Ssd::open(&device, geometry(1000), SsdPolicy::default()).expect("opens");
-    let mut driver = Driver { ssd, device: Some(device), volume, scanned: Vec::new() };
+    let mut driver = Driver::of(ssd, device, volume);
     for number in 0..slots * 20 + 3 {
         let is_kept = number != 7 && number < slots * 20;
         assert!(driver.read(number, version) == is_kept, "block {number}");

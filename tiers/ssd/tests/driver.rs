@@ -29,6 +29,8 @@ pub(super) struct Driver {
     pub(super) volume: VolumeId,
     /// Summaries that are read, and not finished.
     pub(super) scanned: Vec<Scanned>,
+    /// Parts of the index that are lent.
+    pub(super) installs: Vec<Install>,
 }
 
 impl Driver {
@@ -44,13 +46,18 @@ impl Driver {
 
     pub(super) fn over(mut ssd: Ssd, device: Option<MemoryDevice>) -> Self {
         let volume = ssd.attach_volume("disk", Some(IDENTITY)).expect("attaches");
-        Self { ssd, device, volume, scanned: Vec::new() }
+        Self { ssd, device, volume, scanned: Vec::new(), installs: Vec::new() }
+    }
+
+    /// For a volume of before.
+    pub(super) fn of(ssd: Ssd, device: MemoryDevice, volume: VolumeId) -> Self {
+        Self { ssd, device: Some(device), volume, scanned: Vec::new(), installs: Vec::new() }
     }
 
     /// Opened early, with all summaries unread, for a volume of before.
     pub(super) fn early(device: MemoryDevice, geometry: Geometry, volume: VolumeId) -> Self {
         let ssd = Ssd::open_early(&device, geometry, SsdPolicy::default()).expect("opens");
-        Self { ssd, device: Some(device), volume, scanned: Vec::new() }
+        Self::of(ssd, device, volume)
     }
 
     /// Reads the next summaries, if some are left, and keeps what they say for later.
@@ -60,7 +67,21 @@ impl Driver {
         }
     }
 
+    /// Has a part of the index lent for what was read, of the summaries with this number.
+    pub(super) fn lend(&mut self, number: usize) {
+        match self.ssd.plan_install(&mut self.scanned[number]) {
+            Some(mut install) => {
+                install.run();
+                self.installs.push(install);
+            }
+            None => {
+                self.scanned.swap_remove(number);
+            }
+        }
+    }
+
     pub(super) fn finish_scan(&mut self) {
+        self.installs.drain(..).for_each(|install| self.ssd.finish_install(install));
         self.scanned.drain(..).for_each(|scanned| self.ssd.finish_scan(scanned));
         if let Some(device) = &self.device {
             self.ssd.scan_all(device);

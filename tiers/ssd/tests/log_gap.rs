@@ -1,6 +1,8 @@
 //! A segment of the log of which not even the first header is whole is not found: what lies behind that gap is not the
 //! log's, unless the gap is what a segment left that was retired.
 
+use super::super::format::block_crc_of;
+use super::super::record::{RecordEntry, RecordHeader};
 use super::super::*;
 use super::device::MemoryDevice;
 use super::log_writer::{Writer, geometry, size};
@@ -102,5 +104,68 @@ fn what_is_left_behind_retired_segments_is_the_log_whatever_it_says_of_those() {
         let again = open(&writer).expect("it opens");
         assert_eq!(again.ssd.dirty_blocks(), 1, "listed: {is_listed}");
         assert_eq!(again.ssd.dirty.dirty_copies(again.block(2 * FILLING)).len(), 1);
+    }
+}
+
+/// Nobody knows which records the retired segments had, so that the gap before the next one that is found is not seen. What
+/// was in it was never synced, or it would not be torn, and what comes after it needs none of that.
+#[test]
+fn a_torn_segment_behind_retired_ones_is_forgotten_alone_and_what_was_synced_before_is_below() {
+    for torn in [0, 1] {
+        let mut writer = Writer::new();
+        fill(&mut writer, 1, true);
+        writer.sync();
+        (0..3 * FILLING).step_by(4).for_each(|number| writer.destage(number));
+        writer.settle_journal();
+        assert!(writer.ssd.dirty.segments.is_empty(), "all are retired");
+        let before = writer.ssd.dirty.next_sequence;
+        let segments = fill(&mut writer, 2, false);
+        tear(&writer, segments[torn]);
+        let mut again = open(&writer).expect("nothing that was synced is missing");
+        // Behind the first one that is found a gap is the end.
+        let (kept, ends_at) = if torn == 0 { (FILLING + 1, before + 3) } else { (FILLING, before + 1) };
+        assert_eq!(
+            (again.ssd.dirty_blocks(), again.ssd.dirty.next_sequence),
+            (kept as u64, ends_at),
+            "{torn}"
+        );
+        again.write(20, 0..size().sectors());
+        again.log(20..21);
+        again.sync();
+        let last = open(&again).expect("it opens");
+        assert_eq!(last.ssd.dirty_blocks(), kept as u64 + 1, "{torn}");
+    }
+}
+
+/// A sequence that was given up is used again, so that a record which an earlier use of the segment left behind the last
+/// one may have just the number that comes next. Only its generation tells.
+#[test]
+fn a_record_of_an_earlier_generation_behind_the_last_one_is_not_the_logs_though_its_number_is_the_next() {
+    for is_of_now in [true, false] {
+        let mut writer = Writer::new();
+        fill(&mut writer, 1, true);
+        let last = writer.ssd.dirty.segments.back().expect("the log is not empty");
+        let (segment, page) = (last.segment, last.next_page);
+        let generation = if is_of_now { last.generation } else { last.generation - 1 };
+        let (file_id, block, data) = (writer.ssd.file_id(), writer.block(20), vec![7; size().bytes()]);
+        let crc = block_crc_of(file_id, block, generation, std::iter::once(&data[..]));
+        let mask: SectorMask = vec![u64::MAX >> (64 - size().sectors())].into();
+        let sequence = writer.ssd.dirty.next_sequence;
+        let header = RecordHeader {
+            file_id,
+            segment,
+            generation,
+            sequence,
+            synced_through: sequence - 1,
+            epoch: 0,
+            written_s: 0,
+            entries: vec![RecordEntry { block, version: writer.version(), crc, mask }],
+        };
+        let bytes = [&header.to_pages(size())[..], &data].concat();
+        let offset = geometry().segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
+        writer.device.change(offset, |there| there[..bytes.len()].copy_from_slice(&bytes));
+        let again = open(&writer).expect("it opens");
+        let wanted = FILLING as u64 + 1 + u64::from(is_of_now);
+        assert_eq!(again.ssd.dirty_blocks(), wanted, "of now: {is_of_now}");
     }
 }

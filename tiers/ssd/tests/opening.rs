@@ -121,7 +121,7 @@ fn reopening_and_appending_across_every_page_of_the_journal_loses_no_void() {
     let mut next = 0;
     for records in 0..=pages + 2 {
         let ssd = Ssd::open(&device, geometry(4000), SsdPolicy::default()).expect("opens");
-        let mut driver = Driver { ssd, device: Some(device), volume, scanned: Vec::new() };
+        let mut driver = Driver::of(ssd, device, volume);
         for _ in 0..records {
             driver.void(next, version.next(), VoidMark::Exact);
             next += 1;

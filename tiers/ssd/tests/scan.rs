@@ -10,19 +10,19 @@ use super::device::MemoryDevice;
 use super::driver::{Driver, IDENTITY, checkpoint, data_of, geometry};
 
 /// A file with the blocks 0, 1, ... sealed, as they were in the first version, left without a close.
-struct Left {
-    device: MemoryDevice,
-    volume: VolumeId,
-    version: Version,
-    numbers: u64,
+pub(super) struct Left {
+    pub(super) device: MemoryDevice,
+    pub(super) volume: VolumeId,
+    pub(super) version: Version,
+    pub(super) numbers: u64,
 }
 
 impl Left {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::after(|_| {})
     }
 
-    fn after(change: impl FnOnce(&mut Driver)) -> Self {
+    pub(super) fn after(change: impl FnOnce(&mut Driver)) -> Self {
         let mut driver = Driver::create(1000, SsdPolicy::default());
         let (volume, version) = (driver.volume, driver.ssd.first_version());
         let numbers = 40 * u64::from(driver.ssd.geometry().slots_per_segment);
@@ -34,16 +34,16 @@ impl Left {
         Self { device: driver.device.expect("not simulated"), volume, version, numbers }
     }
 
-    fn open(self) -> Driver {
+    pub(super) fn open(self) -> Driver {
         Driver::early(self.device, geometry(1000), self.volume)
     }
 }
 
 /// The same file after the power failed now, with nothing lost.
-fn crash(driver: &Driver) -> Driver {
+pub(super) fn crash(driver: &Driver) -> Driver {
     let device = MemoryDevice::holding(driver.device().bytes());
     let ssd = Ssd::open(&device, driver.ssd.geometry(), SsdPolicy::default()).expect("opens");
-    Driver { ssd, device: Some(device), volume: driver.volume, scanned: Vec::new() }
+    Driver::of(ssd, device, driver.volume)
 }
 
 #[test]
@@ -85,13 +85,18 @@ fn nothing_overwritten_is_found_by_a_scan_beside_it_nor_after_another_crash() {
 /// Calls of any kind, with summaries read and finished in any order between them; some are left unread.
 fn serve_while_scanning(driver: &mut Driver, below: &mut Below, random: &mut fastrand::Rng) {
     for _ in 0..random.usize(..40) {
-        match random.u32(..10) {
+        match random.u32(..12) {
             0..3 => driver.read_summaries(),
             3..5 if !driver.scanned.is_empty() => {
                 let scanned = driver.scanned.swap_remove(random.usize(..driver.scanned.len()));
                 driver.ssd.finish_scan(scanned);
             }
-            5 => {
+            5 if !driver.scanned.is_empty() => driver.lend(random.usize(..driver.scanned.len())),
+            6 if !driver.installs.is_empty() => {
+                let install = driver.installs.swap_remove(random.usize(..driver.installs.len()));
+                driver.ssd.finish_install(install);
+            }
+            7 => {
                 let number = random.u64(..NUMBERS);
                 driver.void(number, below.next, VoidMark::Exact);
                 below.write(number, driver.device().step_count());
@@ -276,7 +281,7 @@ fn copies_leave_in_the_same_order_in_whatever_order_the_summaries_were_read() {
     let device = driver.close();
     let bytes = device.bytes();
     let order_of = |ssd: Ssd, device: MemoryDevice| {
-        let mut driver = Driver { ssd, device: Some(device), volume, scanned: Vec::new() };
+        let mut driver = Driver::of(ssd, device, volume);
         let version = driver.ssd.first_version();
         let mut left = Vec::new();
         for number in 1000..1000 + 3 * BLOCKS {

@@ -5,7 +5,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use crate::serve::history::Watch;
-use crate::serve::metrics;
+use crate::serve::{metrics, page};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -24,11 +24,10 @@ const ALWAYS: [(header::HeaderName, &str); 5] = [
 
 /// `is_local`: the server listens where this machine alone can reach it. Of the body of a request nothing is looked at.
 pub(super) fn answer<B>(request: &Request<B>, watch: &Watch, is_local: bool) -> Response<String> {
-    if let Err(refusal) = check_host(request, is_local) {
-        return refusal;
+    if let Err((status, told)) = check_host(request, is_local) {
+        return plain(status, told);
     }
-    let found = find(request.uri().path());
-    match found {
+    match find(request.uri().path()) {
         None => plain(StatusCode::NOT_FOUND, "there is /, /metrics and /healthz\n"),
         Some(_) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
             let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "everything here is only read\n");
@@ -41,6 +40,13 @@ pub(super) fn answer<B>(request: &Request<B>, watch: &Watch, is_local: bool) -> 
 
 fn find(path: &str) -> Option<fn(&Watch) -> Response<String>> {
     Some(match path {
+        "/" => |watch| with_type(StatusCode::OK, "text/html; charset=utf-8", page::page(&watch.parts())),
+        "/live" => |watch| {
+            let parts = serde_json::to_string(&*watch.parts()).expect("plain data always serialises");
+            with_type(StatusCode::OK, "application/json", parts)
+        },
+        "/page.css" => |_| with_type(StatusCode::OK, "text/css; charset=utf-8", page::STYLE.into()),
+        "/page.js" => |_| with_type(StatusCode::OK, "text/javascript; charset=utf-8", page::SCRIPT.into()),
         "/metrics" => |watch| with_type(StatusCode::OK, metrics::CONTENT_TYPE, watch.metrics()),
         "/healthz" => health,
         _ => return None,
@@ -73,22 +79,20 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Re
 
 /// A request names one host, and where only this machine can ask that is this machine: the browser of someone here shows
 /// a page of a stranger's name what it reads under that name, whatever address the name leads to.
-fn check_host<B>(request: &Request<B>, is_local: bool) -> Result<(), Response<String>> {
+fn check_host<B>(request: &Request<B>, is_local: bool) -> Result<(), (StatusCode, &'static str)> {
+    let refused = (StatusCode::BAD_REQUEST, "a request names one host\n");
     let mut named = request.headers().get_all(header::HOST).iter();
-    let refused = || Err(plain(StatusCode::BAD_REQUEST, "a request names one host\n"));
     let host = match (named.next(), named.next()) {
         (None, _) if request.version() < Version::HTTP_11 => return Ok(()),
         (Some(host), None) => host,
-        _ => return refused(),
+        _ => return Err(refused),
     };
-    let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
-        return refused();
-    };
+    let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()).ok_or(refused)?;
     // In absolute form the target says it again, and counts.
     let host = request.uri().host().unwrap_or(host.host());
     if is_local && !is_this_machine(host) {
         let told = "this is not the host that was asked for; ask 127.0.0.1 or localhost\n";
-        return Err(plain(StatusCode::MISDIRECTED_REQUEST, told));
+        return Err((StatusCode::MISDIRECTED_REQUEST, told));
     }
     Ok(())
 }
@@ -108,7 +112,7 @@ mod tests {
         for host in hosts {
             request = request.header(header::HOST, *host);
         }
-        check_host(&request.body(()).expect("a request"), true).map_err(|refusal| refusal.status())
+        check_host(&request.body(()).expect("a request"), true).map_err(|(status, _)| status)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Metrics over HTTP/1.1, on one thread of their own: what the service does, for Prometheus.
+//! Metrics and a page over HTTP/1.1, on one thread of their own: what the service does, for Prometheus and for people.
 //!
 //! Invariants:
 //! 1. Nothing here changes anything. [`answer`] knows GET and HEAD; whatever a stranger's page makes a browser ask for is

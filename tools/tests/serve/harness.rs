@@ -72,7 +72,9 @@ impl Server {
         let mut stdout = String::new();
         self.stdout.read_to_string(&mut stdout).expect("text");
         let mut stderr = String::new();
-        self.child.stderr.take().expect("it is a pipe").read_to_string(&mut stderr).expect("text");
+        if let Some(mut pipe) = self.child.stderr.take() {
+            pipe.read_to_string(&mut stderr).expect("text");
+        }
         let status = self.child.wait().expect("it ends");
         Run { code: status.code(), stdout, stderr }
     }

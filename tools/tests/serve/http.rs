@@ -1,4 +1,4 @@
-//! Metrics over HTTP.
+//! What the service answers over HTTP; the page in a browser is in `page.rs`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -166,7 +166,7 @@ fn only_what_reads_is_answered() {
     let server = Server::of_disk(&ground, &HTTP);
     let address = address(&server);
     assert_eq!(get(address, "/healthz"), "ok\n");
-    for path in ["/metrics", "/healthz"] {
+    for path in ["/", "/live", "/page.css", "/page.js", "/metrics", "/healthz"] {
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "FROB"] {
             let answer = ask(address, method, path);
             assert_eq!(answer.status, 405, "{method} {path}");

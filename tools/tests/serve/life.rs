@@ -1,14 +1,11 @@
-//! How a service begins and ends, and what it takes over while it runs.
+//! How a service begins and ends.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::Playground;
-use crate::harness::{MIB, Server, contents, have, make_disk, nbdsh, noise, run, try_run, uri};
+use crate::harness::{MIB, Server, contents, have, make_disk, nbdsh, noise, run, uri};
 
 #[test]
 fn a_wish_to_end_makes_durable_what_nobody_flushed_while_a_client_is_connected() {
@@ -108,28 +105,6 @@ fn an_abandoned_socket_is_replaced_and_one_that_is_served_is_not() {
 }
 
 #[test]
-fn a_service_manager_is_told_when_clients_may_come_and_when_the_service_ends() {
-    let ground = Playground::new();
-    make_disk(&ground, "disk", MIB);
-    let manager = UnixDatagram::bind(ground.path().join("notify")).expect("a socket");
-    manager.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
-    let told = || {
-        let mut buffer = [0; 1000];
-        let bytes = manager.recv(&mut buffer).expect("the service speaks");
-        String::from_utf8_lossy(&buffer[..bytes]).into_owned()
-    };
-    let mut command = ground.command(&["serve", "--backing", "disk", "--listen", "unix:nbd"]);
-    command.env("NOTIFY_SOCKET", ground.path().join("notify")).env("WATCHDOG_USEC", "30000");
-    let server = Server::spawn(&mut command);
-    assert!(told().starts_with("READY=1\nSTATUS=ready at unix:"));
-    assert_eq!(told(), "WATCHDOG=1");
-    server.signal(Signal::TERM);
-    let last = std::iter::repeat_with(told).find(|told| told != "WATCHDOG=1").expect("there is no end");
-    assert!(last.starts_with("STOPPING=1"), "{last}");
-    assert_eq!(server.ended().code, Some(0));
-}
-
-#[test]
 fn a_server_takes_the_sockets_that_it_is_started_with() {
     if !have(&["nbdsh"]) {
         return;
@@ -142,49 +117,4 @@ assert h.get_size() == 1 << 20
 assert h.pread(1 << 20, 0) == open("disk", "rb").read()
 "#;
     run(&ground, "nbdsh", &["-c", &script.replace("TERRACE", env!("CARGO_BIN_EXE_terrace"))]);
-}
-
-const CONFIG: &str = r#"
-listen = ["unix:nbd"]
-[cache]
-ram-size = "32MiB"
-[[export]]
-name = "one"
-backing = "one.img"
-"#;
-
-#[test]
-fn a_hangup_takes_over_what_can_change_and_names_what_cannot() {
-    if !have(&["nbdinfo", "nbdsh"]) {
-        return;
-    }
-    let ground = Playground::new();
-    for name in ["one.img", "two.img"] {
-        make_disk(&ground, name, MIB);
-    }
-    ground.file("conf", CONFIG.as_bytes());
-    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
-    let changed = CONFIG.replace("32MiB", "64MiB")
-        + "write = \"back\"\n[[export]]\nname = \"two\"\nbacking = \"two.img\"\n";
-    ground.file("conf", (changed.clone() + "[limits]\nconnections = 5\n").as_bytes());
-    server.signal(Signal::HUP);
-    let line = server.next_line();
-    assert_eq!(line, "terrace: changed: mode of one, ram-size, two is new; waits for the next start: limits");
-    assert_eq!(run(&ground, "nbdinfo", &["--size", &uri(&ground, "two")]).trim(), MIB.to_string());
-    ground.file("conf", b"nonsense");
-    server.signal(Signal::HUP);
-    let line = server.next_line();
-    assert!(line.contains("the file was not taken over: ") && line.contains("line 1"), "{line}");
-    ground.file("conf", changed.replace("\"one\"", "\"two\"").as_bytes());
-    server.signal(Signal::HUP);
-    let line = server.next_line();
-    assert!(line.contains("two exports are named two"), "{line}");
-    ground.file("conf", CONFIG.as_bytes());
-    server.signal(Signal::HUP);
-    let line = server.next_line();
-    assert_eq!(line, "terrace: changed: two is gone, mode of one, ram-size");
-    assert!(!try_run(&ground, "nbdinfo", &["--size", &uri(&ground, "two")]).status.success());
-    server.signal(Signal::HUP);
-    assert_eq!(server.next_line(), "terrace: the file says what is in force");
-    assert_eq!(server.stop().code, Some(0));
 }

@@ -43,7 +43,7 @@ fn every_feature_is_there_for_the_clients_of_others_and_a_table_shows_who_has_wh
     make_disk(&ground, "disk", 6144 * MIB);
     make_disk(&ground, "other", MIB);
     ground.file("conf", CONFIG.as_bytes());
-    make_certificates(&ground);
+    make_certificates(&ground, "pki");
     let mut servers = vec![ours()];
     servers.extend(have(&["nbdkit"]).then(nbdkit));
     servers.extend(have(&["qemu-nbd"]).then(qemu_nbd));

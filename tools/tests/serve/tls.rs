@@ -5,20 +5,19 @@ use std::fs;
 use crate::common::Playground;
 use crate::harness::{MIB, Server, contents, have, make_disk, noise, run, seed, try_run};
 
-/// Makes an authority and the certificates that it signs, of a server and of a client, in the folder `pki`, by the names
-/// that libnbd and QEMU look for.
-pub(crate) fn make_certificates(ground: &Playground) {
-    let openssl = |arguments: &[&[&str]]| drop(run(ground, "openssl", &arguments.concat()));
-    fs::create_dir(ground.path().join("pki")).expect("a new folder");
+/// Makes an authority and the certificates that it signs, of a server and of a client, in a new folder, by the names that
+/// libnbd and QEMU look for.
+pub(crate) fn make_certificates(ground: &Playground, folder: &str) {
+    fs::create_dir(ground.path().join(folder)).expect("a new folder");
     ground.file("v3", b"subjectAltName=DNS:localhost,IP:127.0.0.1\n");
-    let key = ["req", "-newkey", "rsa:2048", "-nodes", "-keyout"];
-    let of_itself = ["-x509", "-days", "2", "-subj", "/CN=ca", "-out", "pki/ca-cert.pem"];
-    openssl(&[&key, &["pki/ca.key"], &of_itself]);
-    let sign =
-        ["x509", "-req", "-days", "2", "-CA", "pki/ca-cert.pem", "-CAkey", "pki/ca.key", "-CAcreateserial"];
+    let openssl = |arguments: &[&[&str]]| drop(run(ground, "openssl", &arguments.concat()));
+    let file = |name: &str| format!("{folder}/{name}");
+    let key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout"];
+    let (authority, its_key) = (file("ca-cert.pem"), file("ca.key"));
+    openssl(&[&key, &[&its_key, "-x509", "-days", "2", "-subj", "/CN=ca", "-out", &authority]]);
+    let sign = ["x509", "-req", "-days", "2", "-CA", &authority, "-CAkey", &its_key, "-CAcreateserial"];
     for who in ["server", "client"] {
-        let (own, request, cert) =
-            (format!("pki/{who}-key.pem"), format!("pki/{who}.csr"), format!("pki/{who}-cert.pem"));
+        let [own, request, cert] = ["-key.pem", ".csr", "-cert.pem"].map(|end| file(&format!("{who}{end}")));
         openssl(&[&key, &[&own, "-subj", "/CN=localhost", "-out", &request]]);
         openssl(&[&sign, &["-extfile", "v3", "-in", &request, "-out", &cert]]);
     }
@@ -26,7 +25,7 @@ pub(crate) fn make_certificates(ground: &Playground) {
 
 /// Serves `disk` to clients that have a certificate; the port.
 fn serve(ground: &Playground, more: &[&str]) -> (Server, String) {
-    make_certificates(ground);
+    make_certificates(ground, "pki");
     let arguments = ["serve", "--backing", "disk", "--listen", "127.0.0.1:0"];
     let keys = [
         "--tls-cert",

@@ -12,18 +12,21 @@
 //!
 //! What only grows begins anew with the process, and that of the SSD with each SSD that is attached.
 
+mod families;
+
 use std::fmt;
 use std::time::Instant;
 
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use terrace::SsdFailure;
 
+use families::{Families, Labels, no_labels};
+
 use super::history::Ages;
-use super::meter::{LatencySnapshot, OperationSnapshot};
+use super::meter::OperationSnapshot;
 use super::service::{ExportSnapshot, Snapshot};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -63,94 +66,6 @@ impl Collector for Scrape {
     }
 }
 
-/// Of one value of a family.
-type Labels<'a> = Vec<(&'static str, &'a str)>;
-
-fn no_labels() -> Labels<'static> {
-    Vec::new()
-}
-
-/// Writes families of metrics. Units are part of names: `written` in bytes is `terrace_written_bytes`.
-struct Families<'a>(DescriptorEncoder<'a>);
-
-impl Families<'_> {
-    fn family<T>(
-        &mut self,
-        (name, unit, help): (&str, Option<Unit>, &str),
-        kind: MetricType,
-        values: Vec<(Labels<'_>, T)>,
-        write: impl Fn(&mut MetricEncoder<'_>, T) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), kind)?;
-        for (labels, value) in values {
-            if labels.is_empty() {
-                write(&mut encoder, value)?;
-            } else {
-                write(&mut encoder.encode_family(&labels)?, value)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn counters(&mut self, what: (&str, Option<Unit>, &str), values: Vec<(Labels<'_>, u64)>) -> fmt::Result {
-        self.family(what, MetricType::Counter, values, |encoder, value| {
-            encoder.encode_counter::<NoLabelSet, u64, f64>(&value, None)
-        })
-    }
-
-    fn counter(&mut self, what: (&str, Option<Unit>, &str), value: u64) -> fmt::Result {
-        self.counters(what, vec![(no_labels(), value)])
-    }
-
-    fn gauges(&mut self, what: (&str, Option<Unit>, &str), values: Vec<(Labels<'_>, u64)>) -> fmt::Result {
-        self.family(what, MetricType::Gauge, values, |encoder, value| encoder.encode_gauge(&value))
-    }
-
-    fn gauge(&mut self, what: (&str, Option<Unit>, &str), value: u64) -> fmt::Result {
-        self.gauges(what, vec![(no_labels(), value)])
-    }
-
-    /// Gauges that are no whole numbers.
-    fn fractions(&mut self, what: (&str, Option<Unit>, &str), values: Vec<(Labels<'_>, f64)>) -> fmt::Result {
-        self.family(what, MetricType::Gauge, values, |encoder, value| encoder.encode_gauge(&value))
-    }
-
-    /// One value for each set of labels that is true of something.
-    fn infos(&mut self, name: &str, help: &str, values: Vec<Labels<'_>>) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
-        values.iter().try_for_each(|labels| encoder.encode_info(labels))
-    }
-
-    fn histograms(
-        &mut self,
-        what: (&str, Option<Unit>, &str),
-        values: Vec<(Labels<'_>, &LatencySnapshot)>,
-    ) -> fmt::Result {
-        self.family(what, MetricType::Histogram, values, |encoder, latency| {
-            encoder.encode_histogram::<NoLabelSet>(
-                latency.sum_ns as f64 / 1e9,
-                latency.count,
-                &buckets(latency),
-                None,
-            )
-        })
-    }
-}
-
-/// How many times are in each bucket, by its end in seconds; the last one has no end.
-fn buckets(latency: &LatencySnapshot) -> Vec<(f64, u64)> {
-    let mut below = 0;
-    let mut buckets: Vec<(f64, u64)> = latency
-        .below_powers()
-        .map(|(ns, count)| (ns as f64 / 1e9, count - std::mem::replace(&mut below, count)))
-        .collect();
-    // The longest times of all are in the last one, however long they were.
-    if let Some((end, _)) = buckets.last_mut() {
-        *end = f64::INFINITY;
-    }
-    buckets
-}
-
 fn bytes() -> Option<Unit> {
     Some(Unit::Bytes)
 }
@@ -167,7 +82,7 @@ impl Scrape {
     fn service(&self, to: &mut Families<'_>) -> fmt::Result {
         let snapshot = &self.snapshot;
         let version = vec![vec![("version", env!("CARGO_PKG_VERSION"))]];
-        to.infos("build", "What runs", version)?;
+        to.infos("build", "What runs", &version)?;
         let uptime = vec![(no_labels(), snapshot.running_for.as_secs_f64())];
         to.fractions(("uptime", seconds(), "Time since the service was opened"), uptime)?;
         to.gauge(("block_size", bytes(), "Unit of caching"), snapshot.block_bytes)?;
@@ -364,7 +279,10 @@ impl Scrape {
             ("protocol_breaches", None, "Clients sent away for breaking the protocol"),
             server.breaches,
         )?;
-        to.gauge(("requests_in_flight", None, "Requests that are owed a reply"), server.requests_in_flight as u64)?;
+        to.gauge(
+            ("requests_in_flight", None, "Requests that are owed a reply"),
+            server.requests_in_flight as u64,
+        )?;
         to.counter(("requests", None, "Requests of clients"), server.traffic.requests)?;
         to.counter(
             ("requests_failed", None, "Of these, those answered with an error"),
@@ -386,7 +304,7 @@ impl Scrape {
                 ("read_only", read_only),
             ]
         });
-        to.infos("export", "A disk that is served", infos.collect())?;
+        to.infos("export", "A disk that is served", &infos.collect::<Vec<_>>())?;
         let of_each = |value: &dyn Fn(&ExportSnapshot) -> u64| {
             exports
                 .iter()
@@ -415,8 +333,9 @@ impl Scrape {
             ("export_connections", None, "Clients of a disk"),
             of_each(&|export| connections(export).len() as u64),
         )?;
-        let in_flight =
-            |export: &ExportSnapshot| connections(export).iter().map(|one| one.requests_in_flight as u64).sum::<u64>();
+        let in_flight = |export: &ExportSnapshot| {
+            connections(export).iter().map(|one| one.requests_in_flight as u64).sum::<u64>()
+        };
         to.gauges(
             ("export_requests_in_flight", None, "Requests to a disk that are owed a reply"),
             of_each(&in_flight),
@@ -476,25 +395,5 @@ impl Scrape {
             ("recording_requests_lost", None, "Requests for which it had no room"),
             recording.requests_lost,
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::serve::meter::{Meter, Operation};
-
-    #[test]
-    fn the_buckets_of_a_histogram_hold_each_time_once_and_the_last_has_no_end() {
-        let meter = Meter::default();
-        let began = Instant::now();
-        for _ in 0..7 {
-            meter.count(Operation::Write, began, 1, true);
-        }
-        let snapshot = meter.snapshot();
-        let buckets = buckets(&snapshot[Operation::Write as usize].latency);
-        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 7);
-        assert!(buckets.is_sorted_by(|one, other| one.0 < other.0), "{buckets:?}");
-        assert_eq!(buckets.last().map(|(end, _)| *end), Some(f64::INFINITY));
     }
 }

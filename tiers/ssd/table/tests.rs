@@ -1,15 +1,15 @@
-//! The index beside a hash map, in tables that are full and with ids made to collide.
+//! The table beside a hash map, in tables that are full and with ids made to collide.
 
 use std::collections::HashMap;
 
 use super::*;
 
 #[test]
-fn a_full_index_agrees_with_a_hash_map_through_random_changes() {
+fn a_full_table_agrees_with_a_hash_map_through_random_changes() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let slot_count = 1000;
-    let mut index = Index::new(slot_count);
+    let mut index = Table::new(slot_count);
     let mut twin: HashMap<u64, (u32, u32)> = HashMap::new();
     for step in 0..200_000 {
         // Ids come in runs, and 0 and the largest are among them.
@@ -44,7 +44,7 @@ fn removing_by_a_condition_shows_every_block_once_and_leaves_the_others() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..200 {
-        let mut index = Index::new(40);
+        let mut index = Table::new(40);
         let ids: Vec<u64> = (0..40).map(|n| n << 40 | random.u64(..1 << 40)).collect();
         for (place, &id) in ids.iter().enumerate() {
             index.insert(BlockId::from_u64(id), place as u32, 0);
@@ -64,7 +64,7 @@ fn removing_by_a_condition_shows_every_block_once_and_leaves_the_others() {
 
 /// Ids that all have the same two buckets in a table for `slot_count` blocks.
 fn rivals(slot_count: usize, count: usize) -> Vec<u64> {
-    let index = Index::new(slot_count);
+    let index = Table::new(slot_count);
     let buckets = |id: u64| (index.first_of(mix(id)), index.second_of(mix(id)));
     (0..).filter(|&id| buckets(id) == buckets(0)).take(count).collect()
 }
@@ -74,7 +74,7 @@ fn ids_made_to_share_their_buckets_are_all_found_and_leave_as_any_others() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let ids = rivals(60, 40);
-    let (mut index, mut twin) = (Index::new(60), HashMap::new());
+    let (mut index, mut twin) = (Table::new(60), HashMap::new());
     let (mut outside, mut brought_in) = (0, 0);
     for step in 0..20_000 {
         let (id, place) = (ids[random.usize(..ids.len())], random.u32(..PLACE_LIMIT));
@@ -117,7 +117,7 @@ fn a_full_table_keeps_nothing_outside_after_any_number_of_changes() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     for slot_count in [8, 100, 1000, 30_000] {
-        let mut index = Index::new(slot_count);
+        let mut index = Table::new(slot_count);
         let mut ids: Vec<u64> = (0..slot_count as u64).map(|n| n << 20 | random.u64(..1 << 20)).collect();
         ids.iter().for_each(|&id| index.insert(BlockId::from_u64(id), 1, 2));
         for _ in 0..3 * slot_count {
@@ -136,7 +136,7 @@ fn blocks_added_together_are_as_if_added_one_by_one() {
     let mut random = fastrand::Rng::with_seed(seed);
     let shared = rivals(900, 12);
     for _ in 0..50 {
-        let (mut together, mut twin) = (Index::new(900), HashMap::new());
+        let (mut together, mut twin) = (Table::new(900), HashMap::new());
         while twin.len() < 850 {
             let count = random.usize(1..200).min(900 - twin.len());
             let id = |random: &mut fastrand::Rng| match random.u32(..20) {

@@ -1,0 +1,179 @@
+//! What a service takes over from its file while clients are connected.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::common::Playground;
+use crate::harness::{MIB, Server, have, make_disk, run, try_run, uri};
+use crate::raw::{Ask, Client, Heads, Place, READ};
+use crate::tls::make_certificates;
+
+const CONFIG: &str = r#"
+listen = ["unix:nbd"]
+[cache]
+ram-size = "32MiB"
+[[export]]
+name = "one"
+backing = "one.img"
+"#;
+
+#[test]
+fn a_hangup_takes_over_what_can_change_and_names_what_cannot() {
+    if !have(&["nbdinfo", "nbdsh"]) {
+        return;
+    }
+    let ground = Playground::new();
+    for name in ["one.img", "two.img"] {
+        make_disk(&ground, name, MIB);
+    }
+    ground.file("conf", CONFIG.as_bytes());
+    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
+    let changed = CONFIG.replace("32MiB", "64MiB")
+        + "write = \"back\"\n[[export]]\nname = \"two\"\nbacking = \"two.img\"\n";
+    ground.file("conf", changed.replace("[cache]", "[cache]\nblock-size = \"32KiB\"").as_bytes());
+    server.signal(Signal::HUP);
+    let line = server.next_line();
+    assert_eq!(
+        line,
+        "terrace: changed: mode of one, ram-size, two is new; waits for the next start: block-size"
+    );
+    assert_eq!(run(&ground, "nbdinfo", &["--size", &uri(&ground, "two")]).trim(), MIB.to_string());
+    ground.file("conf", b"nonsense");
+    server.signal(Signal::HUP);
+    let line = server.next_line();
+    assert!(line.contains("the file was not taken over: ") && line.contains("line 1"), "{line}");
+    ground.file("conf", changed.replace("\"one\"", "\"two\"").as_bytes());
+    server.signal(Signal::HUP);
+    let line = server.next_line();
+    assert!(line.contains("two exports are named two"), "{line}");
+    ground.file("conf", CONFIG.as_bytes());
+    server.signal(Signal::HUP);
+    let line = server.next_line();
+    assert_eq!(line, "terrace: changed: two is gone, mode of one, ram-size");
+    assert!(!try_run(&ground, "nbdinfo", &["--size", &uri(&ground, "two")]).status.success());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: the file says what is in force");
+    assert_eq!(server.stop().code, Some(0));
+}
+
+const READ_ONE: Ask = Ask { command: READ, flags: 0, cookie: 7, offset: 0, length: 512 };
+
+#[test]
+fn addresses_and_limits_change_for_those_who_come_and_who_is_here_stays() {
+    let ground = Playground::new();
+    make_disk(&ground, "one.img", MIB);
+    ground.file("conf", CONFIG.as_bytes());
+    // Without the line about the client that is turned away.
+    let mut server = Server::start(&ground, &["serve", "--config", "conf", "--log", "error"]);
+    let place = |name: &str| Place::Unix(ground.path().join(name));
+    let mut early = Client::of(&place("nbd"), Heads::Extended, "one").expect("it is let in");
+    let moved = CONFIG.replace("unix:nbd", "unix:other");
+    ground.file("conf", (moved.clone() + "[limits]\nconnections = 1\n").as_bytes());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: changed: limits, unix:nbd is closed, unix:other is open");
+    assert!(early.ask(&READ_ONE, &[]).is_ok());
+    assert!(Client::silent(&place("nbd")).is_err() && !ground.path().join("nbd").exists());
+    assert!(Client::of(&place("other"), Heads::Simple, "one").is_err(), "there is one client already");
+    ground.file("conf", moved.as_bytes());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: changed: limits");
+    let mut late = Client::of(&place("other"), Heads::Simple, "one").expect("it is let in");
+    assert!(late.ask(&READ_ONE, &[]).is_ok() && early.ask(&READ_ONE, &[]).is_ok());
+    assert_eq!(server.stop().code, Some(0));
+    assert!(!ground.path().join("other").exists());
+}
+
+#[test]
+fn a_file_of_which_a_part_cannot_be_changes_nothing_and_says_why() {
+    let ground = Playground::new();
+    make_disk(&ground, "one.img", MIB);
+    ground.file("conf", CONFIG.as_bytes());
+    ground.file("no.pem", b"nonsense");
+    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let busy = format!("\"{}\"", busy.local_addr().expect("it has one"));
+    // All of them would change the size of RAM, the mode, and open an address.
+    let changed = CONFIG.replace("32MiB", "64MiB").replace("\"unix:nbd\"", "\"unix:nbd\", \"unix:more\"");
+    let changed = changed.as_str();
+    for (text, said) in [
+        (changed.to_string() + "[limits]\nconnections = 0\n", "lets no client in"),
+        (changed.to_string() + "[tls]\ncert = \"no.pem\"\nkey = \"no.pem\"\n", "TLS cannot be offered"),
+        (changed.to_string() + "[[export]]\nbacking = \"gone\"\n", "has no backing store"),
+        (
+            changed.to_string() + "[[export]]\nname = \"again\"\nbacking = \"one.img\"\n",
+            "too; give each its own",
+        ),
+        (changed.replace("\"unix:more\"", &format!("\"unix:more\", {busy}")), "cannot listen on 127.0.0.1"),
+        (changed.replace("\"unix:more\"", "\"unix:more\", \"0.0.0.0:0\""), "could read and write the disk"),
+        (changed.replace("\"unix:nbd\", \"unix:more\"", ""), "there is no address to listen on"),
+        (changed.replace("64MiB", "1k"), "the file was not taken over"),
+    ] {
+        ground.file("conf", text.as_bytes());
+        server.signal(Signal::HUP);
+        let line = server.next_line();
+        assert!(line.contains("the file was not taken over: ") && line.contains(said), "{said}: {line}");
+        assert!(!ground.path().join("more").exists(), "{said}: a socket is left");
+    }
+    ground.file("conf", CONFIG.as_bytes());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: the file says what is in force");
+    assert!(Client::at(ground.path()).ask(&READ_ONE, &[]).is_ok());
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn certificates_are_renewed_while_clients_are_connected() {
+    if !have(&["nbdinfo", "openssl"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "one.img", MIB);
+    make_certificates(&ground, "old");
+    make_certificates(&ground, "new");
+    fs::create_dir(ground.path().join("pki")).expect("a new folder");
+    let install = |from: &str| {
+        for name in ["server-cert.pem", "server-key.pem", "ca-cert.pem"] {
+            fs::copy(ground.path().join(from).join(name), ground.path().join("pki").join(name))
+                .expect("it is there");
+        }
+    };
+    install("old");
+    let tls =
+        "[tls]\ncert = \"pki/server-cert.pem\"\nkey = \"pki/server-key.pem\"\nca = \"pki/ca-cert.pem\"\n";
+    let config = CONFIG.replace("\"unix:nbd\"", "\"unix:nbd\", \"127.0.0.1:0\"");
+    ground.file("conf", (config.clone() + tls).as_bytes());
+    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
+    let port = server.ready.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(',').next());
+    let port: u16 = port.expect("it listens there").parse().expect("a port");
+    let address = |keys: &str| {
+        let folder = ground.path().join(keys);
+        format!("nbds://localhost:{port}/?tls-certificates={}", folder.display())
+    };
+    let (old, new) = (address("old"), address("new"));
+    let gets_in = |address: &str| try_run(&ground, "nbdinfo", &["--size", address]).status.success();
+    assert!(gets_in(&old) && !gets_in(&new));
+    let mut early = Client::at(ground.path());
+    // A renewal that is half done.
+    fs::copy(ground.path().join("new/server-cert.pem"), ground.path().join("pki/server-cert.pem"))
+        .expect("there");
+    server.signal(Signal::HUP);
+    assert!(server.next_line().contains("not taken over: TLS cannot be offered"));
+    assert!(gets_in(&old));
+    install("new");
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: changed: tls");
+    assert!(gets_in(&new) && !gets_in(&old));
+    assert!(early.ask(&READ_ONE, &[]).is_ok());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: the file says what is in force");
+    // Without any, over the same address.
+    ground.file("conf", config.as_bytes());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: changed: tls");
+    assert_eq!(
+        run(&ground, "nbdinfo", &["--size", &format!("nbd://localhost:{port}")]).trim(),
+        MIB.to_string()
+    );
+    assert_eq!(server.stop().code, Some(0));
+}

@@ -1,0 +1,89 @@
+//! `terrace top`.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use crate::common::Playground;
+use crate::harness::{MIB, Server, have, make_disk, nbdsh};
+
+const TOP: [&str; 5] = ["top", "--socket", "nbd.control", "--interval", "50ms"];
+
+#[test]
+fn one_frame_as_text_has_what_the_service_does() {
+    if !have(&["nbdsh"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    let server = Server::of_disk(&ground, &["--write", "back"]);
+    nbdsh(&ground, "h.pwrite(b'x' * 4096, 0)\nh.pread(4096, 0)\nh.flush()");
+    let run = ground.terrace(&[&TOP[..], &["--once"]].concat());
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    for word in ["terrace  RAM 32 MiB  no SSD", "block reads", "read ram", "flush", "disk ", "back"] {
+        assert!(run.stdout.contains(word), "{word}: {}", run.stdout);
+    }
+    assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn what_cannot_be_watched_is_said_in_one_line() {
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    let server = Server::of_disk(&ground, &[]);
+    for (arguments, said) in [
+        (&["top", "--socket", "nowhere"][..], "name the socket that `terrace serve` told"),
+        (&TOP[..], "is no terminal; ask for text by --once"),
+        (&["top", "--socket", "nbd.control", "--interval", "0s", "--once"][..], "10ms at least"),
+        (&["top", "--socket", "disk", "--once"][..], "no answer at disk"),
+    ] {
+        let run = ground.terrace(arguments);
+        assert_eq!((run.code, run.stderr.lines().count()), (Some(2), 1), "{arguments:?}: {}", run.stderr);
+        assert!(run.stderr.contains(said), "{arguments:?}: {}", run.stderr);
+    }
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn in_a_terminal_it_draws_outlives_the_service_and_leaves_the_terminal_as_it_was() {
+    if !have(&["script"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    let server = Server::of_disk(&ground, &[]);
+    let terrace = env!("CARGO_BIN_EXE_terrace");
+    let top = format!("stty rows 24 cols 80; {terrace} {}; echo ended with $?; stty -a", TOP.join(" "));
+    let mut script = Command::new("script")
+        .args(["-q", "-e", "-c", &top, "/dev/null"])
+        .current_dir(ground.path())
+        .env("TERM", "xterm-256color")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it is there");
+    let mut keys = script.stdin.take().expect("it is a pipe");
+    let mut screen = script.stdout.take().expect("it is a pipe");
+    let mut seen = String::new();
+    let mut until = |word: &str| {
+        let mut bytes = [0; 4096];
+        while !seen.contains(word) {
+            let count = screen.read(&mut bytes).expect("it can be read");
+            assert!(count > 0, "it ended without {word:?}: {seen:?}");
+            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    };
+    until("terrace");
+    until("operation");
+    assert_eq!(server.stop().code, Some(0));
+    until("no answer at");
+    keys.write_all(b"xq").expect("it reads");
+    until("ended with 0");
+    until("echo");
+    drop(keys);
+    let _ = screen.read_to_string(&mut seen);
+    assert!(script.wait().expect("it ends").success(), "{seen:?}");
+    let after = seen.split("ended with 0").nth(1).expect("it was seen");
+    assert!(after.contains(" icanon") && after.contains(" echo"), "{after}");
+    assert!(seen.contains("\u{1b}[?1049h") && seen.contains("\u{1b}[?1049l"), "the other screen: {seen:?}");
+}
