@@ -131,7 +131,7 @@ fn destage(effort: &Effort) {
     for depth in DEPTHS {
         let (mut idle, mut beside, mut dirty) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
         for _ in 0..effort.rounds {
-            hits(32, effort.time);
+            ours.run(&once("read", hot_bytes));
             idle.push(hits(depth, effort.time));
             ours.run(&Load { offset: hot_bytes, ..once("write", dirty_bytes) });
             dirty[0].push(ours.dirty_bytes(LOG_BLOCK_BYTES));
