@@ -114,7 +114,7 @@ fn nbdkit() -> Value {
         "unix": command(&[&unix, &["memory", "6G"]]),
         "read-only": command(&[&unix, &["--readonly", "memory", "6G"]]),
         "tls": command(&[&["nbdkit", "--foreground"], &tls, &["memory", "6G"]]),
-        "activated": ["nbdkit", "memory", "6G"],
+        "activated": ["nbdkit", "--exit-with-parent", "memory", "6G"],
     })
 }
 
