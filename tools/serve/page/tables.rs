@@ -93,6 +93,12 @@ pub(super) fn connections(lately: &Interval<'_>) -> String {
     table(&head, 3, &connections.iter().map(row).collect::<Vec<_>>())
 }
 
+/// A size in two or three digits: many stand side by side.
+fn about(bytes: u64) -> String {
+    let unit = 1 << (bytes.max(1).ilog2() / 10 * 10);
+    if bytes < 10 * unit { show_bytes(bytes) } else { show_bytes((bytes + unit / 2) / unit * unit) }
+}
+
 /// What other sizes would bring: RAM downwards, SSD to the right, the share of reads that wait for the disks in each cell.
 pub(super) fn sizes(report: &Report) -> String {
     let outlooks = &report.outlooks;
@@ -101,7 +107,7 @@ pub(super) fn sizes(report: &Report) -> String {
     }
     let rows: Vec<&[OutlookReport]> =
         outlooks.chunk_by(|one, other| one.ram_bytes == other.ram_bytes).collect();
-    let size = |bytes: u64| if bytes == 0 { "no SSD".into() } else { show_bytes(bytes) };
+    let size = |bytes: u64| if bytes == 0 { "no SSD".into() } else { about(bytes) };
     let head: String =
         rows[0].iter().map(|outlook| format!("<th scope=\"col\">{}</th>", size(outlook.ssd_bytes))).collect();
     let cell = |outlook: &OutlookReport| {
@@ -110,15 +116,28 @@ pub(super) fn sizes(report: &Report) -> String {
         let (class, now) =
             if outlook.is_present { (" now", "<span class=\"unseen\"> now</span>") } else { ("", "") };
         let percent = outlook.read_disk_ratio * 100.0;
-        format!("<td class=\"heat-{step} {ink}{class}\">{percent:.1} %{now}</td>")
+        let digits = usize::from(percent < 10.0);
+        format!("<td class=\"heat-{step} {ink}{class}\">{percent:.digits$} %{now}</td>")
     };
     let row = |row: &&[OutlookReport]| {
         let cells: String = row.iter().map(cell).collect();
-        format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", show_bytes(row[0].ram_bytes))
+        format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", about(row[0].ram_bytes))
     };
     let body: String = rows.iter().map(row).collect();
     format!(
         "<table class=\"heat\"><thead><tr><th scope=\"col\" class=\"text\">RAM \u{2193} SSD \u{2192}</th>{head}</tr></thead><tbody>{body}\
          </tbody></table><p class=\"note\">Share of reads that would wait for the disks, from a sample of the traffic. Framed: as it is now.</p>"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_as_short_as_it_can_be() {
+        let mib = |tenths: u64| about(tenths * (1 << 20) / 10);
+        assert_eq!([mib(33), mib(148), mib(4489), mib(10235)], ["3.3 MiB", "15 MiB", "449 MiB", "1 GiB"]);
+        assert_eq!([about(0), about(512)], ["0 B", "512 B"]);
+    }
 }
