@@ -55,6 +55,16 @@ pub(crate) struct ServeArgs {
     #[arg(long, help_heading = "Export")]
     pub(super) read_only: bool,
 
+    /// Nobody else writes to the disk, also while it is not served: copies on the SSD then outlive a crash, and those of a
+    /// block device a restart
+    #[arg(long, requires = "ssd_file", help_heading = "Export")]
+    pub(super) exclusive: bool,
+
+    /// File that says which SSD has newer blocks of the disk [default: beside a backing file, with .terrace behind its name;
+    /// none for a block device]
+    #[arg(long, value_name = "PATH", help_heading = "Export")]
+    pub(super) mark: Option<PathBuf>,
+
     /// RAM for blocks, their directory included; the SSD index comes on top, 20 bytes a block [default: 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Tiers")]
     pub(super) ram_size: Option<u64>,
@@ -127,11 +137,13 @@ pub(crate) struct ServeArgs {
 }
 
 /// What a file says in their place.
-const OF_ONE: [&str; 18] = [
+const OF_ONE: [&str; 20] = [
     "backing",
     "export",
     "write",
     "read_only",
+    "exclusive",
+    "mark",
     "ram_size",
     "ssd_file",
     "ssd_size",
@@ -196,6 +208,8 @@ impl ServeArgs {
                 backing,
                 write: self.write,
                 read_only: self.read_only,
+                exclusive: self.exclusive,
+                mark: self.mark.clone(),
                 description: String::new(),
             }],
             stale_ssd: self.stale_ssd,

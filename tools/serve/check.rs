@@ -5,6 +5,7 @@
 //! after that: it is the first to write, and checks its own file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -186,7 +187,25 @@ pub(super) fn check_files(plan: &Plan) -> Result<()> {
             .remedy("give each its own file"));
         }
     }
+    let mut marks = BTreeMap::new();
+    for export in &plan.exports {
+        let Some(mark) = &export.mark else { continue };
+        if let Some(other) = marks.insert(place_of(mark), &export.name) {
+            return Err(Failure::input(format!(
+                "{} is the mark of export {} and of export {other}",
+                mark.display(),
+                export.name
+            ))
+            .remedy("give each its own file"));
+        }
+    }
     Ok(())
+}
+
+/// What tells one file from another that may not be there yet: its folder, and its name there.
+fn place_of(path: &Path) -> (Option<(u64, u64)>, Option<&OsStr>) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    (file_at(folder), path.file_name())
 }
 
 /// What tells one file from another, whatever it is called.
@@ -208,6 +227,14 @@ pub(super) fn open_backing(export: &ExportPlan) -> Result<Arc<FileBacking>> {
     if backing.len_bytes() == 0 {
         return Err(Failure::input(format!("{} is empty", export.backing.display()))
             .remedy("give it the size that the disk is to have, by truncate -s SIZE"));
+    }
+    if export.exclusive && export.mark.is_none() && backing.mark_path().is_none() {
+        return Err(Failure::input(format!(
+            "export {} cannot be exclusive: a mark cannot be kept beside {}",
+            export.name,
+            export.backing.display()
+        ))
+        .remedy("name a file for it, by --mark PATH or the key mark"));
     }
     Ok(Arc::new(backing))
 }

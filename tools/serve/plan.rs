@@ -131,6 +131,11 @@ pub(super) struct ExportPlan {
     pub(super) write: Mode,
     #[serde(default)]
     pub(super) read_only: bool,
+    /// See [`terrace::AttachOptions::exclusive`].
+    #[serde(default)]
+    pub(super) exclusive: bool,
+    /// See [`terrace::AttachOptions::mark`].
+    pub(super) mark: Option<PathBuf>,
     #[serde(default)]
     pub(super) description: String,
 }
@@ -389,7 +394,10 @@ impl Plan {
             join(&mut tls.key);
             tls.ca.as_mut().map(join);
         }
-        self.exports.iter_mut().for_each(|export| join(&mut export.backing));
+        for export in &mut self.exports {
+            join(&mut export.backing);
+            export.mark.as_mut().map(join);
+        }
     }
 
     /// Puts the control socket beside the first Unix socket, if it was told nowhere.
@@ -445,11 +453,12 @@ mod tests {
 
     #[test]
     fn paths_in_a_file_begin_at_its_folder() {
-        let mut plan =
-            Plan::parse("listen = [\"unix:s\"]\n[[export]]\nbacking = \"disk\"").expect("it is right");
+        let mut plan = Plan::parse("listen = [\"unix:s\"]\n[[export]]\nbacking = \"disk\"\nmark = \"m\"")
+            .expect("it is right");
         plan.resolve(Path::new("/srv"));
         assert_eq!(plan.listen, [Address::Unix("/srv/s".into())]);
         assert_eq!(plan.exports[0].backing, Path::new("/srv/disk"));
+        assert_eq!(plan.exports[0].mark, Some("/srv/m".into()));
         plan.place_control();
         assert_eq!(plan.control, Some("/srv/s.control".into()));
     }

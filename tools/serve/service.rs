@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use terrace::tiers::backing::file::FileBacking;
+use terrace::tiers::mark::{FileMark, MarkPlace};
 use terrace::{
     AttachOptions, Cache, Config, Outlook, RamSize, RecordConfig, RecordStatus, SsdConfig, SsdSize, Stats,
     Volume, WhatIf,
@@ -140,7 +141,8 @@ impl Service {
     pub(super) fn add(&self, plan: &ExportPlan, backing: Arc<FileBacking>) -> Result<()> {
         let name = &plan.name;
         let stale_ssd = self.force.lock().plan.stale_ssd.into();
-        let options = AttachOptions { stale_ssd, ..AttachOptions::default() };
+        let mark = plan.mark.as_ref().map(|path| -> Arc<dyn MarkPlace> { Arc::new(FileMark::new(path)) });
+        let options = AttachOptions { mark, stale_ssd, exclusive: plan.exclusive };
         let volume = self.cache.attach_with(name, backing, plan.mode(), &options);
         let volume = volume.map_err(|error| cannot_attach(name, error))?;
         let about = About { description: plan.description.clone(), read_only: plan.read_only };

@@ -1,7 +1,9 @@
 //! What is there after SIGKILL.
 
 use crate::common::Playground;
-use crate::harness::{MIB, Server, contents, have, make_disk, nbdsh, seed};
+use crate::harness::{
+    MIB, Server, contents, have, make_disk, nbdsh, noise, number, run, seed, stats, stats_when_read, uri,
+};
 
 const SERVE: [&str; 11] = [
     "serve",
@@ -76,6 +78,33 @@ fn a_disk_is_not_served_without_the_ssd_that_has_its_newest_blocks_unless_they_a
     let server = Server::start(&ground, &[&without[..], &["--stale-ssd", "forget"]].concat());
     nbdsh(&ground, "assert h.pread(1, 0) in (b'x', b'y')");
     assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn the_ssd_stays_warm_over_a_kill_when_nobody_else_writes_to_the_disk() {
+    if !have(&["nbdcopy"]) {
+        return;
+    }
+    for more in [&[][..], &["--exclusive"], &["--exclusive", "--mark", "kept"]] {
+        let ground = Playground::new();
+        ground.file("disk", &noise(seed(), 64 * MIB));
+        let arguments = [&SERVE[..], more].concat();
+        let read_all = || run(&ground, "nbdcopy", &["--requests=2", &uri(&ground, ""), "null:"]);
+        let server = Server::start(&ground, &arguments);
+        read_all();
+        // What went to the SSD first is in segments that are full.
+        read_all();
+        server.kill();
+        let server = Server::start(&ground, &arguments);
+        let before = stats_when_read(&ground);
+        // Every block is read once: what hits was there before.
+        read_all();
+        let after = stats(&ground);
+        let hits = number(&after["counters"]["ssd_hits"]);
+        assert_eq!(hits > 0, !more.is_empty(), "{more:?}: {before} {after}");
+        assert_eq!(ground.path().join("kept").exists(), more.contains(&"--mark"), "{more:?}");
+        assert_eq!(server.stop().code, Some(0));
+    }
 }
 
 /// Sectors 0 to 1023, each in a page of its own; `model` has for each what it may be.

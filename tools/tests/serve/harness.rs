@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::common::{Playground, Run};
 
@@ -132,6 +133,28 @@ pub(crate) fn try_run(ground: &Playground, program: &str, arguments: &[&str]) ->
     let path = format!("/usr/bin:{}", std::env::var("PATH").unwrap_or_default());
     command.args(arguments).current_dir(ground.path()).stdin(Stdio::null()).env("PATH", path);
     command.output().unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+/// What `terrace ctl stats` says.
+pub(crate) fn stats(ground: &Playground) -> Value {
+    let control = ["ctl", "--socket", "nbd.control", "--json", "stats"];
+    let stats = run(ground, env!("CARGO_BIN_EXE_terrace"), &control);
+    serde_json::from_str(&stats).expect("JSON")
+}
+
+/// The same once all copies on the SSD that the service found at its start are known.
+pub(crate) fn stats_when_read(ground: &Playground) -> Value {
+    loop {
+        let stats = stats(ground);
+        if number(&stats["now"]["ssd_segments_unread"]) == 0 {
+            return stats;
+        }
+        std::thread::yield_now();
+    }
+}
+
+pub(crate) fn number(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
 }
 
 /// Runs a script of Python in nbdsh, whose handle `h` is connected to the socket `nbd`.

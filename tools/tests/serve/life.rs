@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use serde_json::Value;
-
 use crate::common::Playground;
-use crate::harness::{MIB, Server, contents, have, make_disk, nbdsh, noise, run, uri};
+use crate::harness::{
+    MIB, Server, contents, have, make_disk, nbdsh, noise, number, run, stats, stats_when_read, uri,
+};
 
 #[test]
 fn a_wish_to_end_makes_durable_what_nobody_flushed_while_a_client_is_connected() {
@@ -62,25 +62,15 @@ fn copies_on_the_ssd_outlive_a_restart() {
     let arguments = [&["serve", "--backing", "disk", "--listen", "unix:nbd"][..], &ssd].concat();
     let (address, server) = (uri(&ground, ""), Server::start(&ground, &arguments));
     let read_all = || run(&ground, "nbdcopy", &["--requests=2", &address, "null:"]);
-    let stats = || {
-        let control = ["ctl", "--socket", "nbd.control", "--json", "stats"];
-        let stats = run(&ground, env!("CARGO_BIN_EXE_terrace"), &control);
-        serde_json::from_str::<Value>(&stats).expect("JSON")
-    };
-    let number = |value: &Value| value.as_u64().expect("a number");
     read_all();
     assert_eq!(server.stop().code, Some(0));
     let server = Server::start(&ground, &arguments);
-    let mut before = stats();
-    while number(&before["now"]["ssd_segments_unread"]) > 0 {
-        std::thread::yield_now();
-        before = stats();
-    }
+    let before = stats_when_read(&ground);
     // How many, the speeds of the disk and of the SSD decide.
     let cached = number(&before["now"]["ssd_cached_blocks"]);
     assert!(cached > 0, "{before}");
     read_all();
-    let after = stats();
+    let after = stats(&ground);
     assert_eq!(number(&after["counters"]["ssd_hits"]), cached, "every block is read once: {after}");
     assert_eq!(server.stop().code, Some(0));
 }

@@ -54,6 +54,7 @@ fn what_cannot_be_served_is_refused_before_anything_is_made() {
         &["--backing", "disk", "--ssd-file", "disk", "--ssd-size", "128MiB"],
         &["--backing", "disk", "--ssd-file", "./disk", "--ssd-size", "128MiB"],
         &["--backing", "disk", "--ssd-file", "no/folder", "--ssd-size", "128MiB"],
+        &["--backing", "disk", "--exclusive"],
         &["--backing", "disk", "--connections", "0"],
         &["--backing", "disk", "--stop-timeout", "0s"],
         &["--backing", "disk", "--stop-timeout", "5"],
