@@ -9,10 +9,10 @@
 //! that the last version is the last one below. It runs on the disk's lane behind every read, and hurries only when the
 //! log is nearly full or someone waits for its end.
 //!
-//! What cannot be read or written holds up nothing but itself: a run that fails is written block by block, and the next
-//! one begins behind the block that failed. Only when some failed and nothing at all could be written since the last sync it
-//! rests for a while, and who waits is told; then it goes on behind them. After a discard that fails nothing is written before that is tried again, since it may be
-//! on top of it.
+//! What cannot be read or written holds up nothing but itself: a run that fails is written block by block, and the
+//! next one begins behind the block that failed. Only when some failed and nothing at all could be written since the
+//! last sync it rests for a while, and who waits is told; then it goes on behind them. After a discard that fails
+//! nothing is written before that is tried again, since it may be on top of it.
 //!
 //! | situation                                        | test in `tests/back_ssd.rs`                          |
 //! |--------------------------------------------------|------------------------------------------------------|

@@ -1,8 +1,9 @@
 //! The thread of a recording: collects what was taken, puts it in the order of time, and writes it.
 //!
-//! At each tick, of which there are more while more comes, the moment is noted, then every lane is emptied, then the stock. A lane that was emptied looks at the clock
-//! again, so all that is stamped before the noted moment is at hand then; it is sorted and written, and the rest waits for
-//! the next tick. Nothing of the cache is held while something is written.
+//! At each tick, of which there are more while more comes, the moment is noted, then every lane is emptied, then the
+//! stock. A lane that was emptied looks at the clock again, so all that is stamped before the noted moment is at hand
+//! then; it is sorted and written, and the rest waits for the next tick. Nothing of the cache is held while something is
+//! written.
 
 use std::io;
 use std::sync::{Arc, Weak};

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::common::Playground;
 use crate::exposition::Exposition;
-use crate::harness::{MIB, Server, have, make_disk, nbdsh};
+use crate::harness::{MIB, Server, have, make_disk, nbdsh, stats};
 
 /// The address of the page and the metrics of `server`.
 pub(crate) fn address(server: &Server) -> &str {
@@ -89,8 +89,7 @@ except nbd.Error:
         now.check_nothing_fell_since(&earlier);
         earlier = now;
     }
-    let stats = ground.terrace(&["ctl", "--socket", "nbd.control", "--json", "stats"]);
-    let stats: Value = serde_json::from_str(&stats.stdout).expect("JSON");
+    let stats = stats(&ground);
     // Nobody asked for anything in between.
     let scrape = scrape(address);
     let told =

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::Playground;
 use crate::harness::{MIB, contents, have, make_disk, run};
-use crate::tls::make_certificates;
+use crate::tls::{KEYS, make_certificates};
 
 type Table = BTreeMap<String, BTreeMap<String, Value>>;
 
@@ -79,20 +79,12 @@ fn command(parts: &[&[&'static str]]) -> Vec<&'static str> {
 fn ours() -> Value {
     let terrace = env!("CARGO_BIN_EXE_terrace");
     let disk = [terrace, "serve", "--backing", "disk", "--ram-size", "32MiB"];
-    let keys = [
-        "--tls-cert",
-        "pki/server-cert.pem",
-        "--tls-key",
-        "pki/server-key.pem",
-        "--tls-ca",
-        "pki/ca-cert.pem",
-    ];
     json!({
         "name": "terrace",
         "export": "disk",
         "unix": [terrace, "serve", "--config", "conf"],
         "read-only": command(&[&disk, &["--read-only", "--listen", "unix:SOCKET"]]),
-        "tls": command(&[&disk, &["--listen", "127.0.0.1:PORT"], &keys]),
+        "tls": command(&[&disk, &["--listen", "127.0.0.1:PORT"], &KEYS]),
         "activated": disk,
     })
 }

@@ -23,19 +23,15 @@ pub(crate) fn make_certificates(ground: &Playground, folder: &str) {
     }
 }
 
+/// Of a service whose certificates are in the folder `pki`.
+pub(crate) const KEYS: [&str; 6] =
+    ["--tls-cert", "pki/server-cert.pem", "--tls-key", "pki/server-key.pem", "--tls-ca", "pki/ca-cert.pem"];
+
 /// Serves `disk` to clients that have a certificate; the port.
 fn serve(ground: &Playground, more: &[&str]) -> (Server, String) {
     make_certificates(ground, "pki");
     let arguments = ["serve", "--backing", "disk", "--listen", "127.0.0.1:0"];
-    let keys = [
-        "--tls-cert",
-        "pki/server-cert.pem",
-        "--tls-key",
-        "pki/server-key.pem",
-        "--tls-ca",
-        "pki/ca-cert.pem",
-    ];
-    let server = Server::start(ground, &[&arguments[..], &keys, more].concat());
+    let server = Server::start(ground, &[&arguments[..], &KEYS, more].concat());
     let port = server.ready.trim().rsplit(':').next().expect("a port").to_string();
     (server, port)
 }
