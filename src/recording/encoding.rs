@@ -13,8 +13,12 @@
 //!
 //! Differences wrap, so that every 64-bit number can stand in every row.
 
+use std::io;
+
 use bincode::config::{self, Config};
 use bincode::{Decode, Encode};
+use zstd::bulk::Compressor;
+use zstd::zstd_safe::compress_bound;
 
 use crate::format::PAYLOAD_BYTES_MAX;
 use crate::request::{Kind, Request, Span};
@@ -135,12 +139,33 @@ pub(crate) struct StoredNames {
     pub(crate) names: Vec<String>,
 }
 
-/// `item` packed, and the bytes it has unpacked; none when that is more than a payload may have.
-pub(crate) fn pack(item: &impl Encode) -> Option<(Vec<u8>, u32)> {
-    let plain = bincode::encode_to_vec(item, format()).ok()?;
-    let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL).ok()?;
-    let fits = plain.len() <= PAYLOAD_BYTES_MAX && packed.len() <= PAYLOAD_BYTES_MAX;
-    fits.then(|| (packed, u32::try_from(plain.len()).expect("less than PAYLOAD_BYTES_MAX")))
+/// Packs one item after another in the same memory: whoever records for days asks for it once, not with every block.
+pub(crate) struct Packer {
+    compressor: Compressor<'static>,
+    plain: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+impl Packer {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { compressor: Compressor::new(ZSTD_LEVEL)?, plain: Vec::new(), packed: Vec::new() })
+    }
+
+    /// Packs `item`: the bytes it has unpacked; none when that is more than a payload may have.
+    pub(crate) fn pack(&mut self, item: &impl Encode) -> Option<u32> {
+        self.plain.clear();
+        bincode::encode_into_std_write(item, &mut self.plain, format()).ok()?;
+        self.packed.clear();
+        self.packed.reserve(compress_bound(self.plain.len()));
+        self.compressor.compress_to_buffer(&self.plain, &mut self.packed).ok()?;
+        let fits = self.plain.len() <= PAYLOAD_BYTES_MAX && self.packed.len() <= PAYLOAD_BYTES_MAX;
+        fits.then(|| u32::try_from(self.plain.len()).expect("less than PAYLOAD_BYTES_MAX"))
+    }
+
+    /// What [`Self::pack`] made.
+    pub(crate) fn packed(&self) -> &[u8] {
+        &self.packed
+    }
 }
 
 /// The item that was packed to `packed`; none when it is none.

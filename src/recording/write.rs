@@ -2,16 +2,17 @@
 
 use std::io::Write;
 
-use crate::encoding::{BLOCK_REQUESTS, Columns, Row, StoredEntry, StoredIndex, StoredNames, pack};
+use crate::encoding::{BLOCK_REQUESTS, Columns, Packer, Row, StoredEntry, StoredIndex, StoredNames};
 use crate::error::{Error, Result};
 use crate::format::{Frame, FrameKind, HEADER_BYTES, NO_TIME, crc, header, tail};
 use crate::request::{Lost, Request};
 
-/// Takes requests one by one; holds the requests of one block, and 40 bytes for each block written.
+/// Takes requests one by one; holds the requests of one block, plain and packed, and 40 bytes for each block written.
 ///
 /// Without [`Self::finish`] the recording has no tail, and says so when it is read.
 pub struct Writer<W: Write> {
     out: W,
+    packer: Packer,
     columns: Columns,
     before: Row,
     /// Of the block that is being filled.
@@ -34,6 +35,7 @@ impl<W: Write> Writer<W> {
         out.write_all(&header())?;
         Ok(Self {
             out,
+            packer: Packer::new()?,
             columns: Columns::default(),
             before: Row::default(),
             earliest_ns: NO_TIME,
@@ -89,8 +91,8 @@ impl<W: Write> Writer<W> {
             earliest_ns: self.earliest_ns,
             latest_ns,
         };
-        let (packed, plain_bytes) = pack(&self.columns).expect("a block of the widest numbers fits");
-        self.put(FrameKind::Block, count, (self.earliest_ns, latest_ns), &packed, plain_bytes)?;
+        let plain_bytes = self.packer.pack(&self.columns).expect("a block of the widest numbers fits");
+        self.put(FrameKind::Block, count, (self.earliest_ns, latest_ns), plain_bytes)?;
         self.index.blocks.push(entry);
         self.written_requests += u64::from(count);
         self.columns.clear();
@@ -106,11 +108,9 @@ impl<W: Write> Writer<W> {
             self.index.volumes = volumes.to_vec();
         }
         let count = u32::try_from(self.index.blocks.len()).unwrap_or(u32::MAX);
-        let Some((packed, plain_bytes)) = pack(&self.index) else {
-            return Err(too_large("index"));
-        };
+        let plain_bytes = self.packer.pack(&self.index).ok_or_else(|| too_large("index"))?;
         let index_at = self.at;
-        self.put(FrameKind::Index, count, (NO_TIME, NO_TIME), &packed, plain_bytes)?;
+        self.put(FrameKind::Index, count, (NO_TIME, NO_TIME), plain_bytes)?;
         self.out.write_all(&tail(index_at))?;
         self.out.flush()?;
         Ok(self.out)
@@ -136,11 +136,11 @@ impl<W: Write> Writer<W> {
         while self.noted_names < self.index.volumes.len() || self.lost.requests > 0 {
             let first = u32::try_from(self.noted_names).map_err(|_| too_large("names of the volumes"))?;
             let names = self.index.volumes[self.noted_names..].to_vec();
-            let (packed, plain_bytes) =
-                pack(&StoredNames { first, names }).ok_or_else(|| too_large("names of the volumes"))?;
+            let packed = self.packer.pack(&StoredNames { first, names });
+            let plain_bytes = packed.ok_or_else(|| too_large("names of the volumes"))?;
             let count = u32::try_from(self.lost.requests).unwrap_or(u32::MAX);
             let times = self.lost.times_ns.unwrap_or((NO_TIME, NO_TIME));
-            self.put(FrameKind::Note, count, times, &packed, plain_bytes)?;
+            self.put(FrameKind::Note, count, times, plain_bytes)?;
             (self.noted_names, self.lost.requests) =
                 (self.index.volumes.len(), self.lost.requests - u64::from(count));
         }
@@ -148,14 +148,15 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
+    /// Writes what was packed last.
     fn put(
         &mut self,
         kind: FrameKind,
         count: u32,
         (earliest_ns, latest_ns): (u64, u64),
-        packed: &[u8],
         plain_bytes: u32,
     ) -> Result<()> {
+        let packed = self.packer.packed();
         let frame = Frame {
             kind,
             packed_bytes: u32::try_from(packed.len()).expect("checked by `pack`"),
