@@ -16,6 +16,16 @@ pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(not(terrace_shuttle))]
 pub(crate) use std::{sync::atomic, thread, thread_local, time::Instant};
 
+/// The number of this thread: they are numbered off from 0 on as they first ask.
+pub(crate) fn thread_number() -> usize {
+    /// No checker chooses what threads are called.
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    NUMBER.with(|&number| number)
+}
+
 /// What runs when something that was waited for may have come.
 pub(crate) type Wake = Box<dyn FnOnce() + Send>;
 

@@ -106,7 +106,7 @@ pub use place::BlockPlace;
 pub use record::RecordStatus;
 pub use resize::RamResized;
 pub use resize_ssd::SsdResized;
-pub(crate) use tap::Tap;
+pub(crate) use tap::{Reference, Tap};
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;
@@ -183,10 +183,7 @@ struct Inner {
     ticker_thread: Mutex<Option<JoinHandle<()>>>,
     pool: Pool,
     tap: Tap,
-    /// Lanes are in the shards; changes only while a recording begins or ends.
-    is_recording: AtomicBool,
-    /// The recording that runs, or the last one.
-    recording: Mutex<Option<Arc<record::Recording>>>,
+    records: record::Records,
     /// One lane for each backing device, by its device number.
     lanes: Mutex<HashMap<u64, Lane, FastHash>>,
     counters: Counters,

@@ -1,8 +1,10 @@
 //! A recording of all that callers ask for, in the project's own format of traces, while the cache serves.
 //!
 //! ```text
-//!   call ──► lane of its block's shard ──► chunks, a bounded stock ──► one thread ──► PATH.1  PATH.2  PATH.3 ...
-//!            (under the shard's lock)                                   by time        a ring of whole recordings
+//!   hit ───► lane of its block's shard ─┐
+//!            (under the shard's lock)   ├─► chunks, a bounded stock ──► one thread ──► PATH.1  PATH.2  PATH.3 ...
+//!   other ─► lane of its thread ────────┘                               by time        a ring of whole recordings
+//!   calls    (nearly always its own)
 //! ```
 //!
 //! | file       | what it does                                                          |
@@ -17,10 +19,11 @@
 //! cache does by itself.
 //!
 //! Invariants:
-//! 1. A request waits for nothing of the recording but the lock of a shard, which a hit has anyway. What finds no room is
-//!    lost and counted, and the recording says how many and when (`a_recorder_that_stands_still_delays_nobody`,
+//! 1. A request waits for nothing of the recording but the lock of a lane, under which there is no wait and no call of the
+//!    system: a hit has it anyway, and other calls share theirs with few. What finds no room is lost and counted, and the
+//!    recording says how many and when (`a_recorder_that_stands_still_delays_nobody`,
 //!    `what_finds_no_room_is_lost_counted_and_dated`).
-//! 2. Times never fall from one request to the next. A time is that of the request, or of one before it in its shard: at
+//! 2. Times never fall from one request to the next. A time is that of the request, or of one before it in its lane: at
 //!    most [`RecordConfig::stamp_every`] requests and one tick ago (`recorded_times_never_fall_and_are_those_of_the_calls`).
 //! 3. While nothing is lost, the requests are those that were made (`what_many_callers_ask_is_recorded_once_each`), and
 //!    those of one caller are in order when each has its own time (`one_caller_finds_his_requests_in_order`).
@@ -40,6 +43,7 @@ mod slots;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam::utils::CachePadded;
 use terrace_recording::Kind;
 use terrace_tiers::block::BlockId;
 
@@ -47,8 +51,8 @@ use super::dirty::VolumeState;
 use super::{Inner, Result};
 use crate::config::RecordConfig;
 use crate::error::Error;
-use crate::sync::atomic::Ordering;
-use crate::sync::{Condvar, Instant, Mutex};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Instant, Mutex, thread_number};
 
 use files::Files;
 pub(super) use lane::Lane;
@@ -74,6 +78,21 @@ pub struct RecordStatus {
 /// How long whoever ends a recording waits for its files to be whole: a disk that stands still must not keep the cache
 /// from closing.
 const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Lanes of calls that are no hits, by the number of the thread. Not those of the shards: such a call has no lock of one at
+/// hand, and would wait for all that is planned and finished under it.
+const CALL_LANES: usize = 16;
+
+/// What a cache has for its recordings, one after another.
+#[derive(Default)]
+pub(super) struct Records {
+    /// Changes only while a recording begins or ends.
+    is_running: AtomicBool,
+    /// Beside those in the shards.
+    lanes: [CachePadded<Mutex<Lane>>; CALL_LANES],
+    /// The recording that runs, or the last one.
+    latest: Mutex<Option<Arc<Recording>>>,
+}
 
 /// What the cache and the recorder's thread share.
 pub(super) struct Recording {
@@ -148,9 +167,9 @@ impl Inner {
     pub(super) fn start_recording(self: &Arc<Self>, config: &RecordConfig) -> Result<()> {
         self.check_open()?;
         config.check()?;
-        let recording = Arc::new(Recording::new(config, self.shards.len()));
+        let recording = Arc::new(Recording::new(config, self.shards.len() + CALL_LANES));
         {
-            let mut place = self.recording.lock();
+            let mut place = self.records.latest.lock();
             if let Some(running) = place.as_ref().filter(|recording| recording.status().is_running) {
                 let requests = running.status().requests;
                 return Err(Error::Config(format!(
@@ -165,25 +184,28 @@ impl Inner {
         for shard in &self.shards {
             shard.lock().lane = Lane::new(recording.clone(), config.stamp_every);
         }
-        self.is_recording.store(true, Ordering::Relaxed);
+        for lane in &self.records.lanes {
+            *lane.lock() = Lane::new(recording.clone(), config.stamp_every);
+        }
+        self.records.is_running.store(true, Ordering::Relaxed);
         Recorder::start(self, recording, files, config);
         Ok(())
     }
 
     pub(super) fn stop_recording(&self) -> Option<RecordStatus> {
-        let recording = self.recording.lock().clone()?;
+        let recording = self.records.latest.lock().clone()?;
         Some(recording.end())
     }
 
     pub(super) fn record_status(&self) -> Option<RecordStatus> {
-        let recording = self.recording.lock().clone()?;
+        let recording = self.records.latest.lock().clone()?;
         Some(recording.status())
     }
 
     /// Records the request of a caller that no hit recorded.
     #[inline]
     pub(super) fn note(&self, volume: &VolumeState, kind: Kind, offset: u64, bytes: u64) {
-        if self.is_recording.load(Ordering::Relaxed) {
+        if self.records.is_running.load(Ordering::Relaxed) {
             self.take_request(volume, kind, offset, bytes);
         }
     }
@@ -196,6 +218,7 @@ impl Inner {
         }
         let block = BlockId::new(volume.id, volume.block_number(offset));
         let start = offset - block.byte_offset(self.size);
-        self.shard(block).lane.take(block, start as usize, kind, bytes);
+        let lane = &self.records.lanes[thread_number() % CALL_LANES];
+        lane.lock().take(block, start as usize, kind, bytes);
     }
 }

@@ -1,8 +1,9 @@
-//! Taking requests: a lane for each shard, under the lock of the shard.
+//! Taking requests: a lane for each shard, under the lock of the shard, and some for calls that hold none.
 //!
-//! A lane holds the few requests that share a look at the clock in the shard itself, and then moves them together to a chunk
-//! of the stock; a full chunk is exchanged for an empty one. The stock is all the memory there is for requests on their way;
-//! chunks are taken from where they were put last, so that a recorder that keeps up works in the processor's caches.
+//! A lane holds a few requests itself and then moves them together to a chunk of the stock; a full chunk is exchanged for
+//! an empty one. Those that come close together share a look at the clock. The stock is all the memory there is for
+//! requests on their way; chunks are taken from where they were put last, so that a recorder that keeps up works in the
+//! processor's caches.
 //!
 //! Why not straight into the chunk: the recorder read it last, on another processor, so each of its cache lines has to be
 //! fetched back, and the locks that a hit takes wait for every store before them. In one copy such fetches overlap. And why
@@ -22,10 +23,15 @@ use crate::sync::{Instant, Mutex};
 /// So many that neither the stock's lock counts nor making the stock, and so few that the lanes' own chunks do not either.
 const CHUNK_SLOTS: usize = 1024;
 
-/// Requests that a shard holds itself, all of one time.
+/// Requests that a lane holds itself when they share a time, and the slots for them: one for the time, and one to spare for
+/// a length.
 const NEAR_REQUESTS: usize = 16;
+const NEAR_SLOTS: usize = NEAR_REQUESTS + 2;
 
-/// Requests of a shard that come closer together than this share a look at the clock, which takes half as long as a hit.
+/// Slots that one request takes at the most: its time, its length and itself.
+const REQUEST_SLOTS_MAX: usize = 3;
+
+/// Requests of a lane that come closer together than this share a look at the clock, which takes half as long as a hit.
 const STAMP_SHARE_NS: u64 = 50_000;
 
 type Chunk = Vec<Slot>;
@@ -101,31 +107,45 @@ impl Stock {
     }
 }
 
-/// What a shard has of a recording; nothing while the cache does not record.
-#[derive(Default)]
+/// What takes requests of a recording; nothing while the cache does not record.
 pub(in super::super) struct Lane {
-    /// Requests in `near`, and how many there may be before the next look at the clock.
+    /// Slots in `near`, and how many there may be before the next look at the clock.
     len: u32,
-    room: u32,
+    len_max: u32,
     far: Option<Box<Far>>,
-    near: [Slot; NEAR_REQUESTS],
+    /// Not moved to a chunk yet; begins with a stamp.
+    near: [Slot; NEAR_SLOTS],
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { len: 0, len_max: 0, far: None, near: [Slot::default(); NEAR_SLOTS] }
+    }
 }
 
 /// What a lane needs now and then.
 struct Far {
-    recording: Arc<Recording>,
-    chunk: Chunk,
-    lost: Lost,
-    stamp_every: u32,
-    /// The last look at the clock, which is the time of what is in `near`, and how many requests it was for.
+    clock: RecordClock,
+    /// The last look at it, and how many requests that was for.
     time_ns: u64,
     sharing: u32,
+    stamp_every: u32,
+    chunk: Chunk,
+    lost: Lost,
+    recording: Arc<Recording>,
 }
 
 impl Lane {
     pub(super) fn new(recording: Arc<Recording>, stamp_every: u32) -> Self {
-        let (chunk, lost) = (Vec::with_capacity(CHUNK_SLOTS), Lost::default());
-        let far = Far { recording, chunk, lost, stamp_every, time_ns: 0, sharing: 1 };
+        let far = Far {
+            clock: recording.clock,
+            time_ns: 0,
+            sharing: 1,
+            stamp_every,
+            chunk: Vec::with_capacity(CHUNK_SLOTS),
+            lost: Lost::default(),
+            recording,
+        };
         Self { far: Some(Box::new(far)), ..Self::default() }
     }
 
@@ -138,9 +158,8 @@ impl Lane {
     /// own, so that a hit that nobody records does not make room for what this needs.
     #[inline(never)]
     pub(in super::super) fn take(&mut self, block: BlockId, start: usize, kind: Kind, bytes: u64) {
-        if self.len < self.room && bytes <= BYTES_MAX {
-            self.near[self.len as usize] = Slot::request(block, start, kind, bytes);
-            self.len += 1;
+        if self.len < self.len_max && bytes <= BYTES_MAX {
+            self.push(Slot::request(block, start, kind, bytes));
         } else {
             self.take_with_stamp(block, start, kind, bytes);
         }
@@ -149,22 +168,28 @@ impl Lane {
     #[cold]
     fn take_with_stamp(&mut self, block: BlockId, start: usize, kind: Kind, bytes: u64) {
         let Some(far) = &mut self.far else { return };
-        let now_ns = far.recording.clock.now_ns();
-        let near = &self.near[..self.len as usize];
-        if far.put(near).is_none() {
-            return far.lost.add(Lost { requests: 1, times_ns: Some((now_ns, now_ns)) });
+        let now_ns = far.clock.now_ns();
+        if self.len as usize + REQUEST_SLOTS_MAX > NEAR_SLOTS {
+            if far.put(&self.near[..self.len as usize]).is_none() {
+                return far.lost.add(Lost { requests: 1, times_ns: Some((now_ns, now_ns)) });
+            }
+            self.len = 0;
         }
         let is_close = now_ns.saturating_sub(far.time_ns) < u64::from(far.sharing) * STAMP_SHARE_NS;
-        far.sharing = if is_close { far.stamp_every } else { 1 };
-        far.time_ns = now_ns;
-        let request = Slot::request(block, start, kind, bytes);
-        (self.len, self.room) = (0, far.sharing.min(NEAR_REQUESTS as u32));
-        if bytes <= BYTES_MAX {
-            self.near[0] = request;
-            self.len = 1;
-        } else if far.put(&[Slot::length(bytes), request]).is_none() {
-            far.lost.add(Lost { requests: 1, times_ns: Some((now_ns, now_ns)) });
+        let sharing = if is_close { far.stamp_every } else { 1 };
+        (far.time_ns, far.sharing) = (now_ns, sharing);
+        self.push(Slot::stamp(now_ns));
+        if bytes > BYTES_MAX {
+            self.push(Slot::length(bytes));
         }
+        self.push(Slot::request(block, start, kind, bytes));
+        self.len_max = self.len.saturating_add(sharing - 1).min(NEAR_SLOTS as u32);
+    }
+
+    #[inline]
+    fn push(&mut self, slot: Slot) {
+        self.near[self.len as usize] = slot;
+        self.len += 1;
     }
 
     /// Moves what was taken since the last time behind `slots`; what was lost since then. The next request looks at the
@@ -172,23 +197,18 @@ impl Lane {
     pub(super) fn collect(&mut self, slots: &mut Vec<Slot>) -> Lost {
         let Some(far) = &mut self.far else { return Lost::default() };
         slots.append(&mut far.chunk);
-        slots.push(Slot::stamp(far.time_ns));
         slots.extend_from_slice(&self.near[..self.len as usize]);
-        (self.len, self.room) = (0, 0);
+        (self.len, self.len_max) = (0, 0);
         std::mem::take(&mut far.lost)
     }
 }
 
 impl Far {
-    /// Puts slots of the time of the last look at the clock into a chunk; none when there is no memory for them.
+    /// Moves slots that begin with a stamp to a chunk; none when there is no memory for them.
     fn put(&mut self, slots: &[Slot]) -> Option<()> {
-        if slots.is_empty() {
-            return Some(());
-        }
-        if self.chunk.len() + 1 + slots.len() > CHUNK_SLOTS {
+        if self.chunk.len() + slots.len() > CHUNK_SLOTS {
             self.recording.stock.exchange(&mut self.chunk)?;
         }
-        self.chunk.push(Slot::stamp(self.time_ns));
         self.chunk.extend_from_slice(slots);
         Some(())
     }
@@ -237,7 +257,7 @@ mod tests {
         assert!(requests.iter().map(number).eq(0..kept), "the first are kept, in order");
         assert_eq!(kept + lost.requests, count);
         // Three chunks and what is near; every other slot is a stamp at the most, and a few are left at the end of a chunk.
-        let slots = (3 * CHUNK_SLOTS + NEAR_REQUESTS) as u64;
+        let slots = (3 * CHUNK_SLOTS + NEAR_SLOTS) as u64;
         assert!((slots * 4 / 10..slots).contains(&kept), "{kept}");
         let (from, to) = lost.times_ns.expect("some were lost");
         assert!(requests[kept as usize - 1].time_ns <= from && from <= to);

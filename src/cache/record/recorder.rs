@@ -13,7 +13,7 @@ use terrace_recording::Lost;
 use terrace_tiers::block::{BlockSize, VolumeId};
 
 use super::slots::{Slot, Taken, unpack};
-use super::{RecordStatus, Recording};
+use super::{Lane, RecordStatus, Recording};
 use crate::cache::Inner;
 use crate::cache::record::files::Files;
 use crate::config::RecordConfig;
@@ -85,14 +85,19 @@ impl Recorder {
         let (mut lost, before) = (Lost::default(), self.pending.len());
         if let Some(inner) = self.inner.upgrade() {
             if is_last {
-                inner.is_recording.store(false, Ordering::Relaxed);
+                inner.records.is_running.store(false, Ordering::Relaxed);
             }
+            let mut empty = |lane: &mut Lane| {
+                lost.add(lane.collect(&mut self.slots));
+                is_last.then(|| std::mem::take(lane))
+            };
+            // What ended goes without the lock.
             for shard in &inner.shards {
-                let ended = {
-                    let mut shard = shard.lock();
-                    lost.add(shard.lane.collect(&mut self.slots));
-                    is_last.then(|| std::mem::take(&mut shard.lane))
-                };
+                let ended = empty(&mut shard.lock().lane);
+                drop(ended);
+            }
+            for lane in &inner.records.lanes {
+                let ended = empty(&mut lane.lock());
                 drop(ended);
             }
         }
