@@ -12,18 +12,20 @@
 //! width of the 95 % confidence interval that follows from how they differ, and [`SCALING_ERROR`] for what scaling itself
 //! changes.
 //!
-//! The thread pauses after each batch for as long as keeps its share of the time small, and nothing is sampled meanwhile.
-//! When that is long it goes on with half as many blocks in half as large simulations, which then begin anew; the answer of
-//! before stands until they have seen enough. Of references that found the queue full those stand for them that did not. Ratios are those of the last one to two windows, so that a cold start is forgotten and a change of
-//! the traffic shows. References that the sample has too few or too many count as hits in RAM: it is a few blocks that are
-//! wanted most of all that are in it or not ("SHARDS-adj").
+//! The thread pauses after each batch, and after making simulations, for as long as keeps its share of the time small, and
+//! nothing is sampled meanwhile. A batch that would need a pause of more than [`PAUSE_MAX`] is cut: so the share holds over
+//! every few seconds, and not in the long run alone. Then it goes on with half as many blocks in half as large simulations,
+//! which begin anew; the answer of before stands until they have seen enough. For references that were cut off, or found
+//! the queue full, stand those that were not and did not. Ratios are those of the last one to two windows, so that a cold
+//! start is forgotten and a change of the traffic shows. References that the sample has too few or too many count as hits in
+//! RAM: it is a few blocks that are wanted most of all that are in it or not ("SHARDS-adj").
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_tiers::block::BlockId;
 
-use crate::cache::{Cache, Tap, TapHandle};
+use crate::cache::{Cache, Reference, Tap, TapHandle};
 use crate::config::{Config, RamSize, SsdConfig, SsdSize};
 use crate::error::Result;
 use crate::sample::place;
@@ -33,7 +35,7 @@ use crate::sync::{Condvar, Instant, Mutex, thread};
 
 /// What is sampled waits so long at most.
 const PERIOD: Duration = Duration::from_millis(200);
-/// A batch that needs a longer pause was too large.
+/// No batch takes so long that it needs a longer pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The RAM of the smallest simulation at the start; an error of about a point in the hit ratio.
 const RAM_BLOCKS_WANTED: f64 = 4096.0;
@@ -121,12 +123,14 @@ impl WhatIf {
     /// # Errors
     /// [`crate::Error::Config`] for sizes that do not work.
     pub fn start(cache: &Cache, config: &Config, busy_share_max: f64) -> Result<Self> {
+        let began = Instant::now();
         let miniatures = Miniatures::new(config)?;
         let shared = Arc::new(Shared { state: Mutex::new(State::default()), stop: Condvar::new() });
         let mut watcher =
             Watcher { tap: cache.tap(), miniatures, shared: shared.clone(), busy_share_max, taken_at: 0 };
         watcher.listen(watcher.miniatures.rate);
-        let thread = thread::Builder::new().name("terrace-what-if".into()).spawn(move || watcher.run());
+        let worked = began.elapsed();
+        let thread = thread::Builder::new().name("terrace-what-if".into()).spawn(move || watcher.run(worked));
         Ok(Self { shared, thread: Some(thread.expect("a thread can be started")) })
     }
 
@@ -157,32 +161,43 @@ struct Watcher {
     taken_at: u64,
 }
 
+/// Whether all that was sampled was simulated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Batch {
+    Whole,
+    Cut,
+}
+
 impl Watcher {
-    fn run(mut self) {
-        let mut wait = PERIOD;
-        while self.wait(wait) {
+    /// Until the end; `worked` is what went before.
+    fn run(mut self, mut worked: Duration) {
+        while self.pause_after(worked) {
             let began = Instant::now();
-            if self.take_batch().is_none() {
-                return;
-            }
+            let Some(batch) = self.take_batch(began + PAUSE_MAX.mul_f64(self.busy_share_max)) else { return };
             self.miniatures.turn_window();
             if self.miniatures.has_seen_enough() {
                 self.shared.state.lock().outlooks = self.miniatures.outlooks();
             }
-            let pause = began.elapsed().div_f64(self.busy_share_max).saturating_sub(wait);
-            wait = PERIOD;
-            if !pause.is_zero() {
+            if batch == Batch::Cut {
                 self.listen(0.0);
-                if !self.wait(pause) {
-                    break;
-                }
-                if let Some(halved) = self.miniatures.halved().filter(|_| pause > PAUSE_MAX) {
-                    self.miniatures = halved;
-                }
-                self.listen(self.miniatures.rate);
+                self.miniatures.halve();
             }
+            worked = began.elapsed();
         }
         self.listen(0.0);
+    }
+
+    /// Waits for as long as keeps the share small, listening for the last [`PERIOD`] of it; false when it is time to end.
+    fn pause_after(&mut self, worked: Duration) -> bool {
+        let pause = worked.div_f64(self.busy_share_max).saturating_sub(PERIOD);
+        if !pause.is_zero() {
+            self.listen(0.0);
+            if !self.wait(pause) {
+                return false;
+            }
+            self.listen(self.miniatures.rate);
+        }
+        self.wait(PERIOD)
     }
 
     /// False when it is time to end.
@@ -203,22 +218,17 @@ impl Watcher {
         self.taken_at = self.tap.with(listen).unwrap_or(0);
     }
 
-    /// Simulates what was sampled; none when the cache is gone.
-    fn take_batch(&mut self) -> Option<()> {
+    /// Simulates what was sampled, and cuts it off at `until`; none when the cache is gone.
+    fn take_batch(&mut self, until: Instant) -> Option<Batch> {
         let Self { tap, miniatures, taken_at, .. } = self;
         tap.with(|tap, total| {
-            let seen_before = miniatures.seen;
             // No more than were there with `total`; others come meanwhile.
-            for reference in std::iter::from_fn(|| tap.next()).take(tap.len()) {
-                miniatures.reference(reference.block, reference.is_write);
-            }
-            let of_batch = if tap.take_dropped() == 0 {
-                total - *taken_at
-            } else {
-                ((miniatures.seen - seen_before) as f64 / miniatures.rate) as u64
-            };
-            miniatures.total += of_batch;
+            let sampled = std::iter::from_fn(|| tap.next()).take(tap.len());
+            let is_complete = tap.take_dropped() == 0;
+            let batch = miniatures
+                .take(sampled, is_complete.then_some(total - *taken_at), || Instant::now() >= until);
             *taken_at = total;
+            batch
         })
     }
 }
@@ -280,13 +290,14 @@ impl Miniatures {
         Self::at_rate(config, (RAM_BLOCKS_WANTED / (ram_blocks * RAM_TIMES[0])).min(1.0))
     }
 
-    /// None when simulations of half the size would say nothing.
-    fn halved(&self) -> Option<Self> {
+    /// Begins anew with half of the blocks, unless simulations of half the size would say nothing.
+    fn halve(&mut self) {
         let smallest = self.rams[0].blocks as f64 * self.rate / 2.0;
-        if smallest < RAM_BLOCKS_MIN {
-            return None;
+        if smallest >= RAM_BLOCKS_MIN
+            && let Ok(halved) = Self::at_rate(&self.config, self.rate / 2.0)
+        {
+            *self = halved;
         }
-        Self::at_rate(&self.config, self.rate / 2.0).ok()
     }
 
     fn at_rate(config: &Config, rate: f64) -> Result<Self> {
@@ -323,6 +334,28 @@ impl Miniatures {
             total: 0,
             totals: [0; 2],
         })
+    }
+
+    /// Simulates what was sampled of `of` references, or of as many as the rate says, until `is_time`, which is asked after
+    /// each.
+    fn take(
+        &mut self,
+        sampled: impl Iterator<Item = Reference>,
+        of: Option<u64>,
+        mut is_time: impl FnMut() -> bool,
+    ) -> Batch {
+        let (seen_before, mut sampled) = (self.seen, sampled.peekable());
+        let mut batch = Batch::Whole;
+        while let Some(reference) = sampled.next() {
+            self.reference(reference.block, reference.is_write);
+            if is_time() && sampled.peek().is_some() {
+                batch = Batch::Cut;
+                break;
+            }
+        }
+        let of = of.filter(|_| batch == Batch::Whole);
+        self.total += of.unwrap_or(((self.seen - seen_before) as f64 / self.rate) as u64);
+        batch
     }
 
     fn reference(&mut self, block: BlockId, is_write: bool) {

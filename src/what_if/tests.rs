@@ -121,10 +121,28 @@ fn more_ram_and_more_ssd_leave_less_for_the_disk_and_no_ssd_leaves_most() {
 #[test]
 fn halving_ends_where_hits_would_be_chance() {
     let mut miniatures = Miniatures::new(&config()).expect("the sizes work");
-    let mut halvings = 0;
-    while let Some(halved) = miniatures.halved() {
-        (miniatures, halvings) = (halved, halvings + 1);
-    }
+    (0..10).for_each(|_| miniatures.halve());
     // From 512 blocks to 128.
-    assert_eq!(halvings, 2);
+    assert_eq!(miniatures.rate, 0.25);
+}
+
+#[test]
+fn a_batch_that_takes_too_long_is_cut_and_stands_for_as_many_as_its_rate_says() {
+    let mut miniatures = Miniatures::at_rate(&config(), 0.25).expect("the sizes work");
+    let sampled = || references(100, 1).map(|(block, is_write)| Reference { block, is_write });
+    let after = |count| {
+        let mut asked = 0;
+        move || {
+            asked += 1;
+            asked == count
+        }
+    };
+    assert_eq!(miniatures.take(sampled(), Some(1000), after(10)), Batch::Cut);
+    assert_eq!((miniatures.seen, miniatures.total), (10, 40));
+    // What has an end when the time has is whole.
+    assert_eq!(miniatures.take(sampled(), Some(1000), after(100)), Batch::Whole);
+    assert_eq!((miniatures.seen, miniatures.total), (110, 1040));
+    // Of references of which some found the queue full nobody knows how many they were.
+    assert_eq!(miniatures.take(sampled(), None, || false), Batch::Whole);
+    assert_eq!((miniatures.seen, miniatures.total), (210, 1440));
 }
