@@ -150,10 +150,11 @@ pub struct RecordConfig {
     pub path: PathBuf,
     /// All files of this path together never have more bytes: the oldest go, three quarters are kept. At least 32 MiB.
     pub bytes_max: u64,
-    /// RAM for requests on their way to a disk that is slow, about 17 bytes a request; what finds none is lost and counted.
+    /// RAM for requests on their way to a disk that is slow, 17 bytes for each of those that share a time and 32 for others;
+    /// what finds none is lost and counted.
     pub buffer_bytes: usize,
-    /// So many requests of a shard that come close together may have one time: a look at the clock takes half as long as a
-    /// hit in RAM. With 1 each has its own, and those of one caller are in order.
+    /// So many requests that come close together, of a shard or of a thread, may have one time: a look at the clock takes half
+    /// as long as a hit in RAM. With 1 each has its own, and those of one caller are in order.
     pub stamp_every: u32,
     /// How long a request waits at the most for the block that it is written with, in milliseconds: what a kill loses.
     pub block_ms: u64,
@@ -165,7 +166,7 @@ impl RecordConfig {
         Self {
             path: path.into(),
             bytes_max: 1 << 30,
-            // A million requests: ten seconds of 100,000 a second.
+            // Half a million requests or more: five seconds of 100,000 a second.
             buffer_bytes: 16 << 20,
             stamp_every: 16,
             block_ms: 5000,
