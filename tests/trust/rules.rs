@@ -137,7 +137,7 @@ fn what_reached_the_disk_after_a_sync_had_begun_does_not_outlive_a_crash_as_sync
         world.disk.stall(Operation::Write);
         let written = sender.clone();
         volume.write_with(BLOCK_U64, content(1, 2), move |done| {
-            written.send(done.is_ok()).expect("it is awaited")
+            written.send(done.is_ok()).expect("it is awaited");
         });
         world.disk.wait_until_held(2);
         let ends_well = || receiver.recv_timeout(Duration::from_secs(60)).expect("it ends");
