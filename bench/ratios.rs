@@ -18,7 +18,7 @@ use terrace_bench::scenes::append::{Demotions, source};
 use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
 use terrace_bench::scenes::read::SsdReads;
-use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT};
+use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT, Left};
 use terrace_bench::scenes::whole::Whole;
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
 
@@ -293,5 +293,7 @@ fn print_ratio(what: &str, floor: &str, turns: &Turns, unit: &str) {
 fn ssd_recover(effort: &Effort) {
     let folder = temporary_folder();
     let file = CacheFile::new(folder.path(), recover_blocks(), DIRTY_PERCENT);
-    println!("{}", file.describe(&file.best_of(effort.rounds.min(7))));
+    for left in [Left::InOrder, Left::Open] {
+        println!("{}", file.describe(left, &file.best_of(effort.rounds.min(7), left)));
+    }
 }

@@ -9,7 +9,7 @@ use criterion::{
 };
 use terrace_bench::scenes::append::{Appender, Demotions, source};
 use terrace_bench::scenes::read::SsdReads;
-use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT};
+use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT, Left};
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
 
 /// Blocks in one append of the tier alone.
@@ -71,7 +71,7 @@ fn recover(criterion: &mut Criterion) {
     let file = CacheFile::new(folder.path(), recover_blocks(), DIRTY_PERCENT);
     group.throughput(Throughput::Elements(file.entries));
     group.bench_function(format!("{}_entries", file.entries), |bencher| {
-        bencher.iter_custom(|rounds| (0..rounds).map(|_| file.open().warm).sum());
+        bencher.iter_custom(|rounds| (0..rounds).map(|_| file.open(Left::Open).warm).sum());
     });
     group.finish();
 }

@@ -55,8 +55,9 @@ impl SsdTier {
             let Some(install) = &mut install else { break };
             install.run();
         }
+        // Who waits for the end may have more to read: ghosts come one frame after the other.
+        self.changed.notify_all();
         if is_over {
-            self.changed.notify_all();
             let when_scanned = self.when_scanned.lock().take();
             when_scanned.into_iter().for_each(|wake: Wake| wake());
         }

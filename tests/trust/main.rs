@@ -9,6 +9,7 @@
 //! | void first                               | `newer_bytes_wait_until_the_older_copy_on_the_ssd_is_void_durably`       | `tests/faults.rs`, `tests/crash_sweep` |
 //! | dirty copies stay for their successors   | `a_dirty_copy_stays_until_what_was_written_over_it_is_durable`           | `tests/crash_sweep` |
 //! | unsynced is not clean                    | `what_was_read_after_a_crash_never_turns_into_something_older`           | `tests/crash_sweep` |
+//! | the same, of what a sync was too early for | `what_reached_the_disk_after_a_sync_had_begun_does_not_outlive_a_crash_as_synced` | |
 //! | the same, of zeros                       | `zeros_of_a_discard_that_is_not_below_do_not_go_to_the_ssd`              | |
 //! | no copy outlives its successor           | `segments_that_are_used_again_bring_nothing_back_wherever_the_power_fails` | `tiers/ssd/tests/dirty.rs` |
 //! | the same, in a log that is not empty     | `a_segment_that_something_holds_hides_nothing_newer_behind_it_wherever_the_power_fails` | |

@@ -114,6 +114,52 @@ fn pass_on(cache: &Cache, volume: &Volume, blocks: std::ops::Range<u64>) {
     }
 }
 
+/// A sync begins and ends while a write around the cache is under way, and covers nothing of it. Then the block is read, and
+/// goes to the SSD: with a version that is not younger than the write's own, that copy would pass for a synced one.
+#[test]
+fn what_reached_the_disk_after_a_sync_had_begun_does_not_outlive_a_crash_as_synced() {
+    without_hanging(|| {
+        let seed = seed();
+        let world = World::new();
+        let (cache, volume) = world.open_exclusive(held(16), WriteMode::Around);
+        pass_on(&cache, &volume, 200..300);
+        write(&volume, 0, 1);
+        let (sender, receiver) = mpsc::channel();
+        let flush = || {
+            let sender = sender.clone();
+            volume.flush_with(move |flushed| sender.send(flushed.is_ok()).expect("it is awaited"));
+        };
+        world.disk.stall(Operation::Sync);
+        flush();
+        world.disk.wait_until_held(1);
+        // This one waits for the next sync, which begins when the write is under way.
+        flush();
+        world.disk.stall(Operation::Write);
+        let written = sender.clone();
+        volume.write_with(BLOCK_U64, content(1, 2), move |done| {
+            written.send(done.is_ok()).expect("it is awaited");
+        });
+        world.disk.wait_until_held(2);
+        let ends_well = || receiver.recv_timeout(Duration::from_secs(60)).expect("it ends");
+        world.disk.resume_only(Operation::Sync);
+        assert!(ends_well() && ends_well(), "both flushes, since nothing of the write was acknowledged");
+        world.disk.resume();
+        assert!(ends_well());
+        pass_on(&cache, &volume, 1..2);
+        pass_on(&cache, &volume, 300..400);
+        world.journal.mark(0);
+        let mut warm_blocks = 0;
+        world.each_loss(0, 1, seed, |left, _, place| {
+            let (cache, volume) = left.open_exclusive(held(16), WriteMode::Around);
+            for block in (0..2).chain(200..220) {
+                assert!(read(&volume, block) == left.below(block), "{place}: block {block}");
+            }
+            warm_blocks += cache.stats().read_ssd_hits;
+        });
+        assert!(warm_blocks > 0, "seed {seed}: nothing outlived a crash");
+    });
+}
+
 #[test]
 fn zeros_of_a_discard_that_is_not_below_do_not_go_to_the_ssd() {
     without_hanging(|| {

@@ -94,12 +94,18 @@ impl Admission {
         })
     }
 
-    /// Puts a stretch of the list back; one that does not fit the list as it is now is left out.
+    /// Puts a stretch of the list back, behind what came to it since; one that does not fit the list as it is now is left
+    /// out.
     pub(super) fn restore_ghosts(&mut self, entry: &GhostEntry) {
         let first = usize::try_from(entry.first).unwrap_or(usize::MAX);
         let end = first.saturating_add(entry.fingerprints.len());
-        if let Some(place) = self.ghost.fingerprints.get_mut(first..end) {
-            place.copy_from_slice(&entry.fingerprints);
+        let Some(place) = self.ghost.fingerprints.get_mut(first..end).filter(|_| first.is_multiple_of(WAYS))
+        else {
+            return;
+        };
+        for (bucket, known) in place.chunks_exact_mut(WAYS).zip(entry.fingerprints.chunks_exact(WAYS)) {
+            let newer = bucket.iter().take_while(|&&fingerprint| fingerprint != 0).count();
+            bucket[newer..].copy_from_slice(&known[..WAYS - newer]);
         }
     }
 

@@ -4,6 +4,9 @@
 //! number, its length and the count of its items. It may be trusted when every frame is whole and has that number,
 //! and the frames are counted on from 0. The entries of segments are not in it; those come from the summaries.
 //!
+//! At its end may be frames of ghosts alone ([`GhostFrames`]): 2 bytes for each block of the file, so that nobody waits for
+//! them. They are read with the summaries, and one that is not whole, or was overwritten by then, costs hits and no more.
+//!
 //! The order of its making is what makes it safe: all frames, sync, one superblock, sync, the other one, sync. Until the
 //! last of these has returned the older checkpoint, in the other area, and the journal after it stay as they are. The
 //! superblock that recovery believed is the last, because the other may be torn, or older and name the area that is
@@ -16,7 +19,7 @@ use crate::block::PAGE_BYTES;
 use crate::device::Device;
 use crate::error::{Error, Result};
 
-use super::encoding::{CheckpointItem, Counters, Item};
+use super::encoding::{CheckpointItem, Counters, GhostEntry, Item, begins_with_ghosts};
 use super::format::{CHECKPOINT_MAGIC, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, Pages, Superblock};
 use super::journal::Seq;
 
@@ -96,11 +99,19 @@ impl CheckpointPlan {
     }
 }
 
-/// The checkpoint that `superblock` names: its counters and its other items.
+/// What a checkpoint says.
+pub(super) struct Checkpoint {
+    pub(super) counters: Counters,
+    /// The others, but for those of `ghosts`.
+    pub(super) items: Vec<CheckpointItem>,
+    pub(super) ghosts: Option<GhostFrames>,
+}
+
+/// The checkpoint that `superblock` names.
 ///
 /// # Errors
 /// Those of the device; [`Error::Damaged`] when it is not whole.
-pub(super) fn load(device: &dyn Device, superblock: &Superblock) -> Result<(Counters, Vec<CheckpointItem>)> {
+pub(super) fn load(device: &dyn Device, superblock: &Superblock) -> Result<Checkpoint> {
     let geometry = &superblock.geometry;
     let damaged = |part: &str| Error::Damaged {
         what: format!("the checkpoint in area {}: {part}", superblock.checkpoint_area),
@@ -109,29 +120,92 @@ pub(super) fn load(device: &dyn Device, superblock: &Superblock) -> Result<(Coun
         return Err(damaged("its place"));
     }
     let area = geometry.checkpoint_area_offset(superblock.checkpoint_area);
+    let mut next = NextFrame {
+        file_id: superblock.file_id,
+        number: superblock.checkpoint_number,
+        chunk_index: 0,
+        at: area,
+        end: area + superblock.checkpoint_bytes,
+    };
     let mut items: Vec<CheckpointItem> = Vec::new();
-    let mut window = Pages::new(FRAME_BYTES_MAX.min(superblock.checkpoint_bytes as usize));
-    let (mut at, mut chunk_index) = (0, 0);
-    while at < superblock.checkpoint_bytes {
-        let len = window.len().min((superblock.checkpoint_bytes - at) as usize);
-        device.read(area + at, &mut [IoSliceMut::new(&mut window[..len])])?;
-        let header = FrameHeader::from_bytes(&window[..len], CHECKPOINT_MAGIC, superblock.file_id)
-            .filter(|header| header.number == superblock.checkpoint_number && header.first == chunk_index)
-            .ok_or_else(|| damaged(&format!("the header of chunk {chunk_index}")))?;
-        let more = header.items(&window[..len]).ok_or_else(|| damaged(&format!("chunk {chunk_index}")))?;
-        items.extend(more);
-        at += header.frame_bytes() as u64;
-        chunk_index += 1;
+    let mut window = next.window();
+    let mut ghosts = None;
+    while next.at < next.end {
+        let header = next.read(device, &mut window)?;
+        let header = header.ok_or_else(|| damaged(&format!("the header of chunk {}", next.chunk_index)))?;
+        if header.first > 0 && begins_with_ghosts(&window[FRAME_HEADER_BYTES..]) {
+            ghosts = Some(GhostFrames(next));
+            break;
+        }
+        let more = header.items(&window);
+        items.extend(more.ok_or_else(|| damaged(&format!("chunk {}", next.chunk_index)))?);
+        next = next.after(&header);
     }
-    if items.len() != superblock.checkpoint_items as usize {
+    let (count, all) = (items.len(), superblock.checkpoint_items as usize);
+    if count > all || ghosts.is_none() && count < all {
         return Err(damaged("the count of its items"));
     }
     match items.first() {
         Some(CheckpointItem::Counters(counters)) => {
             let counters = *counters;
             items.remove(0);
-            Ok((counters, items))
+            Ok(Checkpoint { counters, items, ghosts })
         }
         _ => Err(damaged("it does not begin with the counters")),
+    }
+}
+
+/// Where the next frame of a checkpoint is, and what it must say.
+#[derive(Clone, Copy)]
+struct NextFrame {
+    file_id: u64,
+    number: u64,
+    chunk_index: u64,
+    at: u64,
+    /// Of the checkpoint.
+    end: u64,
+}
+
+impl NextFrame {
+    /// Memory for any frame of the checkpoint.
+    fn window(&self) -> Pages {
+        Pages::new(FRAME_BYTES_MAX.min((self.end - self.at) as usize))
+    }
+
+    /// Reads the frame to the start of `window`: its header, if it is the one.
+    fn read(&self, device: &dyn Device, window: &mut Pages) -> Result<Option<FrameHeader>> {
+        let length = window.len().min((self.end - self.at) as usize);
+        device.read(self.at, &mut [IoSliceMut::new(&mut window[..length])])?;
+        let header = FrameHeader::from_bytes(&window[..length], CHECKPOINT_MAGIC, self.file_id);
+        let is_it = |header: &FrameHeader| (header.number, header.first) == (self.number, self.chunk_index);
+        Ok(header.filter(is_it).filter(|header| header.frame_bytes() <= length))
+    }
+
+    fn after(self, header: &FrameHeader) -> Self {
+        Self { at: self.at + header.frame_bytes() as u64, chunk_index: self.chunk_index + 1, ..self }
+    }
+}
+
+/// The frames from the first on that has ghosts alone, one of which is read at a time.
+#[derive(Clone, Copy)]
+pub(super) struct GhostFrames(NextFrame);
+
+impl GhostFrames {
+    /// The ghosts of the next frame, and the frames after it; none when it is not whole, or cannot be read.
+    pub(super) fn read(self, device: &dyn Device) -> Option<(Vec<GhostEntry>, Option<Self>)> {
+        let mut window = self.0.window();
+        let header = self.0.read(device, &mut window).ok()??;
+        let items: Vec<CheckpointItem> = header.items(&window)?;
+        let ghosts = items.into_iter().map(|item| match item {
+            CheckpointItem::Ghosts(entry) => Some(entry),
+            _ => None,
+        });
+        let next = self.0.after(&header);
+        Some((ghosts.collect::<Option<_>>()?, (next.at < next.end).then_some(Self(next))))
+    }
+
+    /// The number of the next frame.
+    pub(super) fn chunk_index(self) -> u64 {
+        self.0.chunk_index
     }
 }

@@ -273,7 +273,7 @@ impl Ssd {
                 generation: segment.generation,
                 first_sequence: segment.first_sequence,
                 end_page: segment.end_page,
-                dead: segment.dead.clone(),
+                dead: segment.dead.clone().into(),
             })
         })
     }

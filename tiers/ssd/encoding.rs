@@ -6,7 +6,12 @@
 //! Bytes are believed only inside a frame whose checksum holds (see `format`). Even so nothing here trusts a length:
 //! an item that claims more than [`ITEM_BYTES_MAX`] is refused before anything is allocated.
 
+use std::ops::Deref;
+
 use bincode::config::{self, Config};
+use bincode::de::{Decoder, read::Reader};
+use bincode::enc::{Encoder, write::Writer};
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 
 use crate::block::{BlockId, Version, VolumeId};
@@ -110,6 +115,11 @@ pub(super) struct GhostEntry {
 /// Fingerprints in one [`GhostEntry`] at the most, so that it stays well below [`ITEM_BYTES_MAX`].
 pub(super) const GHOSTS_PER_ENTRY: usize = 4096;
 
+/// Whether the first item of a checkpoint's frame is a [`CheckpointItem::Ghosts`].
+pub(super) fn begins_with_ghosts(items: &[u8]) -> bool {
+    items.starts_with(&3_u32.to_le_bytes())
+}
+
 /// What is counted on from opening to opening; always the first item of a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub(super) struct Counters {
@@ -179,9 +189,9 @@ pub(super) struct SegmentEntry {
     pub(super) generation: u32,
     pub(super) is_prepared: bool,
     /// A bit a slot: 0 when the copy there must not be used. Slots not written yet have a 1.
-    pub(super) live: Vec<u64>,
+    pub(super) live: Words,
     /// Two bits a slot: how often it was hit.
-    pub(super) hits: Vec<u64>,
+    pub(super) hits: Words,
 }
 
 /// A segment of the dirty stream.
@@ -193,8 +203,57 @@ pub(super) struct DirtySegmentEntry {
     /// Nothing after this page belongs to it.
     pub(super) end_page: Option<u32>,
     /// A bit a copy, in their order: 1 when it must not be used. Copies after the last have a 0.
-    pub(super) dead: Vec<u64>,
+    pub(super) dead: Words,
 }
+
+/// Words of bits, as bincode has any list of numbers, but many at once: a checkpoint has millions of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Words(Vec<u64>);
+
+const WORDS_AT_ONCE: usize = 64;
+
+impl From<Vec<u64>> for Words {
+    fn from(words: Vec<u64>) -> Self {
+        Self(words)
+    }
+}
+
+impl Deref for Words {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        &self.0
+    }
+}
+
+impl Encode for Words {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        (self.0.len() as u64).encode(encoder)?;
+        for words in self.0.chunks(WORDS_AT_ONCE) {
+            let mut bytes = [[0; size_of::<u64>()]; WORDS_AT_ONCE];
+            bytes.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+            encoder.writer().write(bytes[..words.len()].as_flattened())?;
+        }
+        Ok(())
+    }
+}
+
+impl<Context> Decode<Context> for Words {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let count = usize::try_from(u64::decode(decoder)?).map_err(|_| DecodeError::LimitExceeded)?;
+        decoder.claim_container_read::<u64>(count)?;
+        let mut words = Vec::with_capacity(count);
+        while words.len() < count {
+            let mut bytes = [[0; size_of::<u64>()]; WORDS_AT_ONCE];
+            let bytes = &mut bytes[..WORDS_AT_ONCE.min(count - words.len())];
+            decoder.reader().read(bytes.as_flattened_mut())?;
+            words.extend(bytes.iter().map(|bytes| u64::from_le_bytes(*bytes)));
+        }
+        Ok(Self(words))
+    }
+}
+
+bincode::impl_borrow_decode!(Words);
 
 /// The block and version of an entry, as the rest of the tier names them.
 pub(super) fn void(block: BlockId, version: Version) -> JournalEntry {
@@ -269,14 +328,19 @@ mod tests {
             next_record: 6,
             records_synced: 7,
         };
-        let segment =
-            SegmentEntry { segment: 1, generation: 2, is_prepared: true, live: vec![3], hits: vec![4, 5] };
+        let segment = SegmentEntry {
+            segment: 1,
+            generation: 2,
+            is_prepared: true,
+            live: vec![3].into(),
+            hits: vec![4, 5].into(),
+        };
         let dirty = DirtySegmentEntry {
             segment: 1,
             generation: 2,
             first_sequence: 3,
             end_page: Some(4),
-            dead: vec![5],
+            dead: vec![5].into(),
         };
         let golden = [
             (
@@ -299,10 +363,31 @@ mod tests {
             ),
             (CheckpointItem::Destaged { volume: 1, epoch: 2 }, "07000000010000000200000000000000"),
         ];
-        for (item, bytes) in golden {
-            assert_eq!(hex(&item), bytes, "{item:?}");
+        for (item, bytes) in &golden {
+            assert_eq!(hex(item), *bytes, "{item:?}");
         }
         assert!(hex(&CheckpointItem::Volume(volume())).starts_with("0100000007000000"));
+        let ghosts = CheckpointItem::Ghosts(GhostEntry { first: 1, fingerprints: vec![2, 3] });
+        let is_of_ghosts = |item: &CheckpointItem| {
+            let mut bytes = Vec::new();
+            item.put(&mut bytes);
+            begins_with_ghosts(&bytes)
+        };
+        assert_eq!(hex(&ghosts), "030000000100000000000000020000000000000002000300");
+        assert!(is_of_ghosts(&ghosts) && !golden.iter().any(|(item, _)| is_of_ghosts(item)));
+    }
+
+    #[test]
+    fn words_have_the_bytes_of_any_list_of_numbers_however_many_there_are() {
+        for count in [0, 1, WORDS_AT_ONCE - 1, WORDS_AT_ONCE, WORDS_AT_ONCE + 1, 3 * WORDS_AT_ONCE + 5] {
+            let list: Vec<u64> = (0..count as u64).map(|word| word << 56 | word).collect();
+            let words = Words::from(list.clone());
+            assert_eq!(hex(&words), hex(&list), "{count}");
+            let mut cut = Vec::new();
+            words.put(&mut cut);
+            cut.pop();
+            assert_eq!(Words::take(&cut), None, "{count}, without the last byte");
+        }
     }
 
     #[test]

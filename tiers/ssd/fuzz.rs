@@ -131,7 +131,12 @@ pub fn checkpoint(bytes: &[u8]) -> bool {
         let device = MemoryDevice::new(geometry.file_bytes());
         let area = &bytes[..bytes.len().min(geometry.checkpoint_bytes as usize)];
         device.write(geometry.checkpoint_area_offset(0), &[IoSlice::new(area)]).expect(NO_FAULTS);
-        super::checkpoint::load(&device, &superblock).is_ok()
+        let Ok(checkpoint) = super::checkpoint::load(&device, &superblock) else { return false };
+        let mut ghosts = checkpoint.ghosts;
+        while let Some(frames) = ghosts {
+            ghosts = frames.read(&device).and_then(|(_, more)| more);
+        }
+        true
     })
 }
 

@@ -9,7 +9,7 @@
 //! Invariants:
 //! 1. Nothing here writes: a [`Device`] is read and never written, synced or discarded.
 //! 2. What is believed is what recovery believes: [`FileAtRest::open`] is opening up to where that would write, and
-//!    reasons come from [`Believed::doubt`] and [`Believed::doubt_in_log`], which recovery itself asks.
+//!    reasons come from [`Believed::doubt`] and [`Believed::doubt_in_log`], which say what recovery itself asks.
 
 mod explain;
 mod verify;

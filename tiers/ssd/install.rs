@@ -68,6 +68,11 @@ impl Ssd {
                 None => self.give_back(segment),
             }
         }
+        if let Some((ghosts, more)) = scanned.ghosts.take() {
+            ghosts.iter().for_each(|entry| self.admission.restore_ghosts(entry));
+            let scan = self.scan_mut();
+            (scan.ghosts, scan.ghosts_are_planned) = (more, false);
+        }
         let doubtful = std::mem::take(&mut scanned.doubtful);
         for new in self.wanted(doubtful) {
             scanned.news[self.index.spread().part_of(new.block)].push(new);

@@ -248,7 +248,9 @@ impl Ssd {
         let geometry = found.superblock.geometry;
         let unread = found.log.unread().collect();
         let index = MovingIndex::new(geometry.slot_count());
-        let scan = Scan::new(found.believed, found.counters, unread, found.dirty.restored(), index.spread());
+        let mut scan =
+            Scan::new(found.believed, found.counters, unread, found.dirty.restored(), index.spread());
+        scan.ghosts = found.more_ghosts;
         let mut ssd = Self {
             geometry,
             durable_geometry: geometry,

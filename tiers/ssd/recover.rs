@@ -31,6 +31,7 @@ use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId};
 use crate::device::Device;
 use crate::error::{Error, Result};
 
+use super::checkpoint::{self, Checkpoint, GhostFrames};
 use super::dirty_log::DirtyLog;
 use super::encoding::{CheckpointItem, Counters, DirtySegmentEntry, GhostEntry, JournalEntry, SegmentEntry};
 use super::format::{Pages, Summary, Superblock, SuperblockFault};
@@ -40,10 +41,10 @@ use super::log::Log;
 use super::overwritten::Overwritten;
 use super::plan::Entry;
 use super::recover_log::recover_log;
+use super::region_of;
 use super::slot_bits::{hits_in, is_live_in};
 use super::tombstones::{PIECES_MAX, Tombstone, Tombstones};
 use super::volumes::Volumes;
-use super::{checkpoint, region_of};
 
 /// Counters beyond these are no file of ours: nothing writes as often.
 const COUNTER_MAX: u64 = 1 << 62;
@@ -66,6 +67,8 @@ pub(super) struct Recovered {
     pub(super) journal: Journal,
     pub(super) volumes: Volumes,
     pub(super) ghosts: Vec<GhostEntry>,
+    /// The others, which are not read.
+    pub(super) more_ghosts: Option<GhostFrames>,
     pub(super) believed: Believed,
 }
 
@@ -77,22 +80,24 @@ pub(super) struct Loaded {
     pub(super) counters: Counters,
     pub(super) replayed: Replayed,
     pub(super) believed: Believed,
+    more_ghosts: Option<GhostFrames>,
 }
 
 /// Superblock, checkpoint and journal.
 pub(super) fn load(device: &dyn Device, block_size: BlockSize) -> Result<Loaded> {
-    let ((copy, superblock), (counters, items)) = load_newest(device, block_size)?;
+    let ((copy, superblock), Checkpoint { counters, items, ghosts }) = load_newest(device, block_size)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
     let mut believed = Believed::new(&superblock, &counters, items)?;
     let (absorbed, generation) = (counters.absorbed, counters.journal_generation);
     let apply = |entry| believed.apply(entry);
     let replayed = replay(device, &geometry, file_id, absorbed, generation, apply)?;
     believed.settle(&counters, replayed.count)?;
-    Ok(Loaded { superblock, copy, counters, replayed, believed })
+    Ok(Loaded { superblock, copy, counters, replayed, believed, more_ghosts: ghosts })
 }
 
 pub(super) fn recover(device: &dyn Device, block_size: BlockSize) -> Result<Recovered> {
-    let Loaded { superblock, copy, counters, replayed, mut believed } = load(device, block_size)?;
+    let Loaded { superblock, copy, counters, replayed, mut believed, more_ghosts } =
+        load(device, block_size)?;
     let (geometry, file_id) = (superblock.geometry, superblock.file_id);
 
     let dirty = recover_log(device, &believed, &counters)?;
@@ -111,22 +116,20 @@ pub(super) fn recover(device: &dyn Device, block_size: BlockSize) -> Result<Reco
     }
     let journal = Journal::resume(geometry, file_id, JournalSeq(counters.absorbed), &replayed);
     let (volumes, ghosts) = (believed.volumes.clone(), std::mem::take(&mut believed.ghosts));
-    Ok(Recovered { superblock, copy, counters, log, dirty, journal, volumes, ghosts, believed })
+    Ok(Recovered { superblock, copy, counters, log, dirty, journal, volumes, ghosts, more_ghosts, believed })
 }
 
 /// One of the two copies of the superblock, and which.
 type SuperblockCopy = (usize, Superblock);
 
 /// The newest superblock with a whole checkpoint, and that checkpoint.
-fn load_newest(
-    device: &dyn Device,
-    block_size: BlockSize,
-) -> Result<(SuperblockCopy, (Counters, Vec<CheckpointItem>))> {
+fn load_newest(device: &dyn Device, block_size: BlockSize) -> Result<(SuperblockCopy, Checkpoint)> {
     let mut damage = Error::Damaged { what: "both superblocks".into() };
     for (copy, superblock) in read_superblocks(device)? {
         check(&superblock.geometry, block_size, device)?;
         match checkpoint::load(device, &superblock) {
-            Ok((counters, items)) => {
+            Ok(checkpoint) => {
+                let counters = &checkpoint.counters;
                 let is_sane = counters.absorbed < COUNTER_MAX
                     && counters.journal_generation < COUNTER_MAX
                     && counters.next_sequence < COUNTER_MAX
@@ -137,7 +140,7 @@ fn load_newest(
                     && superblock.sequence < COUNTER_MAX
                     && superblock.checkpoint_number < COUNTER_MAX;
                 if is_sane && superblock.opening <= OPENING_MAX {
-                    return Ok(((copy, superblock), (counters, items)));
+                    return Ok(((copy, superblock), checkpoint));
                 }
                 damage = Error::Damaged { what: "its counters are used up".into() };
             }

@@ -25,6 +25,7 @@
 //! | the same, and what follows says that it was synced             | `a_first_segment_with_a_torn_header_is_damage_...`      |
 //! | the first segments are retired                                 | `what_is_left_behind_retired_segments_is_the_log_...`   |
 //! | the same, and the next one is torn                             | `a_torn_segment_behind_retired_ones_is_forgotten_...`   |
+//! | a record is there again behind the last one                    | `a_record_that_is_there_again_behind_the_last_one_...`  |
 
 use std::io::IoSliceMut;
 
@@ -191,7 +192,7 @@ pub(super) fn read_segment(
     }
     let found = match (known, records.first()) {
         (Some(known), _) => DirtySegment {
-            dead: known.dead.clone(),
+            dead: known.dead.to_vec(),
             ..DirtySegment::new(segment, known.generation, known.first_sequence)
         },
         (None, Some(first)) => DirtySegment::new(segment, first.header.generation, first.header.sequence),
@@ -381,17 +382,17 @@ pub(super) fn is_copy_whole(
 /// Puts the copies of a record in place of older ones.
 fn restore(log: &mut DirtyLog, believed: &Believed, record: Located) {
     let size = believed.geometry.block_size;
-    let RecordHeader { segment, generation, epoch, entries, .. } = record.header;
+    let RecordHeader { generation, epoch, entries, .. } = record.header;
     let mut page = record.page + header_pages(entries.len(), size);
     for RecordEntry { block, version, crc, mask } in entries {
         let pages = page_count(&mask, size);
-        let index = log.next_index(generation);
-        let doubt = believed.doubt_in_log((segment, generation, index), block, version);
+        // What the checkpoint calls dead the log knows by the bits of its segment.
+        let doubt = believed.doubt_of_logged(block, version);
         // Of an epoch that is below an older copy would go over a newer one there.
         let is_below = (1..=believed.volumes.destaged_epoch(block.volume())).contains(&epoch);
         let state = if is_below { CopyState::Destaged } else { CopyState::Dirty };
-        let copy = LogCopy { generation, page, index, crc, version, mask, epoch, state };
-        log.restore_copy(block, &copy, doubt.is_some());
+        let copy = LogCopy { generation, page, index: 0, crc, version, mask, epoch, state };
+        log.restore_next_copy(block, copy, doubt.is_some());
         page += pages;
     }
 }
@@ -407,11 +408,16 @@ impl Believed {
     ) -> Option<Doubt> {
         let known = self.dirty_segments.get(&segment).filter(|known| known.generation == generation);
         if known.is_some_and(|known| is_dead_in(&known.dead, index)) {
-            Some(Doubt::DeadAtCheckpoint)
-        } else if !self.volumes.contains(block.volume()) {
-            Some(Doubt::NoVolume)
-        } else {
-            self.is_overwritten(block, version).then_some(Doubt::Overwritten)
+            return Some(Doubt::DeadAtCheckpoint);
         }
+        self.doubt_of_logged(block, version)
+    }
+
+    /// The same of a copy that the checkpoint does not call dead.
+    fn doubt_of_logged(&self, block: BlockId, version: Version) -> Option<Doubt> {
+        if !self.volumes.contains(block.volume()) {
+            return Some(Doubt::NoVolume);
+        }
+        self.is_overwritten(block, version).then_some(Doubt::Overwritten)
     }
 }

@@ -17,7 +17,8 @@
 //!    that checkpoint, so nothing that hid a copy is gone when that copy is found.
 //! 4. An unread segment is not free, and one that turns out to hold nothing only once its retirement is durable. None is
 //!    emptied before all are read: their order is not known.
-//! 5. A block that is in the index when a copy of it is found was demoted meanwhile, and stays; or the file was damaged,
+//! 5. The list of ids lately refused or evicted is read last, frame by frame, and put behind what came to it meanwhile.
+//! 6. A block that is in the index when a copy of it is found was demoted meanwhile, and stays; or the file was damaged,
 //!    since one opening leaves at most one copy that is believed: then neither is.
 //!
 //! | situation                                          | test                                                            |
@@ -34,7 +35,8 @@ use crate::block::{BlockId, PAGE_BYTES, VolumeId};
 use crate::device::Device;
 
 use super::Ssd;
-use super::encoding::Counters;
+use super::checkpoint::GhostFrames;
+use super::encoding::{Counters, GhostEntry};
 use super::format::{Pages, Summary};
 use super::id_ranges::IdRanges;
 use super::index::Spread;
@@ -68,6 +70,9 @@ pub(super) struct Scan {
     /// Of the parts of the index.
     pub(super) parts: Vec<PartState>,
     pub(super) parts_lent: u32,
+    /// Read after the last segment; none while a plan has them.
+    pub(super) ghosts: Option<GhostFrames>,
+    pub(super) ghosts_are_planned: bool,
     /// Whose copies are older than something of this opening.
     overwritten: HashSet<BlockId, Hasher>,
     overwritten_ranges: IdRanges,
@@ -79,6 +84,7 @@ pub struct ScanPlan {
     logged: Option<Arc<LogFilter>>,
     spread: Spread,
     segments: Vec<u32>,
+    ghosts: Option<GhostFrames>,
 }
 
 /// What [`ScanPlan::run`] found and [`Ssd::plan_install`] did not take yet.
@@ -90,7 +96,11 @@ pub struct Scanned {
     pub(super) news: Vec<Vec<New>>,
     /// Those that the log may hide.
     pub(super) doubtful: Vec<New>,
+    pub(super) ghosts: Option<FoundGhosts>,
 }
+
+/// Ghosts, and where there are more.
+type FoundGhosts = (Vec<GhostEntry>, Option<GhostFrames>);
 
 /// A believed segment.
 pub(super) struct Found {
@@ -110,7 +120,7 @@ impl Scan {
     ) -> Self {
         let first_generation = believed.next_generation;
         // First what may turn out to be free, then what was written last.
-        unread.sort_by_key(|&segment| match believed.checkpointed_generation(segment) {
+        unread.sort_by_cached_key(|&segment| match believed.checkpointed_generation(segment) {
             0 => (1, 0, u32::MAX - segment),
             generation => (0, generation, 0),
         });
@@ -124,6 +134,8 @@ impl Scan {
             logged,
             parts: (0..spread.parts()).map(|_| PartState::default()).collect(),
             parts_lent: 0,
+            ghosts: None,
+            ghosts_are_planned: false,
             overwritten: HashSet::default(),
             overwritten_ranges: IdRanges::default(),
         }
@@ -135,7 +147,7 @@ impl Scan {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.left == 0 && self.parts_lent == 0
+        self.left == 0 && self.parts_lent == 0 && self.ghosts.is_none() && !self.ghosts_are_planned
     }
 
     /// Nothing of before may be used of `block`. True when recovery might still find something.
@@ -175,7 +187,8 @@ impl ScanPlan {
             (segment, summary.map(|summary| self.judge(&summary, &mut news, &mut doubtful)))
         };
         let segments: Vec<(u32, Option<Found>)> = self.segments.iter().map(read).collect();
-        Scanned { segment_count: segments.len() as u32, segments, news, doubtful }
+        let ghosts = self.ghosts.map(|ghosts| ghosts.read(device).unwrap_or_default());
+        Scanned { segment_count: segments.len() as u32, segments, news, doubtful, ghosts }
     }
 
     /// A list for each part, with room for its share of what may be found.
@@ -228,18 +241,22 @@ pub(super) fn read_summary(
 }
 
 impl Ssd {
-    /// The next summaries to be read; none when all are, or are under way. Any number of plans may be under way.
+    /// The next summaries to be read, and ghosts after them; none when all are, or are under way. Any number of plans may
+    /// be under way.
     pub fn plan_scan(&mut self) -> Option<ScanPlan> {
         let count_max = (SLOTS_A_PLAN / self.geometry.slots_per_segment).clamp(1, SEGMENTS_A_PLAN) as usize;
         let spread = self.index.spread();
         let scan = self.scan.as_mut()?;
         let count = scan.unread.len().min(count_max);
         let segments: Vec<u32> = (0..count).filter_map(|_| scan.unread.pop()).collect();
-        (count > 0).then(|| ScanPlan {
+        let ghosts = if segments.is_empty() { scan.ghosts.take() } else { None };
+        scan.ghosts_are_planned |= ghosts.is_some();
+        (count > 0 || ghosts.is_some()).then(|| ScanPlan {
             believed: scan.believed.clone(),
             logged: scan.logged.clone(),
             spread,
             segments,
+            ghosts,
         })
     }
 

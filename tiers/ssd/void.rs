@@ -305,7 +305,7 @@ impl Ssd {
         } else {
             (self.log.bits.live(segment).to_vec(), self.log.bits.hits(segment).to_vec())
         };
-        let entry = SegmentEntry { segment, generation, is_prepared, live, hits };
+        let entry = SegmentEntry { segment, generation, is_prepared, live: live.into(), hits: hits.into() };
         (generation != 0 || is_prepared).then_some(CheckpointItem::Segment(entry))
     }
 

@@ -169,6 +169,12 @@ impl MemoryDevice {
         self.stall.notify_all();
     }
 
+    /// Ends those of `operation`.
+    pub fn resume_only(&self, operation: Operation) {
+        self.lock().stalled.retain(|&stalled| stalled != operation);
+        self.stall.notify_all();
+    }
+
     /// Waits until stalls hold `count` calls.
     pub fn wait_until_held(&self, count: usize) {
         let mut state = self.lock();

@@ -145,8 +145,8 @@ impl Chains {
         chunk.is_some_and(|chunk| chunk[id.0 as usize % CHUNK_SLOTS].generation == generation)
     }
 
-    /// Makes a copy the newest of `block`.
-    pub(super) fn push(&mut self, block: BlockId, copy: &LogCopy) -> CopyId {
+    /// Makes a copy the newest of `block`; whether it is the only one.
+    pub(super) fn push(&mut self, block: BlockId, copy: &LogCopy) -> (CopyId, bool) {
         debug_assert!(copy.generation != 0, "no segment has generation 0");
         let at = self.take_slot();
         let older = self.set_newest(block, at).unwrap_or(NO_SLOT);
@@ -166,7 +166,7 @@ impl Chains {
         if copy.epoch > 0 {
             self.set_epoch(CopyId(at), copy.epoch);
         }
-        CopyId(at)
+        (CopyId(at), older == NO_SLOT)
     }
 
     pub(super) fn remove(&mut self, id: CopyId) {
@@ -312,7 +312,9 @@ mod tests {
                 match random.u32(..8) {
                     0..4 => {
                         let copy = random_copy(&mut random, number, sectors, size);
-                        chain.insert(0, (chains.push(block, &copy), copy));
+                        let (id, is_only) = chains.push(block, &copy);
+                        assert_eq!(is_only, chain.is_empty(), "seed {seed}");
+                        chain.insert(0, (id, copy));
                     }
                     4 if !chain.is_empty() => {
                         let at = random.usize(..chain.len());

@@ -11,13 +11,13 @@ use super::{CopyState, DirtyLog, LogCopy};
 impl DirtyLog {
     /// Makes a durable copy the newest of `block`. What it supersedes goes.
     pub(super) fn install(&mut self, block: BlockId, copy: &LogCopy) {
-        if copy.state == CopyState::Dirty && !self.chains.has(block) {
-            let id = self.chains.push(block, copy);
-            self.segment_mut(copy.generation).add(id);
+        let (id, is_only) = self.chains.push(block, copy);
+        self.segment_mut(copy.generation).add(id);
+        if is_only && copy.state == CopyState::Dirty {
             return self.order.insert(copy.epoch, block);
         }
         self.unlist(block);
-        for id in self.chains.ids(block) {
+        for id in self.chains.ids(block).into_iter().skip(1) {
             let old = self.chains.copy(id);
             let is_below = copy.state == CopyState::Destaged && old.epoch <= copy.epoch;
             if is_below || old.state == CopyState::Destaged {
@@ -27,8 +27,6 @@ impl DirtyLog {
                 self.chains.set_epoch(id, copy.epoch);
             }
         }
-        let id = self.chains.push(block, copy);
-        self.segment_mut(copy.generation).add(id);
         self.drop_superseded(block);
         self.list(block);
     }

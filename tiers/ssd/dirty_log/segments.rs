@@ -131,21 +131,18 @@ impl DirtyLog {
         self.segments.push_back(DirtySegment { is_closed: true, ..segment });
     }
 
-    /// Puts a recovered copy in its segment and chain, in the order of their writing; `is_void` when it must not be used.
-    pub(in super::super) fn restore_copy(&mut self, block: BlockId, copy: &LogCopy, is_void: bool) {
+    /// Puts the next recovered copy of its segment, in the order of their writing, there and in its chain; `is_void` when it
+    /// must not be used. It gets its number here.
+    pub(in super::super) fn restore_next_copy(&mut self, block: BlockId, mut copy: LogCopy, is_void: bool) {
         let segment = self.segment_mut(copy.generation);
+        copy.index = segment.copy_count;
         segment.copy_count += 1;
         if is_void || segment.is_dead(copy.index) {
             segment.set_dead(copy.index);
         } else {
             segment.needed += u32::from(copy.state == CopyState::Dirty);
             self.note(block);
-            self.install(block, copy);
+            self.install(block, &copy);
         }
-    }
-
-    /// The number of the next copy that is restored in the segment of this generation.
-    pub(in super::super) fn next_index(&mut self, generation: u32) -> u32 {
-        self.segment_mut(generation).copy_count
     }
 }

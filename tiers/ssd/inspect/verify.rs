@@ -12,7 +12,7 @@ use crate::block::{BlockId, PAGE_BYTES};
 use crate::device::Device;
 use crate::error::{Error, Result};
 
-use super::super::checkpoint;
+use super::super::checkpoint::{self, GhostFrames};
 use super::super::dirty_log::{DirtyLog, LogCopy};
 use super::super::format::{Pages, Summary, Superblock};
 use super::super::geometry::Geometry;
@@ -203,9 +203,9 @@ impl Verifier<'_> {
             if checked.iter().any(|&(known, known_area, _)| (known, known_area) == (number, area)) {
                 continue;
             }
-            let damage = match checkpoint::load(self.device, &superblock) {
-                Ok(_) => None,
-                Err(Error::Damaged { what }) => Some(what),
+            let (damage, ghosts) = match checkpoint::load(self.device, &superblock) {
+                Ok(checkpoint) => (None, checkpoint.ghosts),
+                Err(Error::Damaged { what }) => (Some(what), None),
                 Err(error) => return Err(error),
             };
             self.checked(Structure::Checkpoint, superblock.checkpoint_bytes);
@@ -220,9 +220,24 @@ impl Verifier<'_> {
                     "recovery goes back to an older checkpoint if there is one, else the file is refused"
                 };
                 self.damage(Structure::Checkpoint, place, what, consequence);
+            } else if let Some(chunk) = ghosts.and_then(|ghosts| self.first_torn(ghosts)) {
+                let (place, what) =
+                    (format!("checkpoint {number}"), format!("chunk {chunk} fails its checksum"));
+                let consequence = "some ids lately refused or evicted are forgotten, which costs hits";
+                self.damage(Structure::Checkpoint, place, what, consequence);
             }
         }
         Ok(())
+    }
+
+    /// The number of the first frame of ghosts that is not whole.
+    fn first_torn(&self, ghosts: GhostFrames) -> Option<u64> {
+        let mut next = Some(ghosts);
+        while let Some(ghosts) = next {
+            let Some((_, more)) = ghosts.read(self.device) else { return Some(ghosts.chunk_index()) };
+            next = more;
+        }
+        None
     }
 
     fn check_journal(&mut self, loaded: &Loaded) -> Result<()> {

@@ -169,3 +169,24 @@ fn a_record_of_an_earlier_generation_behind_the_last_one_is_not_the_logs_though_
         assert_eq!(again.ssd.dirty_blocks(), wanted, "of now: {is_of_now}");
     }
 }
+
+/// A device wrote a record that is synced once more, behind the last one: right in all but its place. Taken for one of the
+/// log it would be a gap, and the end of it.
+#[test]
+fn a_record_that_is_there_again_behind_the_last_one_is_not_the_logs_and_ends_nothing_before_it() {
+    let mut writer = Writer::new();
+    for number in 0..2 {
+        writer.write(number, 0..size().sectors());
+        writer.log(number..number + 1);
+        writer.sync();
+    }
+    let (last, next_sequence) =
+        (writer.ssd.dirty.segments.back().expect("the log is not empty"), writer.ssd.dirty.next_sequence);
+    let start = geometry().segment_offset(last.segment) as usize;
+    let end = start + last.next_page as usize * PAGE_BYTES;
+    let bytes = writer.device.bytes();
+    let first = &bytes[start..(start + end) / 2];
+    writer.device.change(end as u64, |there| there[..first.len()].copy_from_slice(first));
+    let again = open(&writer).expect("it opens");
+    assert_eq!((again.ssd.dirty_blocks(), again.ssd.dirty.next_sequence), (2, next_sequence));
+}

@@ -8,6 +8,7 @@ use super::super::*;
 use super::crash::{BLOCKS, Below, NUMBERS, check, run_script};
 use super::device::MemoryDevice;
 use super::driver::{Driver, IDENTITY, checkpoint, data_of, geometry};
+use super::log_writer::{self, Writer};
 
 /// A file with the blocks 0, 1, ... sealed, as they were in the first version, left without a close.
 pub(super) struct Left {
@@ -336,6 +337,34 @@ fn a_segment_that_a_checkpoint_lists_and_that_holds_nothing_is_used_once_it_is_d
     assert!(driver.ssd.journal_pending().is_some());
     assert!(driver.settle_journal());
     assert_eq!(driver.ssd.stats().segments_free, segments - 40);
+}
+
+/// The power failed when a block was in the log, synced, and the journal did not say yet that its clean copy is older. Only
+/// what is in the log tells that, also when the block is below.
+#[test]
+fn a_clean_copy_that_the_log_hides_is_not_found_though_the_block_is_destaged_before_its_summary_is_read() {
+    let seed = fastrand::u64(..);
+    let mut writer = Writer::new();
+    (0..log_writer::BLOCKS).for_each(|number| writer.demote(number));
+    let seals = writer.ssd.plan_seal_open();
+    seals.into_iter().for_each(|seal| writer.seal(seal));
+    writer.write(0, 0..log_writer::size().sectors());
+    writer.log(0..1);
+    writer.sync();
+    assert!(writer.ssd.journal_pending().is_some(), "the void is not durable");
+    let step = writer.device.step_count();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut next = writer.after_power_loss(step, &mut random, &format!("seed {seed}"));
+    next.destage(0);
+    assert!(next.ssd.dirty_blocks() == 0 && next.ssd.is_scanning());
+    next.ssd.scan_all(&next.device);
+    let copies = next.ssd.stats().cached_blocks;
+    assert_eq!(copies, log_writer::BLOCKS as u64 - 1, "seed {seed}: those of the others are found");
+    next.check_clean(&format!("seed {seed}"));
+    next.checkpoint();
+    next.settle_journal();
+    assert!(next.ssd.dirty.segments.is_empty(), "now it is given back");
+    next.check_clean(&format!("seed {seed}, at the end"));
 }
 
 /// One opening leaves one copy of a block that is believed. Two are damage, and either could be the older one.
