@@ -3,8 +3,9 @@
 use rustix::process::Signal;
 
 use crate::common::{Playground, Run};
-use crate::harness::{MIB, Server, contents, make_disk, noise};
-use crate::raw::{Ask, Client, FLUSH, READ};
+use crate::harness::{MIB, Server, contents, make_disk, noise, stats};
+use crate::http::{self, HTTP};
+use crate::raw::{Ask, Client, FLUSH, Place, READ};
 use crate::slow_disk::SlowDisk;
 
 /// A client that asks for more than its socket holds and takes nothing.
@@ -33,6 +34,7 @@ fn check_in_place(ground: &Playground, file: &str, offset: u64, data: &[u8]) {
 fn ended_in_order(ended: &Run) {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stderr.contains("stopped; everything is durable"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("without an answer"), "{}", ended.stderr);
 }
 
 #[test]
@@ -65,6 +67,50 @@ fn a_second_wish_to_end_waits_for_no_client_and_everything_is_still_made_durable
     assert!(ended.stderr.contains("terrace: clients are cut off; "), "{}", ended.stderr);
     check_in_place(&ground, "disk", 1_000_001, &data);
     deaf.wait_for_end();
+}
+
+#[test]
+fn a_service_that_ends_says_so_to_who_asks_for_its_health_and_lets_nobody_in() {
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    let mut server = Server::of_disk(&ground, &[&HTTP[..], &["--stop-timeout", "3600s"]].concat());
+    let address = http::address(&server).to_owned();
+    let deaf = deaf(&ground);
+    assert_eq!(http::get(&address, "/healthz"), "ok\n");
+    server.signal(Signal::TERM);
+    assert_eq!(server.next_line(), "terrace: stopping: 1 clients finish what they began");
+    let health = http::ask(&address, "GET", "/healthz");
+    assert_eq!((health.status, health.body.as_str()), (503, "stopping\n"));
+    let nbd = Place::Unix(ground.path().join("nbd"));
+    // The line comes before the sockets close.
+    while Client::silent(&nbd).is_ok() {
+        std::thread::yield_now();
+    }
+    ended_in_order(&server.stop());
+    deaf.wait_for_end();
+}
+
+#[test]
+fn a_client_that_waits_for_the_disk_gets_its_answer_before_the_service_ends() {
+    let ground = Playground::new();
+    make_disk(&ground, "below", 4 * MIB);
+    let Some(disk) = SlowDisk::of(ground.path(), "below", "disk", 100_000) else { return };
+    let mut server = Server::of_disk(&ground, &["--stop-timeout", "3600s"]);
+    let mut client = Client::at(ground.path());
+    disk.stand_still();
+    let ask = Ask { command: READ, cookie: 7, offset: 1 << 20, length: 4096, ..Ask::default() };
+    client.send(&ask, &[]).expect("the server takes it");
+    while stats(&ground)["clients"]["requests_in_flight"] != 1 {
+        std::thread::yield_now();
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.next_line(), "terrace: stopping: 1 clients finish what they began");
+    disk.go_on();
+    assert_eq!(client.reply().expect("it is answered"), Some((7, Ok(vec![0; 4096]))));
+    client.wait_for_end();
+    let ended = server.ended();
+    ended_in_order(&ended);
+    assert!(!ended.stderr.contains("cut off"), "{}", ended.stderr);
 }
 
 /// A service over a disk that stands still, with bytes that were flushed at 0, and some that were not in 19 blocks at 1 MiB.
