@@ -8,6 +8,7 @@ mod common;
 mod measuring;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use common::{seed, without_hanging};
 use measuring::{Memory, measured};
@@ -136,30 +137,69 @@ fn stored_inputs_do_no_harm() {
     }
 }
 
-/// Runs `rounds` mutations of the valid inputs of a target; how many were believed, and the most memory that took.
-fn run_mutations(name: &str, target: Target, rounds: u32, seed: u64) -> (u32, Memory) {
-    let inputs = valid();
+/// Rounds under one limit of time: few, so that what hangs is told from a machine that is slow.
+const ROUNDS_AT_ONCE: u32 = 500;
+
+/// What mutations of a target's valid inputs came to.
+#[derive(Clone, Copy, Default)]
+struct Outcome {
+    believed: u32,
+    memory: Memory,
+}
+
+impl Outcome {
+    fn and(self, other: Self) -> Self {
+        let memory = Memory {
+            held_max: self.memory.held_max.max(other.memory.held_max),
+            largest: self.memory.largest.max(other.memory.largest),
+        };
+        Self { believed: self.believed + other.believed, memory }
+    }
+}
+
+/// Runs `ROUNDS_AT_ONCE` mutations of the valid inputs of a target.
+fn run_mutations(name: &str, target: Target, inputs: &[Valid], seed: u64) -> Outcome {
     let own: Vec<&Valid> = inputs.iter().filter(|input| input.target == name).collect();
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut believed, mut most) = (0, Memory::default());
-    for _ in 0..rounds {
-        let input = own[random.usize(..own.len())];
-        let (is_believed, memory) = run(target, &mutated(&mut random, input, &inputs));
-        believed += u32::from(is_believed);
-        most.held_max = most.held_max.max(memory.held_max);
-        most.largest = most.largest.max(memory.largest);
-    }
-    (believed, most)
+    (0..ROUNDS_AT_ONCE)
+        .map(|_| {
+            let input = own[random.usize(..own.len())];
+            let (is_believed, memory) = run(target, &mutated(&mut random, input, inputs));
+            Outcome { believed: is_believed.into(), memory }
+        })
+        .fold(Outcome::default(), Outcome::and)
+}
+
+/// Runs `parts` of a target's mutations, each under its own limit of time and with its own seed.
+fn run_parts(
+    name: &'static str,
+    target: Target,
+    inputs: &Arc<Vec<Valid>>,
+    seed: u64,
+    parts: impl Iterator<Item = u32>,
+) -> Outcome {
+    parts
+        .map(|part| {
+            let inputs = Arc::clone(inputs);
+            without_hanging(move || run_mutations(name, target, &inputs, seed.wrapping_add(part.into())))
+        })
+        .fold(Outcome::default(), Outcome::and)
 }
 
 #[test]
 #[expect(clippy::print_stdout, reason = "what was done is the result")]
 fn mutations_of_valid_inputs_do_no_harm() {
     let seed = seed();
-    let rounds = if std::env::var_os("TERRACE_SLOW").is_some() { 50_000 } else { 2000 };
+    let parts = if std::env::var_os("TERRACE_SLOW").is_some() { 100 } else { 4 };
+    let rounds = parts * ROUNDS_AT_ONCE;
+    let inputs = Arc::new(valid());
     for (name, target) in TARGETS {
-        let (believed, most) = without_hanging(move || run_mutations(name, target, rounds, seed));
-        println!("{name}: {rounds} mutations, {believed} believed, {most:?}");
+        let Outcome { believed, memory } = std::thread::scope(|scope| {
+            let odd = scope.spawn(|| run_parts(name, target, &inputs, seed, (1..parts).step_by(2)));
+            let even = run_parts(name, target, &inputs, seed, (0..parts).step_by(2));
+            even.and(odd.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        println!("{name}: {rounds} mutations, {believed} believed, {memory:?}");
         assert!(believed > 0 && believed < rounds, "seed {seed}: the mutations of {name} are of one kind");
     }
 }

@@ -76,7 +76,9 @@ impl Server {
     pub fn run(&self, load: &Load) -> Measured {
         let uri = format!("--uri=nbd+unix:///?socket={}", self.socket.display());
         let mut command = Command::new("fio");
-        command.args(["--name=load", "--ioengine=nbd", "--output-format=json", "--norandommap", &uri]);
+        command.args(["--name=load", "--ioengine=nbd", "--output-format=json", &uri]);
+        // Other places in each round: those of the last one are in somebody's RAM.
+        command.args(["--norandommap", "--randrepeat=0"]);
         command.arg(format!("--rw={}", load.pattern)).arg(format!("--bs={}", load.request_bytes));
         command.arg(format!("--iodepth={}", load.depth));
         command.arg(format!("--offset={}", load.offset)).arg(format!("--size={}", load.bytes));

@@ -25,8 +25,9 @@ use terrace_tiers::ssd::VoidMark;
 
 use super::Inner;
 use super::dirty::{Dirty, VolumeState};
+use super::entry::Entry;
 use super::fill::Runner;
-use super::index::{Entry, Shard};
+use super::index::Shard;
 use super::write::WriteWaiter;
 use crate::pool::Priority;
 use crate::sync::{Wake, wake_all};

@@ -55,6 +55,7 @@ mod destage;
 mod detach;
 mod dirty;
 mod discard;
+mod entry;
 mod extents;
 mod fall_back;
 mod fence;
@@ -79,6 +80,7 @@ mod ssd;
 mod steady;
 mod synced;
 mod tap;
+mod throttle;
 mod ticker;
 mod volume;
 mod write;
@@ -174,7 +176,7 @@ struct Inner {
     ssd_lane: OnceLock<Lane>,
     /// Appends to the SSD may be wanted that nobody started yet.
     appends_are_wanted: AtomicBool,
-    throttle: write::Throttle,
+    throttle: throttle::Throttle,
     /// A block may leave RAM that could not, or a frame became free.
     released: Event,
     /// The last version that was given out.

@@ -62,7 +62,7 @@ impl Bench {
     /// The next `count` answers.
     fn answers(&self, count: usize) -> Vec<Answer> {
         let next =
-            || self.answers.1.recv_timeout(Duration::from_secs(20)).expect("every request is answered");
+            || self.answers.1.recv_timeout(Duration::from_secs(60)).expect("every request is answered");
         (0..count).map(|_| next()).collect()
     }
 
@@ -214,7 +214,7 @@ fn a_full_queue_holds_callers_back_but_never_a_completion() {
     drop(held);
     bench.answers(8);
     for _ in 0..20 {
-        is_submitted.recv_timeout(Duration::from_secs(20)).expect("the completion is not held back");
+        is_submitted.recv_timeout(Duration::from_secs(60)).expect("the completion is not held back");
     }
     caller.join().expect("the caller does not fail");
     bench.lane.wait_idle();
@@ -273,7 +273,7 @@ fn the_last_owner_of_a_pool_may_be_one_of_its_own_completions() {
         ended.send(()).expect("the test waits for it");
     };
     lane.task(Priority::Foreground, Box::new(job));
-    is_ended.recv_timeout(Duration::from_secs(20)).expect("it does not wait for itself");
+    is_ended.recv_timeout(Duration::from_secs(60)).expect("it does not wait for itself");
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn hammer((lane, device, frames): (&Lane, &Arc<MemoryDevice>, &Frames), caller: 
             });
             lane.read(ReadRequest { priority, device, offset, frames: vec![frame], done });
         }
-        let (found, is_ok) = answer.recv_timeout(Duration::from_secs(20)).expect("every request is answered");
+        let (found, is_ok) = answer.recv_timeout(Duration::from_secs(60)).expect("every request is answered");
         assert!(is_ok && found.is_none_or(|byte| byte == twin[index]), "seed {seed}");
     }
 }

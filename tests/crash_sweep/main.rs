@@ -25,10 +25,12 @@ mod common;
 mod content;
 mod history;
 mod script;
+mod scripts;
 mod sweep;
 
 use broken::{BROKEN, Broken, WITHSTOOD};
-use script::{SCRIPTS, Script, Step, outlives_process};
+use script::{Script, Step, outlives_process};
+use scripts::SCRIPTS;
 use sweep::{Run, Tally, sweep};
 
 fn points_wanted() -> u64 {

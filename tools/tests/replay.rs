@@ -176,7 +176,7 @@ fn bytes_changed_behind_the_caches_back_end_the_run_with_1_and_name_the_block() 
     let disk = ground.path().join("disk");
     let patience = std::time::Instant::now();
     while std::fs::metadata(&disk).map_or(0, |metadata| metadata.len()) < 2000 * 4096 {
-        assert!(patience.elapsed().as_secs() < 20, "the backing file did not come to be");
+        assert!(patience.elapsed().as_secs() < 120, "the backing file did not come to be");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let file = std::fs::OpenOptions::new().write(true).open(&disk).expect("it is there");

@@ -46,7 +46,7 @@ fn a_payload_above_the_largest_that_was_told_ends_the_connection() {
 
 #[test]
 fn a_handshake_that_is_never_finished_ends() {
-    let limits = Limits { handshake_time: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits { handshake_time: Duration::from_secs(1), ..Limits::default() };
     let served = Served::with(&Disk::new(4096, Answers::AtOnce), limits, TlsMode::Off);
     let mut silent = Client::silent(served.path());
     let mut half = Client::connect(served.path());

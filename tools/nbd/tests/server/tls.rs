@@ -238,7 +238,7 @@ fn bytes_in_the_clear_behind_the_option_for_tls_end_the_connection() {
 #[test]
 fn what_is_no_tls_ends_the_connection_and_silence_too() {
     let keys = Keys::new();
-    let limits = Limits { handshake_time: std::time::Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { handshake_time: std::time::Duration::from_secs(2), ..Limits::default() };
     let disk = Disk::filled(4096, Answers::AtOnce);
     let served = Served::with(&disk, limits, TlsMode::Required(keys.tls(false)));
     let mut client = Client::connect(served.path());
