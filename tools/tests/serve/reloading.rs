@@ -170,7 +170,7 @@ fn what_is_logged_changes_with_a_hangup() {
         ground.file("conf", config(level).as_bytes());
         server.signal(Signal::HUP);
         let lines = std::iter::repeat_with(|| server.next_line());
-        lines.take_while(|line| line != "terrace: changed: log").collect()
+        lines.take_while(|line| !line.is_empty() && line != "terrace: changed: log").collect()
     };
     let tells = |lines: &[String]| lines.iter().any(|line| line.contains("a client chose an export"));
     // A client that is answered has been told of.
