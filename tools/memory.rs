@@ -2,8 +2,8 @@
 //!
 //! By default glibc has eight arenas for each processor, keeps what lies below a piece in use at the end of one, and after
 //! the first large piece that was freed it takes all of that size from arenas too. In a service whose connections are
-//! threads that come and go this grows for days, to many times what is in use, and no leak can be told from it. Other
-//! allocators are left alone: they have no such settings, and give memory back by themselves.
+//! threads that come and go, what it keeps grows for a long time, and a leak cannot be told from it. Other allocators have
+//! no such settings, and are left alone. It is for a process to choose: the library changes nothing that others share.
 //!
 //! The one place of this package with unsafe code: nobody else has a safe way to the settings.
 

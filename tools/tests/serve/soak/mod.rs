@@ -16,8 +16,8 @@
 //! 2. Every request of a client that stays is answered, and every connection that is left is closed, within [`STUCK`].
 //! 3. When all clients have gone, the service has no connection and no request in flight, and as many threads and descriptors
 //!    as at the end of the first round.
-//! 4. Memory that is not the cache's file mappings is at the end at most [`GROWTH_KIB_MAX`] above what it was half way: a
-//!    thousandth of a connection's 64 KiB that leaks each time shows in ten minutes.
+//! 4. Memory that is not the cache's file mappings is at the end at most [`GROWTH_KIB_MAX`] above what it was half way:
+//!    64 KiB of each connection that leak show within a thousand connections, a kilobyte of each within 60,000.
 //! 5. The service ends in order, with everything durable.
 
 mod actor;
