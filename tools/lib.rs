@@ -3,7 +3,7 @@
 //! Subcommands have a folder each; `trace` also reads recorded traces for all of them, `failure` is where causes become
 //! exit codes. Results go to standard output, everything else to standard error.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod ctl;
 mod failure;

@@ -49,12 +49,14 @@ use service::Service;
 use signals::Event;
 
 use crate::failure::{Failure, Result};
+use crate::memory;
 
 /// A service manager waits so much longer than the service takes.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Runs the subcommand; `print` takes what goes to standard output.
 pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
+    memory::give_back_what_is_freed();
     let plan = args.plan()?;
     let log = log::Log::start(plan.log);
     let no_threads =

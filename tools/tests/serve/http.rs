@@ -40,7 +40,7 @@ fn read(answer: &[u8]) -> Option<Answer> {
     Some(Answer { status, head: lines.map(str::to_lowercase).collect(), body: body.into() })
 }
 
-fn ask(address: &str, method: &str, path: &str) -> Answer {
+pub(crate) fn ask(address: &str, method: &str, path: &str) -> Answer {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     say(address, request.as_bytes()).expect("there is an answer")
 }
@@ -55,7 +55,7 @@ fn scrape(address: &str) -> Exposition {
     Exposition::read(&get(address, "/metrics"))
 }
 
-const HTTP: [&str; 2] = ["--http", "127.0.0.1:0"];
+pub(crate) const HTTP: [&str; 2] = ["--http", "127.0.0.1:0"];
 
 #[test]
 fn a_scrape_says_what_ctl_says_and_nothing_in_it_ever_falls() {

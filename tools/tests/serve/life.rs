@@ -2,10 +2,13 @@
 
 use std::fs;
 
+use rustix::process::Signal;
+
 use crate::common::Playground;
 use crate::harness::{
     MIB, Server, contents, have, make_disk, nbdsh, noise, number, run, stats, stats_when_read, uri,
 };
+use crate::raw::Client;
 
 #[test]
 fn a_wish_to_end_makes_durable_what_nobody_flushed_while_a_client_is_connected() {
@@ -49,6 +52,19 @@ except nbd.Error:
         .filter(|path| path.ends_with("nbd") || path.ends_with("nbd.control"))
         .collect();
     assert!(left.is_empty(), "sockets are left: {left:?}");
+}
+
+#[test]
+fn an_interrupt_from_a_keyboard_is_a_wish_to_end_too() {
+    let ground = Playground::new();
+    let disk = make_disk(&ground, "disk", 4 * MIB);
+    let server = Server::of_disk(&ground, &["--write", "back"]);
+    let data = noise(2, MIB);
+    assert_eq!(Client::at(ground.path()).write(MIB as u64, &data, 0), Ok(vec![]));
+    server.signal(Signal::INT);
+    let ended = server.ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(contents(&disk)[MIB..2 * MIB] == data, "what was acknowledged is lost");
 }
 
 #[test]

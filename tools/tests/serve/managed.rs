@@ -43,10 +43,10 @@ fn a_manager_is_told_when_clients_may_come_when_the_file_is_read_again_and_when_
     let server = Server::spawn(&mut command);
     assert!(manager.told().starts_with("READY=1\nSTATUS=ready at unix:"));
     assert_eq!(manager.told(), "WATCHDOG=1");
-    ground.file("conf", CONFIG.replace("[[", "log = \"error\"\n[[").as_bytes());
+    ground.file("conf", CONFIG.replace("[[", "log = \"error\"\nstop-timeout = \"90s\"\n[[").as_bytes());
     server.signal(Signal::HUP);
     assert!(manager.news().starts_with("RELOADING=1\nSTATUS="));
-    assert_eq!(manager.news(), "READY=1\nSTATUS=changed: log");
+    assert_eq!(manager.news(), "READY=1\nSTATUS=changed: log, stop-timeout");
     ground.file("conf", b"nonsense");
     server.signal(Signal::HUP);
     assert!(manager.news().starts_with("RELOADING=1"));
@@ -55,7 +55,7 @@ fn a_manager_is_told_when_clients_may_come_when_the_file_is_read_again_and_when_
     assert_eq!(manager.told(), "WATCHDOG=1");
     server.signal(Signal::TERM);
     let last = manager.news();
-    assert!(last.starts_with("STOPPING=1\n") && last.contains("\nEXTEND_TIMEOUT_USEC=65000000"), "{last}");
+    assert!(last.starts_with("STOPPING=1\n") && last.contains("\nEXTEND_TIMEOUT_USEC=95000000"), "{last}");
     assert_eq!(server.ended().code, Some(0));
 }
 

@@ -5,8 +5,8 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::common::Playground;
-use crate::harness::{MIB, Server, have, make_disk, run, try_run, uri};
-use crate::raw::{Ask, Client, Heads, Place, READ};
+use crate::harness::{MIB, Server, contents, have, make_disk, noise, run, stats, try_run, uri};
+use crate::raw::{Ask, Client, FLUSH, Heads, Place, READ};
 use crate::tls::make_certificates;
 
 const CONFIG: &str = r#"
@@ -39,6 +39,14 @@ fn a_hangup_takes_over_what_can_change_and_names_what_cannot() {
         "terrace: changed: mode of one, ram-size, two is new; waits for the next start: block-size"
     );
     assert_eq!(run(&ground, "nbdinfo", &["--size", &uri(&ground, "two")]).trim(), MIB.to_string());
+    let in_force = stats(&ground);
+    assert_eq!(
+        (&in_force["exports"][0]["mode"], &in_force["ram_bytes"]),
+        (&"back".into(), &(64 << 20).into())
+    );
+    let nbd = Place::Unix(ground.path().join("nbd"));
+    let [mut stays, goes] =
+        ["one", "two"].map(|name| Client::of(&nbd, Heads::Simple, name).expect("it is let in"));
     ground.file("conf", b"nonsense");
     server.signal(Signal::HUP);
     let line = server.next_line();
@@ -52,8 +60,41 @@ fn a_hangup_takes_over_what_can_change_and_names_what_cannot() {
     let line = server.next_line();
     assert_eq!(line, "terrace: changed: two is gone, mode of one, ram-size");
     assert!(!try_run(&ground, "nbdinfo", &["--size", &uri(&ground, "two")]).status.success());
+    goes.wait_for_end();
+    assert!(stays.ask(&READ_ONE, &[]).is_ok());
+    assert_eq!(stats(&ground)["exports"][0]["mode"], "through");
     server.signal(Signal::HUP);
     assert_eq!(server.next_line(), "terrace: the file says what is in force");
+    ground.file("conf", changed.as_bytes());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: changed: mode of one, ram-size, two is new", "it comes again");
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn what_waits_for_the_next_start_is_named_and_stays_as_it_is() {
+    let ground = Playground::new();
+    make_disk(&ground, "one.img", MIB);
+    let config = CONFIG.replace("[cache]", "[cache]\nssd-file = \"ssd\"\nssd-size = \"128MiB\"");
+    ground.file("conf", config.as_bytes());
+    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
+    let cache = "[cache]\nblock-size = \"32KiB\"\nssd-write-budget = \"1GiB\"";
+    let changed = config.replace("\"ssd\"", "\"other-ssd\"").replace("[cache]", cache);
+    let changed =
+        format!("control = \"other\"\nhttp = \"127.0.0.1:0\"{changed}description = \"the first\"\n");
+    ground.file("conf", changed.as_bytes());
+    for _ in 0..2 {
+        server.signal(Signal::HUP);
+        assert_eq!(
+            server.next_line(),
+            "terrace: waits for the next start: control, http, block-size, ssd-write-budget, ssd-file, backing, \
+             read-only and description of one"
+        );
+    }
+    let in_force = stats(&ground);
+    assert_eq!(in_force["block_bytes"], 16 << 10);
+    assert_eq!(in_force["ssd_write_budget_bytes_per_day"], serde_json::Value::Null);
+    assert!(["other", "other-ssd"].iter().all(|name| !ground.path().join(name).exists()));
     assert_eq!(server.stop().code, Some(0));
 }
 
@@ -82,6 +123,64 @@ fn addresses_and_limits_change_for_those_who_come_and_who_is_here_stays() {
     assert!(late.ask(&READ_ONE, &[]).is_ok() && early.ask(&READ_ONE, &[]).is_ok());
     assert_eq!(server.stop().code, Some(0));
     assert!(!ground.path().join("other").exists());
+}
+
+#[test]
+fn an_ssd_that_the_file_names_comes_grows_and_goes_with_all_that_it_had() {
+    let ground = Playground::new();
+    let disk = make_disk(&ground, "one.img", 4 * MIB);
+    ground.file("conf", CONFIG.as_bytes());
+    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
+    let with_ssd = |size: &str| {
+        let tiers = format!("[cache]\nssd-file = \"ssd\"\nssd-size = \"{size}\"");
+        CONFIG.replace("[cache]", &tiers) + "write = \"back-ssd\"\n"
+    };
+    let mut hang_up = |text: &str| {
+        ground.file("conf", text.as_bytes());
+        server.signal(Signal::HUP);
+        server.next_line()
+    };
+    assert_eq!(hang_up(&with_ssd("128MiB")), "terrace: changed: ssd-file, mode of one");
+    let mut client = Client::at(ground.path());
+    let data = noise(1, MIB);
+    assert_eq!(client.write(MIB as u64, &data, 0), Ok(vec![]));
+    assert_eq!(client.ask(&Ask { command: FLUSH, ..Ask::default() }, &[]), Ok(vec![]));
+    let capacity = || stats(&ground)["now"]["ssd_capacity_blocks"].as_u64().expect("a number");
+    let before = capacity();
+    assert_eq!(hang_up(&with_ssd("256MiB")), "terrace: changed: ssd-size");
+    assert!(before > 0 && capacity() > before, "{before} blocks, then {}", capacity());
+    assert_eq!(hang_up(CONFIG), "terrace: changed: mode of one, ssd-file");
+    let now = stats(&ground);
+    assert_eq!((&now["ssd_bytes"], &now["now"]["ssd_in_use"]), (&serde_json::Value::Null, &false.into()));
+    // Nobody else has it any more.
+    assert!(contents(&disk)[MIB..2 * MIB] == data, "what was flushed to the SSD went with it");
+    assert!(client.ask(&READ_ONE, &[]).is_ok());
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn what_is_logged_changes_with_a_hangup() {
+    let ground = Playground::new();
+    make_disk(&ground, "one.img", MIB);
+    let config = |level: &str| format!("log = \"{level}\"\n{CONFIG}");
+    ground.file("conf", config("error").as_bytes());
+    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
+    // What was said before it came into force.
+    let mut hang_up = |level: &str| -> Vec<String> {
+        ground.file("conf", config(level).as_bytes());
+        server.signal(Signal::HUP);
+        let lines = std::iter::repeat_with(|| server.next_line());
+        lines.take_while(|line| !line.is_empty() && line != "terrace: changed: log").collect()
+    };
+    let tells = |lines: &[String]| lines.iter().any(|line| line.contains("a client chose an export"));
+    // A client that is answered has been told of.
+    let come = || assert!(Client::at(ground.path()).ask(&READ_ONE, &[]).is_ok());
+    come();
+    assert!(!tells(&hang_up("debug")));
+    come();
+    assert!(tells(&hang_up("error")));
+    come();
+    assert!(!tells(&[server.stop().stderr]));
 }
 
 #[test]
