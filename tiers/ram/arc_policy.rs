@@ -224,10 +224,10 @@ impl<L: BlockLists> ArcPolicy<L> {
     ) -> Result<Access, NoVictim> {
         let ghost = ghost_entry.map(|entry| Side::of(self.lists.place(entry)));
         let target = self.adapted_target(ghost);
-        let (len, recent_len) = (self.len(), self.side_len(Side::Recent));
+        let recent_fills_all = self.side_len(Side::Recent) >= self.capacity;
         // Case IV A with B1 empty: a block seen once makes room for another, and no ghost.
-        let leaves_no_ghost = ghost.is_none() && recent_len >= self.capacity;
-        let victim = if len < self.capacity {
+        let leaves_no_ghost = ghost.is_none() && recent_fills_all;
+        let victim = if self.len() < self.capacity {
             None
         } else {
             let side = if leaves_no_ghost { Side::Recent } else { self.replace_side(target, ghost) };
@@ -238,13 +238,12 @@ impl<L: BlockLists> ArcPolicy<L> {
         let entry = match ghost_entry {
             Some(entry) => self.lists.convert(entry, Place::Frequent),
             None => {
-                self.forget_a_ghost(len, recent_len);
+                self.forget_a_ghost();
                 self.lists.insert(block, Place::Recent)
             }
         };
         let evicted = victim.map(|victim| self.evict(victim, leaves_no_ghost));
-        // One came and one left: an excess is one that was.
-        if len > self.capacity {
+        if self.len() > self.capacity {
             self.trim_ghosts();
         }
         self.debug_check();
@@ -352,10 +351,10 @@ impl<L: BlockLists> ArcPolicy<L> {
         None
     }
 
-    /// The deletions from ghost lists in case IV; `len` blocks are resident, `recent_len` of them on that side.
-    fn forget_a_ghost(&mut self, len: u32, recent_len: u32) {
-        let recent = recent_len + self.ghost_len(Side::Recent);
-        let all = len + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent);
+    /// The deletions from ghost lists in case IV.
+    fn forget_a_ghost(&mut self) {
+        let recent = self.side_len(Side::Recent) + self.ghost_len(Side::Recent);
+        let all = self.len() + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent);
         let coldest = if recent >= self.capacity {
             self.lists.coldest(Place::RecentGhost)
         } else if all >= 2 * self.capacity {

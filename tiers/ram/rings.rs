@@ -31,21 +31,6 @@ impl Place {
         Self::FreeGhost,
     ];
 
-    /// The place with this number, of 3 bits. No table: the compiler sees that the number is the place.
-    #[inline]
-    fn from_bits(bits: u32) -> Self {
-        match bits {
-            0 => Self::Recent,
-            1 => Self::Frequent,
-            2 => Self::RecentAside,
-            3 => Self::FrequentAside,
-            4 => Self::RecentGhost,
-            5 => Self::FrequentGhost,
-            6 => Self::FreeResident,
-            _ => Self::FreeGhost,
-        }
-    }
-
     /// Where the list starts and ends.
     #[inline]
     fn sentinel(self) -> u32 {
@@ -102,7 +87,7 @@ impl Link {
 
     #[inline]
     fn place(self) -> Place {
-        Place::from_bits(self.place_and_prev >> INDEX_BITS)
+        Place::ALL[(self.place_and_prev >> INDEX_BITS) as usize]
     }
 }
 
