@@ -159,7 +159,7 @@ impl FrameRef {
         Some(unsafe { self.frame.as_mut_slice() })
     }
 
-    /// Whether the frame goes when it is let go: there are to be fewer ([`Frames::set_count`]).
+    /// Whether the frame goes when it is let go: there are to be fewer ([`set_count`](super::Frames::set_count)).
     pub fn is_surplus(&self) -> bool {
         self.frame.frame >= self.frame.pool().count.load(SeqCst)
     }
