@@ -75,6 +75,14 @@ fn fill(geometry: Geometry, next: Writes<'_>) -> (u64, f64) {
     (count, most)
 }
 
+/// A block number of 36 bits that looks drawn: another one for each of as many numbers, as a block that was drawn twice
+/// would have a copy that counts no more.
+fn scattered(number: u64, odd: u64) -> u64 {
+    const MASK: u64 = (1 << 36) - 1;
+    let product = number.wrapping_mul(odd) & MASK;
+    (product ^ (product >> 18)).wrapping_mul(odd) & MASK
+}
+
 /// The copies are the only thing in this process that takes memory meanwhile: one test, one case after the other.
 #[test]
 #[expect(clippy::print_stdout, reason = "it says what a copy takes")]
@@ -95,7 +103,8 @@ fn a_copy_in_the_log_takes_no_more_ram_than_is_charged_and_there_are_as_many_as_
         };
         let mut neighbours = |number| (number, first_sector());
         let mut apart = |number| (number * 1000, first_sector());
-        let mut anywhere = |_| (random.u64(..1 << 36), first_sector());
+        let odd = random.u64(..) | 1;
+        let mut anywhere = |number| (scattered(number, odd), first_sector());
         let mut parts = |number| (number * 1000, both_ends());
         let cases: [(&str, Writes<'_>); 4] = [
             ("neighbours", &mut neighbours),

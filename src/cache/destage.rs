@@ -14,7 +14,7 @@
 //! last sync it rests for a while, and who waits is told; then it goes on behind them. After a discard that fails
 //! nothing is written before that is tried again, since it may be on top of it.
 //!
-//! | situation                                        | test in `tests/back_ssd.rs`                          |
+//! | situation                                        | test in `tests/back_ssd`                             |
 //! |--------------------------------------------------|------------------------------------------------------|
 //! | a block below cannot be written                  | `a_block_that_cannot_be_written_below_keeps_no_...`   |
 //! | a block cannot be read from the log              | `a_block_that_cannot_be_read_keeps_no_other_...`      |

@@ -17,7 +17,7 @@
 //! | plan, then check                         | `a_fill_that_was_planned_before_a_write_or_a_discard_changes_neither`    | `tests/schedules.rs` |
 //! | frames wait for the sync                 | `blocks_of_a_sync_that_failed_are_written_again_before_the_next_one`     | `tests/faults.rs` |
 //! | a returning SSD is not believed          | `an_ssd_that_was_switched_off_comes_back_with_nothing_that_is_older`     | `tests/faults.rs` |
-//! | cold means clean copies only             | `a_store_that_changed_while_it_was_away_loses_clean_copies_and_keeps_dirty_ones` | `tests/volumes.rs` |
+//! | cold means clean copies only             | `a_store_that_changed_while_it_was_away_loses_clean_copies_and_keeps_dirty_ones` | `tests/volumes` |
 //!
 //! | the way data was lost, or worse               | test in `ways`                                                                 |
 //! |-----------------------------------------------|--------------------------------------------------------------------------------|
