@@ -251,8 +251,10 @@ impl Ssd {
         }
         // An entry of the journal would be for an older copy in the log as well, which hides what summaries name.
         let is_hidden = self.dirty.may_be_found(block);
-        let is_unread = self.void_unread(block);
-        if self.drop_copy(block) || is_unread && !is_hidden {
+        // Of a part that is lent it is not known what it has; the log hides that too.
+        let is_lent = self.index.is_lent(block);
+        let is_unknown = self.void_unread(block) || is_lent;
+        if self.drop_copy(block) && !is_lent || is_unknown && !is_hidden {
             self.queue(encoding::void(block, version));
         }
     }
