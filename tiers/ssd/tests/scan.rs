@@ -367,6 +367,31 @@ fn a_clean_copy_that_the_log_hides_is_not_found_though_the_block_is_destaged_bef
     next.check_clean(&format!("seed {seed}, at the end"));
 }
 
+/// A void would be for the copy in the log as well, which must stay until what comes into RAM now is durable there.
+#[test]
+fn a_write_to_a_block_in_the_log_voids_nothing_while_its_part_of_the_index_is_lent() {
+    let seed = fastrand::u64(..);
+    let mut writer = Writer::new();
+    (0..log_writer::BLOCKS).for_each(|number| writer.demote(number));
+    let seals = writer.ssd.plan_seal_open();
+    seals.into_iter().for_each(|seal| writer.seal(seal));
+    writer.write(0, 0..log_writer::size().sectors());
+    writer.log(0..1);
+    writer.sync();
+    let step = writer.device.step_count();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut next = writer.after_power_loss(step, &mut random, &format!("seed {seed}"));
+    let plan = next.ssd.plan_scan().expect("there are summaries");
+    let mut scanned = plan.run(&next.device);
+    let mut install = next.ssd.plan_install(&mut scanned).expect("copies are found");
+    assert!(next.ssd.index.is_lent(next.block(0)));
+    next.settle_journal();
+    next.write(0, 0..1);
+    assert!(next.ssd.journal_pending().is_none(), "seed {seed}");
+    install.run();
+    next.ssd.finish_install(install);
+}
+
 /// One opening leaves one copy of a block that is believed. Two are damage, and either could be the older one.
 #[test]
 fn of_two_copies_that_are_believed_neither_is_nor_is_a_third() {
