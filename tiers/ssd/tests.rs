@@ -12,6 +12,7 @@ mod journal;
 mod kept;
 mod log_chains;
 mod log_gap;
+mod log_reads;
 mod log_writer;
 mod opening;
 mod races;

@@ -6,6 +6,7 @@
 //! Pure bookkeeping: which copies a chain must have is for `copies` to say.
 
 use std::hash::BuildHasher;
+use std::ops::Range;
 
 use hashbrown::HashMap;
 use hashbrown::hash_table::{Entry, HashTable};
@@ -23,6 +24,23 @@ const BUCKET_BYTES: usize = size_of::<u32>() + 1;
 /// Names a copy for as long as it is in its chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) struct CopyId(u32);
+
+/// What can be said of a copy without its sectors.
+#[derive(Clone, Copy)]
+pub(super) struct CopyHead {
+    pub(super) generation: u32,
+    pub(super) index: u32,
+    pub(super) version: Version,
+    pub(super) epoch: u64,
+    pub(super) state: CopyState,
+}
+
+/// The sectors of a copy, as they are kept.
+enum Sectors<'a> {
+    Word(u64),
+    Run(Range<usize>),
+    Words(&'a [u64]),
+}
 
 #[derive(Clone, Copy)]
 struct Slot {
@@ -123,16 +141,25 @@ impl Chains {
     }
 
     /// The copies of `block`, the newest first.
-    pub(super) fn ids(&self, block: BlockId) -> Vec<CopyId> {
-        let newest = self.newest(block);
-        let older = |id: &CopyId| Some(self.slot(id.0).older).filter(|&at| at != NO_SLOT).map(CopyId);
-        std::iter::successors(newest, older).collect()
+    pub(super) fn ids(&self, block: BlockId) -> impl Iterator<Item = CopyId> + '_ {
+        std::iter::successors(self.newest(block), |&id| self.older(id))
+    }
+
+    /// The next copy of the chain: to be asked before this one is removed.
+    pub(super) fn older(&self, id: CopyId) -> Option<CopyId> {
+        Some(self.slot(id.0).older).filter(|&at| at != NO_SLOT).map(CopyId)
     }
 
     pub(super) fn copy(&self, id: CopyId) -> LogCopy {
-        let Slot { generation, page, index, crc, version, state, has_epoch, .. } = *self.slot(id.0);
-        let epoch = if has_epoch { self.epochs[&id.0] } else { 0 };
+        let Slot { page, crc, .. } = *self.slot(id.0);
+        let CopyHead { generation, index, version, epoch, state } = self.head(id);
         LogCopy { generation, page, index, crc, version, mask: self.mask(id), epoch, state }
+    }
+
+    pub(super) fn head(&self, id: CopyId) -> CopyHead {
+        let Slot { generation, index, version, state, has_epoch, .. } = *self.slot(id.0);
+        let epoch = if has_epoch { self.epochs[&id.0] } else { 0 };
+        CopyHead { generation, index, version, epoch, state }
     }
 
     pub(super) fn state(&self, id: CopyId) -> CopyState {
@@ -206,18 +233,40 @@ impl Chains {
         }
     }
 
+    /// Whether `words` have all its sectors.
+    pub(super) fn is_covered(&self, id: CopyId, words: &[u64]) -> bool {
+        match self.sectors(id) {
+            Sectors::Word(word) => mask::covers(words, &[word]),
+            Sectors::Run(run) => mask::contains(words, run),
+            Sectors::Words(mask) => mask::covers(words, mask),
+        }
+    }
+
+    /// Adds its sectors to `words`.
+    pub(super) fn add_sectors(&self, id: CopyId, words: &mut [u64]) {
+        match self.sectors(id) {
+            Sectors::Word(word) => mask::add(words, &[word]),
+            Sectors::Run(run) => mask::set(words, run),
+            Sectors::Words(mask) => mask::add(words, mask),
+        }
+    }
+
     fn mask(&self, id: CopyId) -> SectorMask {
+        let mut words: SectorMask = vec![0; self.size.mask_words()].into();
+        self.add_sectors(id, &mut words);
+        words
+    }
+
+    fn sectors(&self, id: CopyId) -> Sectors<'_> {
         let word = self.slot(id.0).sectors;
         if self.size.mask_words() == 1 {
-            return Box::new([word]);
+            return Sectors::Word(word);
         }
         if word == 0 {
-            return self.masks[&id.0].clone();
+            return Sectors::Words(&self.masks[&id.0]);
         }
-        let mut words = vec![0; self.size.mask_words()];
         let (start, count) = ((word >> 32) as usize, word as u32 as usize);
-        mask::set(&mut words, start..start + count);
-        words.into()
+        Sectors::Run(start..start + count)
     }
 
     fn set_mask(&mut self, at: u32, words: &SectorMask) {
@@ -327,7 +376,7 @@ mod tests {
                     _ => {}
                 }
                 let found: Vec<(CopyId, LogCopy)> =
-                    chains.ids(block).into_iter().map(|id| (id, chains.copy(id))).collect();
+                    chains.ids(block).map(|id| (id, chains.copy(id))).collect();
                 assert_eq!(found, *chain, "seed {seed}");
             }
             model.retain(|_, chain| !chain.is_empty());

@@ -2,11 +2,11 @@
 //!
 //! Every change of a chain is between `unlist` and `list`, which keep the order of destage and the list of bad blocks.
 
-use crate::block::{BlockId, Version, mask};
+use crate::block::{BlockId, Version};
 
 use super::super::tombstones::Tombstone;
-use super::chains::CopyId;
-use super::{CopyState, DirtyLog, LogCopy};
+use super::chains::{CopyHead, CopyId};
+use super::{CopyState, DirtyLog, LogCopy, NO_SECTORS};
 
 impl DirtyLog {
     /// Makes a durable copy the newest of `block`. What it supersedes goes.
@@ -17,11 +17,13 @@ impl DirtyLog {
             return self.order.insert(copy.epoch, block);
         }
         self.unlist(block);
-        for id in self.chains.ids(block).into_iter().skip(1) {
-            let old = self.chains.copy(id);
+        let mut next = self.chains.older(id);
+        while let Some(id) = next {
+            next = self.chains.older(id);
+            let old = self.chains.head(id);
             let is_below = copy.state == CopyState::Destaged && old.epoch <= copy.epoch;
             if is_below || old.state == CopyState::Destaged {
-                self.drop_copy(id, &old);
+                self.drop_copy(id);
             } else if old.epoch > copy.epoch {
                 // Its volume has no epochs any more: it goes below with what is newer, not after it.
                 self.chains.set_epoch(id, copy.epoch);
@@ -33,55 +35,67 @@ impl DirtyLog {
 
     /// Drops what newer copies of the same epoch have; of a bad copy, what newer ones of any have.
     fn drop_superseded(&mut self, block: BlockId) {
-        let mut newer = vec![0; self.size.mask_words()];
-        let (mut epoch, mut newer_in_epoch) = (0, newer.clone());
-        for id in self.chains.ids(block) {
-            let copy = self.chains.copy(id);
+        let (mut newer, mut newer_in_epoch, mut epoch) = (NO_SECTORS, NO_SECTORS, 0);
+        let mut next = self.chains.newest(block);
+        while let Some(id) = next {
+            next = self.chains.older(id);
+            let copy = self.chains.head(id);
             if copy.epoch != epoch {
-                epoch = copy.epoch;
-                newer_in_epoch.fill(0);
+                (epoch, newer_in_epoch) = (copy.epoch, NO_SECTORS);
             }
             let counts = if copy.state == CopyState::Bad { &newer } else { &newer_in_epoch };
-            if mask::covers(counts, &copy.mask) {
-                self.drop_copy(id, &copy);
+            if self.chains.is_covered(id, counts) {
+                self.drop_copy(id);
+                continue;
             }
-            mask::add(&mut newer, &copy.mask);
-            mask::add(&mut newer_in_epoch, &copy.mask);
+            self.chains.add_sectors(id, &mut newer);
+            self.chains.add_sectors(id, &mut newer_in_epoch);
         }
     }
 
     /// Takes a copy out, which must not be used any more.
-    fn drop_copy(&mut self, id: CopyId, copy: &LogCopy) {
+    fn drop_copy(&mut self, id: CopyId) {
+        let copy = self.chains.head(id);
         self.chains.remove(id);
         let segment = self.segment_mut(copy.generation);
         segment.set_dead(copy.index);
         segment.needed -= u32::from(copy.state != CopyState::Destaged);
     }
 
-    fn drop_where(&mut self, block: BlockId, is_out: impl Fn(&LogCopy) -> bool) {
-        for id in self.chains.ids(block) {
-            let copy = self.chains.copy(id);
-            if is_out(&copy) {
-                self.drop_copy(id, &copy);
+    fn drop_where(&mut self, block: BlockId, is_out: impl Fn(&CopyHead) -> bool) {
+        let mut next = self.chains.newest(block);
+        while let Some(id) = next {
+            next = self.chains.older(id);
+            if is_out(&self.chains.head(id)) {
+                self.drop_copy(id);
             }
         }
     }
 
     fn unlist(&mut self, block: BlockId) {
-        self.bad.remove(&block);
-        for id in self.chains.ids(block) {
-            self.order.remove(self.chains.copy(id).epoch, block);
+        let Self { bad, chains, order, .. } = self;
+        bad.remove(&block);
+        // A chain is in the order of its epochs.
+        let mut last = None;
+        for epoch in chains.ids(block).map(|id| chains.head(id).epoch) {
+            if last.replace(epoch) != Some(epoch) {
+                order.remove(epoch, block);
+            }
         }
     }
 
     fn list(&mut self, block: BlockId) {
-        let copies = self.copies_of(block);
-        if copies.iter().any(|copy| copy.state == CopyState::Bad) {
-            self.bad.insert(block);
+        let Self { bad, chains, order, .. } = self;
+        let copies = || chains.ids(block).map(|id| chains.head(id));
+        if copies().any(|copy| copy.state == CopyState::Bad) {
+            bad.insert(block);
             return;
         }
-        for copy in copies.iter().filter(|copy| copy.state == CopyState::Dirty) {
-            self.order.insert(copy.epoch, block);
+        let mut last = None;
+        for copy in copies().filter(|copy| copy.state == CopyState::Dirty) {
+            if last.replace(copy.epoch) != Some(copy.epoch) {
+                order.insert(copy.epoch, block);
+            }
         }
     }
 
@@ -117,8 +131,10 @@ impl DirtyLog {
         let newest = self.chains.newest(block);
         self.unlist(block);
         let mut is_news = false;
-        for id in self.chains.ids(block) {
-            let copy = self.chains.copy(id);
+        let mut next = newest;
+        while let Some(id) = next {
+            next = self.chains.older(id);
+            let copy = self.chains.head(id);
             if copy.epoch != epoch || copy.version > version || copy.state == CopyState::Destaged {
                 continue;
             }
@@ -128,7 +144,7 @@ impl DirtyLog {
                 self.chains.set_state(id, CopyState::Destaged);
                 self.segment_mut(copy.generation).needed -= 1;
             } else {
-                self.drop_copy(id, &copy);
+                self.drop_copy(id);
             }
         }
         self.list(block);
@@ -138,15 +154,14 @@ impl DirtyLog {
     /// The copy of this version cannot be read. True when the backing store has it, so that it just went.
     pub(in super::super) fn spoil(&mut self, block: BlockId, version: Version) -> bool {
         let Some(id) = self.find_version(block, version) else { return false };
-        let copy = self.chains.copy(id);
-        let is_read = self.read_copies(block).iter().any(|needed| needed.version == version);
-        let is_below = copy.state == CopyState::Destaged;
+        let is_read = self.read_ids(block).any(|needed| needed == id);
+        let is_below = self.chains.state(id) == CopyState::Destaged;
         self.unlist(block);
         if is_read && !is_below {
             self.chains.set_state(id, CopyState::Bad);
         } else {
             // Nobody reads an older one but its destage, and there is nothing better to write below in its epoch.
-            self.drop_copy(id, &copy);
+            self.drop_copy(id);
         }
         self.list(block);
         is_below

@@ -38,8 +38,8 @@
 //!    comes back without the newer ones.
 //! 9. While a copy that reads need is bad the block is: reads of it fail, nothing of the chain is destaged, until one
 //!    newer copy, or a few, have all the sectors of the bad one, or a void.
-//! 10. A chain gets at most [`CHAIN_MAX`] copies of an epoch, and one that was on its way: then the next has all sectors of
-//!    it, and takes the place of all.
+//! 10. A read needs at most [`chain_max`] copies, and one that was on its way: then the next has all sectors of them, and
+//!    reads need no other.
 //!
 //! `ssd/tests/dirty.rs` cuts the power after every step of random runs and compares with what each sector may be (1 to 8),
 //! `ssd/tests/log_chains.rs` has a case each for 5 to 10, and breaks 3, 4, 5 and 8 to see that this is found; the crash
@@ -57,7 +57,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::block::{BlockId, BlockSize, PAGE_BYTES, Version, VolumeId, mask};
+use crate::block::{BlockId, BlockSize, PAGE_BYTES, SECTOR_BYTES, Version, VolumeId};
 
 use super::geometry::Geometry;
 use super::log_filter::LogFilter;
@@ -72,9 +72,20 @@ pub(super) use segments::{DirtySegment, is_dead_in};
 
 type Hasher = foldhash::fast::FixedState;
 
-/// Each copy of a chain is a read of its own; and every so many flushes of one block its dirty sectors are written once
-/// more, which for a block of 1 MiB is 16 KiB a flush at the most.
-pub(super) const CHAIN_MAX: usize = 64;
+/// How many copies a read of a block may need before the next one has all sectors.
+///
+/// A block that is written page by page has a copy a page, and one on its way: it never comes to this, in whatever order
+/// and however often it is written. One that is written in smaller pieces does, and then so many flushes share one more
+/// write of the block: less than a page each.
+// 64: the smaller a block, the less it costs to have its copies as one; and 64 of them are a read or a few.
+pub(super) fn chain_max(size: BlockSize) -> usize {
+    (size.bytes() / PAGE_BYTES + 2).max(64)
+}
+
+/// Sectors of a block of whatever size.
+type Sectors = [u64; BlockSize::MAX_BYTES / SECTOR_BYTES / u64::BITS as usize];
+
+const NO_SECTORS: Sectors = [0; BlockSize::MAX_BYTES / SECTOR_BYTES / u64::BITS as usize];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CopyState {
@@ -284,7 +295,7 @@ impl DirtyLog {
     /// The same, but for what cannot be read.
     pub(super) fn is_to_be_destaged(&self, block: BlockId) -> bool {
         let is_dirty = |id: CopyId| self.chains.state(id) == CopyState::Dirty;
-        !self.bad.contains(&block) && self.chains.ids(block).into_iter().any(is_dirty)
+        !self.bad.contains(&block) && self.chains.ids(block).any(is_dirty)
             || self.pending.contains_key(&block)
             || self.tombstones.covers(block)
     }
@@ -306,21 +317,23 @@ impl DirtyLog {
     }
 
     fn copies_of(&self, block: BlockId) -> Copies {
-        self.chains.ids(block).into_iter().map(|id| self.chains.copy(id)).collect()
+        self.chains.ids(block).map(|id| self.chains.copy(id)).collect()
     }
 
     /// The copies that a read of `block` is made of, each with sectors that no newer one has.
     pub(super) fn read_copies(&self, block: BlockId) -> Copies {
+        self.read_ids(block).map(|id| self.chains.copy(id)).collect()
+    }
+
+    fn read_ids(&self, block: BlockId) -> impl Iterator<Item = CopyId> + '_ {
         let is_buried = self.tombstones.covers(block);
-        let mut found = vec![0; self.size.mask_words()];
-        let mut copies = self.copies_of(block);
-        copies.retain(|copy| {
-            let is_hidden = is_buried && self.tombstones.bury(block, copy.version);
-            let is_covered = mask::covers(&found, &copy.mask);
-            mask::add(&mut found, &copy.mask);
+        let mut found = NO_SECTORS;
+        self.chains.ids(block).filter(move |&id| {
+            let is_hidden = is_buried && self.tombstones.bury(block, self.chains.head(id).version);
+            let is_covered = self.chains.is_covered(id, &found);
+            self.chains.add_sectors(id, &mut found);
             !is_hidden && !is_covered
-        });
-        copies
+        })
     }
 
     /// The copies of `block` that go below in this epoch.
@@ -339,17 +352,18 @@ impl DirtyLog {
 
     /// The sectors of `block` that reads take from the log and that the backing store lacks; none when there are none.
     pub(super) fn dirty_mask(&self, block: BlockId) -> Option<SectorMask> {
-        let copies = self.read_copies(block);
-        let mut dirty = copies.iter().filter(|copy| copy.state != CopyState::Destaged);
-        let mut all = dirty.next()?.mask.clone();
-        dirty.for_each(|copy| mask::add(&mut all, &copy.mask));
+        let is_dirty = |id: &CopyId| self.chains.state(*id) != CopyState::Destaged;
+        let mut dirty = self.read_ids(block).filter(is_dirty).peekable();
+        dirty.peek()?;
+        let mut all: SectorMask = vec![0; self.size.mask_words()].into();
+        dirty.for_each(|id| self.chains.add_sectors(id, &mut all));
         Some(all)
     }
 
     /// The sectors that the next copy of `block` must have at least; none for any.
     pub(super) fn wanted_mask(&self, block: BlockId) -> Option<SectorMask> {
-        let length = self.chains.ids(block).len() + usize::from(self.pending.contains_key(&block));
-        let is_wanted = length >= CHAIN_MAX || self.bad.contains(&block);
+        let count = self.read_ids(block).count() + usize::from(self.pending.contains_key(&block));
+        let is_wanted = count >= chain_max(self.size) || self.bad.contains(&block);
         if is_wanted { self.dirty_mask(block) } else { None }
     }
 
@@ -359,6 +373,6 @@ impl DirtyLog {
     }
 
     fn find_version(&self, block: BlockId, version: Version) -> Option<CopyId> {
-        self.chains.ids(block).into_iter().find(|&id| self.chains.copy(id).version == version)
+        self.chains.ids(block).find(|&id| self.chains.head(id).version == version)
     }
 }

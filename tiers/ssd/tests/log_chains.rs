@@ -2,7 +2,7 @@
 
 use crate::block::{BlockId, BlockSize, Version, VolumeId, mask};
 
-use super::super::dirty_log::{CHAIN_MAX, DirtyLog};
+use super::super::dirty_log::{DirtyLog, chain_max};
 use super::super::*;
 use super::log_writer::{BLOCKS, Tamper, Writer, geometry, read_all, read_all_tampered, violation};
 
@@ -119,8 +119,9 @@ fn a_segment_stays_for_the_one_sector_that_only_a_copy_in_it_has() {
 
 #[test]
 fn a_chain_that_is_too_long_is_written_as_one_copy() {
-    let geometry = Geometry::for_blocks(BlockSize::new(64 << 10).expect("a block size"), 64).expect("fits");
-    let mut log = DirtyLog::new(&geometry);
+    let size = BlockSize::new(64 << 10).expect("a block size");
+    let most = chain_max(size);
+    let mut log = DirtyLog::new(&Geometry::for_blocks(size, 64).expect("fits"));
     log.open_segment(1, 1);
     let block = BlockId::new(VolumeId::new(1), 5);
     let mut put = |version: usize, mask: u64| {
@@ -134,16 +135,12 @@ fn a_chain_that_is_too_long_is_written_as_one_copy() {
         log.finish_sync(log.plan_sync().expect("it is written"));
         (wanted.is_some(), pending.is_some(), log.read_copies(block).len())
     };
-    for version in 1..CHAIN_MAX {
+    for version in 1..most {
         assert_eq!(put(version, 1 << version), (false, false, version));
     }
-    assert_eq!(
-        put(CHAIN_MAX, 1),
-        (false, true, CHAIN_MAX),
-        "with the one on its way there are as many as may be"
-    );
-    assert_eq!(put(CHAIN_MAX + 1, 2), (true, true, 1));
-    assert_eq!(put(CHAIN_MAX + 2, 2), (false, false, 2));
+    assert_eq!(put(most, 1), (false, true, most), "with the one on its way there are as many as may be");
+    assert_eq!(put(most + 1, 2), (true, true, 1));
+    assert_eq!(put(most + 2, 2), (false, false, 2));
 }
 
 #[test]
