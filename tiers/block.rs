@@ -206,6 +206,16 @@ pub mod mask {
         pieces(range).all(|(index, bits)| words[index] & bits == bits)
     }
 
+    /// Whether any sector of `range` is in.
+    pub fn contains_any(words: &[u64], range: Range<usize>) -> bool {
+        pieces(range).any(|(index, bits)| words[index] & bits != 0)
+    }
+
+    /// Whether any sector of `other` is in.
+    pub fn shares_any(words: &[u64], other: &[u64]) -> bool {
+        words.iter().zip(other).any(|(&word, &wanted)| wanted & word != 0)
+    }
+
     /// Whether every sector of `other` is in.
     pub fn covers(words: &[u64], other: &[u64]) -> bool {
         words.iter().zip(other).all(|(&word, &wanted)| wanted & !word == 0)
@@ -310,11 +320,15 @@ mod tests {
             let listed: Vec<usize> = mask::runs(&words, sectors).flatten().collect();
             let wanted: Vec<usize> = (0..sectors).filter(|&sector| twin[sector]).collect();
             assert_eq!(listed, wanted, "seed {seed}");
-            assert_eq!(
-                mask::contains(&words, range.clone()),
-                twin[range].iter().all(|&is_in| is_in),
-                "seed {seed}"
-            );
+            let mut of_twin = twin[range.clone()].iter();
+            let all = of_twin.clone().all(|&is_in| is_in);
+            assert_eq!(mask::contains(&words, range.clone()), all, "seed {seed}");
+            let any = of_twin.any(|&is_in| is_in);
+            assert_eq!(mask::contains_any(&words, range.clone()), any, "seed {seed}");
+            let mut other = vec![0; 4];
+            mask::set(&mut other, range);
+            assert_eq!(mask::covers(&words, &other), all, "seed {seed}");
+            assert_eq!(mask::shares_any(&words, &other), any, "seed {seed}");
             assert_eq!(mask::is_empty(&words), wanted.is_empty(), "seed {seed}");
         }
     }

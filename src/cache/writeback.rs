@@ -68,7 +68,7 @@ pub(super) struct Group {
     /// They go to the log.
     is_logged: bool,
     run_bytes_max: usize,
-    /// Stretches of bytes without a hole: where each starts, and its pieces.
+    /// Of what goes below: stretches of bytes without a hole, where each starts, and its pieces.
     runs: Vec<(u64, Vec<WritePiece>)>,
 }
 
@@ -116,12 +116,12 @@ impl Inner {
             let valid = SmallVec::from_slice(masks.valid());
             masks.dirty_mut().fill(0);
             drop(shard);
-            let start = block.byte_offset(self.size);
-            for run in mask::runs(&sectors, self.size.sectors()) {
-                let end = (run.end * SECTOR_BYTES).min(volume.bytes_of_block(number));
-                group.push_piece(
-                    start,
-                    WritePiece { frame: frame.clone(), range: run.start * SECTOR_BYTES..end },
+            if !group.is_logged {
+                group.push_pieces(
+                    block.byte_offset(self.size),
+                    volume.bytes_of_block(number),
+                    &sectors,
+                    &frame,
                 );
             }
             group.blocks.push(TakenBlock { block, version, epoch, sectors, valid, frame });
@@ -481,6 +481,14 @@ impl GroupUnderWay {
 }
 
 impl Group {
+    /// Adds these sectors of the block that starts at `block_start` and has so many bytes in its volume.
+    fn push_pieces(&mut self, block_start: u64, bytes: usize, sectors: &[u64], frame: &FrameRef) {
+        for run in mask::runs(sectors, frame.len() / SECTOR_BYTES) {
+            let range = run.start * SECTOR_BYTES..(run.end * SECTOR_BYTES).min(bytes);
+            self.push_piece(block_start, WritePiece { frame: frame.clone(), range });
+        }
+    }
+
     /// Adds bytes of the block that starts at `block_start`: to the last run, if they follow it.
     fn push_piece(&mut self, block_start: u64, piece: WritePiece) {
         let offset = block_start + piece.range.start as u64;

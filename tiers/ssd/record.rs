@@ -241,7 +241,8 @@ impl RecordPlan {
             entry.crc = copy_crc(file_id, generation, entry.block, &entry.mask, size, block);
         }
         let header = self.header.to_pages(size);
-        let mut buffers = vec![IoSlice::new(&header)];
+        let mut buffers = Vec::with_capacity(1 + blocks.len());
+        buffers.push(IoSlice::new(&header));
         for (entry, block) in self.header.entries.iter().zip(blocks) {
             buffers.extend(page_runs(&entry.mask, size).map(|run| IoSlice::new(&block[page_bytes(&run)])));
         }

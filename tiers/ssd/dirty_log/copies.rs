@@ -11,26 +11,52 @@ use super::{CopyState, DirtyLog, LogCopy, NO_SECTORS};
 impl DirtyLog {
     /// Makes a durable copy the newest of `block`. What it supersedes goes.
     pub(super) fn install(&mut self, block: BlockId, copy: &LogCopy) {
-        let (id, is_only) = self.chains.push(block, copy);
+        let id = self.chains.push(block, copy);
         self.segment_mut(copy.generation).add(id);
-        if is_only && copy.state == CopyState::Dirty {
+        // Then no copy changes its epoch, and none is the last of its epoch that goes.
+        let is_plain = copy.state == CopyState::Dirty
+            && !self.bad.contains(&block)
+            && self.chains.older(id).is_none_or(|older| self.chains.head(older).epoch <= copy.epoch);
+        if is_plain {
+            if self.drop_under(id, copy) {
+                self.drop_superseded(block);
+            }
             return self.order.insert(copy.epoch, block);
         }
         self.unlist(block);
-        let mut next = self.chains.older(id);
+        self.drop_under(id, copy);
+        self.drop_superseded(block);
+        self.list(block);
+    }
+
+    /// Drops what this newest copy alone takes the place of. Whether one is left that it may do so of together with others:
+    /// all that it shares no sector with are needed as before.
+    fn drop_under(&mut self, newest: CopyId, copy: &LogCopy) -> bool {
+        let mut is_one_left = false;
+        let mut next = self.chains.older(newest);
         while let Some(id) = next {
             next = self.chains.older(id);
             let old = self.chains.head(id);
             let is_below = copy.state == CopyState::Destaged && old.epoch <= copy.epoch;
             if is_below || old.state == CopyState::Destaged {
                 self.drop_copy(id);
-            } else if old.epoch > copy.epoch {
+                continue;
+            }
+            if old.epoch > copy.epoch {
                 // Its volume has no epochs any more: it goes below with what is newer, not after it.
                 self.chains.set_epoch(id, copy.epoch);
             }
+            let counts = old.epoch >= copy.epoch || old.state == CopyState::Bad;
+            if !counts || !self.chains.shares_any(id, &copy.mask) {
+                continue;
+            }
+            if self.chains.is_covered(id, &copy.mask) {
+                self.drop_copy(id);
+            } else {
+                is_one_left = true;
+            }
         }
-        self.drop_superseded(block);
-        self.list(block);
+        is_one_left
     }
 
     /// Drops what newer copies of the same epoch have; of a bad copy, what newer ones of any have.

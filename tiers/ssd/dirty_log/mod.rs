@@ -72,15 +72,18 @@ pub(super) use segments::{DirtySegment, is_dead_in};
 
 type Hasher = foldhash::fast::FixedState;
 
-/// How many copies a read of a block may need before the next one has all sectors.
+/// How many copies a read of a block may need before the next one has all sectors, while there is room for copies.
 ///
 /// A block that is written page by page has a copy a page, and one on its way: it never comes to this, in whatever order
 /// and however often it is written. One that is written in smaller pieces does, and then so many flushes share one more
 /// write of the block: less than a page each.
-// 64: the smaller a block, the less it costs to have its copies as one; and 64 of them are a read or a few.
 pub(super) fn chain_max(size: BlockSize) -> usize {
-    (size.bytes() / PAGE_BYTES + 2).max(64)
+    (size.bytes() / PAGE_BYTES + 2).max(CHAIN_MAX_WHEN_SCARCE)
 }
+
+/// The same once half of the copies that there may be are in use: a few blocks with many must not keep others out.
+// 64: then that costs a block of 1 MiB 16 KiB a flush at the most, and smaller ones less than a page.
+const CHAIN_MAX_WHEN_SCARCE: usize = 64;
 
 /// Sectors of a block of whatever size.
 type Sectors = [u64; BlockSize::MAX_BYTES / SECTOR_BYTES / u64::BITS as usize];
@@ -362,8 +365,12 @@ impl DirtyLog {
 
     /// The sectors that the next copy of `block` must have at least; none for any.
     pub(super) fn wanted_mask(&self, block: BlockId) -> Option<SectorMask> {
-        let count = self.read_ids(block).count() + usize::from(self.pending.contains_key(&block));
-        let is_wanted = count >= chain_max(self.size) || self.bad.contains(&block);
+        let is_scarce = self.copy_count() * 2 >= self.copies_max;
+        let most = if is_scarce { CHAIN_MAX_WHEN_SCARCE } else { chain_max(self.size) };
+        let most = most - usize::from(self.pending.contains_key(&block));
+        // Few chains are so long, and of those some copies may be of no use to a read.
+        let is_long = self.chains.ids(block).nth(most - 1).is_some() && self.read_ids(block).count() >= most;
+        let is_wanted = is_long || self.bad.contains(&block);
         if is_wanted { self.dirty_mask(block) } else { None }
     }
 

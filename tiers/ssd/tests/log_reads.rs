@@ -90,6 +90,8 @@ impl Flusher {
     fn check(&mut self, number: usize, what: &str) -> u64 {
         let read = self.plan(number);
         assert_eq!(read.mask, self.written[number], "{what}");
+        let kept = self.ssd.dirty.dirty_copies(read.block).len();
+        assert!(self.epoch > 0 || kept == read.copy_count(), "{what}: {kept} copies, and a read needs fewer");
         let mut found = vec![0xaa; self.size.bytes()];
         let before = self.device.counters().reads;
         assert_eq!(read.run(&self.device, &mut found).expect("in range"), None, "{what}");
@@ -142,6 +144,23 @@ fn a_block_that_is_flushed_in_small_pieces_costs_less_than_a_page_more_a_flush()
         assert!(took - least < flushes * PAGE_BYTES as u64, "{what}: {} more", took - least);
         log.check(0, &what);
     }
+}
+
+#[test]
+fn blocks_of_many_copies_leave_room_for_others() {
+    let mut log = Flusher::new(1 << 20, 14, 1);
+    let most = log.ssd.geometry().log_copies_max() as usize;
+    let (pages, mut copies) = (log.pages(), Vec::new());
+    for number in 0..14 {
+        (0..pages).for_each(|page| {
+            log.page(number, page);
+        });
+        copies.push(log.plan(number).copy_count());
+    }
+    let full = most / 2 / pages;
+    assert_eq!(copies[..full], vec![pages; full]);
+    assert!(copies[full + 1..].iter().all(|&copies| copies <= 64), "{copies:?}");
+    assert!(log.ssd.dirty_load() < 0.75);
 }
 
 /// Copies of earlier epochs, which stay until they are below, were counted with those that a read needs: from the 64th
