@@ -380,13 +380,14 @@ mod tests {
     #[test]
     fn words_have_the_bytes_of_any_list_of_numbers_however_many_there_are() {
         for count in [0, 1, WORDS_AT_ONCE - 1, WORDS_AT_ONCE, WORDS_AT_ONCE + 1, 3 * WORDS_AT_ONCE + 5] {
-            let list: Vec<u64> = (0..count as u64).map(|word| word << 56 | word).collect();
+            let list: Vec<u64> = (0..count as u64).map(|word| word << 56 | (word + 1)).collect();
             let words = Words::from(list.clone());
             assert_eq!(hex(&words), hex(&list), "{count}");
-            let mut cut = Vec::new();
-            words.put(&mut cut);
-            cut.pop();
-            assert_eq!(Words::take(&cut), None, "{count}, without the last byte");
+            let mut bytes = Vec::new();
+            words.put(&mut bytes);
+            assert_eq!(Words::take(&bytes), Some((words, bytes.len())), "{count}");
+            bytes.pop();
+            assert_eq!(Words::take(&bytes), None, "{count}, without the last byte");
         }
     }
 

@@ -14,6 +14,9 @@ const SECTORS_A_PAGE: usize = PAGE_BYTES / SECTOR_BYTES;
 /// What a flush of a page writes: that, and the header before it.
 const FLUSH_BYTES: u64 = 2 * PAGE_BYTES as u64;
 
+/// So much at the most is read along between two copies.
+const GAP_BYTES: u64 = 16 << 10;
+
 /// The log of a tier, and what the blocks in it hold.
 struct Flusher {
     ssd: Ssd,
@@ -48,10 +51,17 @@ impl Flusher {
 
     /// Writes these sectors and flushes them; the bytes that this took.
     fn flush(&mut self, number: usize, sectors: Range<usize>) -> u64 {
-        self.random.fill(&mut self.blocks[number][sectors.start * SECTOR_BYTES..sectors.end * SECTOR_BYTES]);
+        self.flush_all(number, &[sectors])
+    }
+
+    /// The same of several ranges together.
+    fn flush_all(&mut self, number: usize, ranges: &[Range<usize>]) -> u64 {
         let block = self.block(number);
         let mut words: SectorMask = vec![0; self.size.mask_words()].into();
-        mask::set(&mut words, sectors);
+        for range in ranges {
+            self.random.fill(&mut self.blocks[number][range.start * SECTOR_BYTES..range.end * SECTOR_BYTES]);
+            mask::set(&mut words, range.clone());
+        }
         mask::add(&mut self.written[number], &words);
         if let Some(wanted) = self.ssd.wanted_mask(block) {
             mask::add(&mut words, &wanted);
@@ -93,13 +103,17 @@ impl Flusher {
         let kept = self.ssd.dirty.dirty_copies(read.block).len();
         assert!(self.epoch > 0 || kept == read.copy_count(), "{what}: {kept} copies, and a read needs fewer");
         let mut found = vec![0xaa; self.size.bytes()];
-        let before = self.device.counters().reads;
+        let before = self.device.counters();
         assert_eq!(read.run(&self.device, &mut found).expect("in range"), None, "{what}");
+        let between = (read.copy_count() as u64 - 1) * GAP_BYTES;
+        let bytes = self.device.counters().read_bytes - before.read_bytes;
+        // What fails is read twice.
+        assert!(bytes <= 2 * (read.bytes() + between), "{what}: {bytes} bytes read");
         for sector in mask::runs(&read.mask, self.size.sectors()).flatten() {
             let place = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
             assert_eq!(found[place.clone()], self.blocks[number][place], "{what}, sector {sector}");
         }
-        self.device.counters().reads - before
+        self.device.counters().reads - before.reads
     }
 }
 
@@ -190,10 +204,15 @@ fn copies_near_each_other_and_far_apart_are_laid_over_one_another_in_the_order_o
         for flush in 0..600 {
             // One block for a while, so that some of its copies are neighbours.
             let number = if log.random.u32(..4) == 0 { log.random.usize(..12) } else { flush / 50 };
-            let start = log.random.usize(..log.size.sectors());
             let longest = if log.random.u32(..30) == 0 { log.size.sectors() } else { 20 };
-            let end = (start + 1 + log.random.usize(..longest)).min(log.size.sectors());
-            log.flush(number, start..end);
+            let count = log.random.usize(1..4);
+            let ranges: Vec<Range<usize>> = std::iter::repeat_with(|| {
+                let start = log.random.usize(..log.size.sectors());
+                start..(start + 1 + log.random.usize(..longest)).min(log.size.sectors())
+            })
+            .take(count)
+            .collect();
+            log.flush_all(number, &ranges);
             if flush % 10 == 9 {
                 copies += log.plan(number).copy_count() as u64;
                 reads += log.check(number, &what);
