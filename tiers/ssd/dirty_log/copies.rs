@@ -1,6 +1,7 @@
 //! Which copies a chain must have: see the invariants at the head of the module.
 //!
-//! Every change of a chain is between `unlist` and `list`, which keep the order of destage and the list of bad blocks.
+//! Every change of a chain is between `unlist` and `list`, which keep the order of destage and the list of bad blocks. One
+//! that can only add to the order does that alone.
 
 use crate::block::{BlockId, Version};
 
