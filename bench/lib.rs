@@ -17,7 +17,8 @@
 //! |                    | whatever the block; by 8 threads: fewer syncs than flushes                             |
 //! | `ssd/recover`      | 1 TB of 16 KiB blocks warm in 3 s on two processors; the first answer in 200 ms with   |
 //! |                    | 1 % of it dirty                                                                        |
-//! | `whole/zipf`       | recorded, and watched by `WhatIf`: at least 0.99 of the same without                   |
+//! | `whole/zipf`       | recorded, and watched by `WhatIf`: at least 0.99 of the same without; in slices that   |
+//! |                    | take turns (`slices.rs`), and 2 % more by hand say whether the machine is quiet enough |
 //! | `parse`            | 200 MB of text a second of one processor, whatever the format                          |
 //! | `simulate`         | 100 million references a second of ARC over dense ids, 20 million of LRU's whole curve |
 //! | `sweep`            | ARC at 64 sizes of a trace of 13 million references in 8 s on two processors           |
@@ -34,6 +35,7 @@
 pub mod measure;
 pub mod plain;
 pub mod scenes;
+pub mod slices;
 pub mod workload;
 
 use std::env::args;

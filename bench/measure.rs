@@ -36,12 +36,24 @@ pub fn thread_nanoseconds() -> f64 {
     stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0.0)
 }
 
-/// Seconds that all threads of this process have had a processor, in hundredths; 0 where the system does not tell.
+/// Seconds that all threads of this process have had a processor, also those that ended.
 pub fn processor_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name, which may have anything in it: user and system time are the 12th and 13th from there.
-    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is ours and has room for what is written, and nothing of it is kept.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    assert_eq!(result, 0, "every process has this clock");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Seconds that the threads of this process with this name have had a processor; those that ended do not count.
+pub fn processor_seconds_of(name: &str) -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let read = |file| std::fs::read_to_string(thread.path().join(file)).ok();
+        let is_one = read("comm")?.trim_end() == name;
+        is_one.then_some(read("schedstat")?.split(' ').next()?.parse::<f64>().ok()?)
+    });
+    nanoseconds.sum::<f64>() / 1e9
 }
 
 /// How long this thread is on a processor while it runs `work` so many times: what others have of the machine does not

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use terrace::RecordConfig;
 use terrace_bench::is_trial;
-use terrace_bench::measure::{Turns, median, processor_seconds, thread_nanoseconds};
+use terrace_bench::measure::{Turns, median, processor_seconds, processor_seconds_of, thread_nanoseconds};
 use terrace_bench::scenes::append::{Demotions, source};
 use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};
@@ -21,6 +21,7 @@ use terrace_bench::scenes::read::SsdReads;
 use terrace_bench::scenes::recover::{CacheFile, DIRTY_PERCENT, Left};
 use terrace_bench::scenes::whole::Whole;
 use terrace_bench::scenes::{BLOCK_BYTES, append_file_bytes, recover_blocks, temporary_folder};
+use terrace_bench::slices::{Slices, Switched};
 
 /// What a run costs: rounds of each pair, and how much one side does in a round.
 struct Effort {
@@ -31,13 +32,13 @@ struct Effort {
     read_rounds: usize,
     reads: usize,
     flushes: usize,
-    /// Requests of a round of all three tiers, a second or more.
-    requests: usize,
-    whole_rounds: usize,
+    slices: Slices,
+    long_slices: Slices,
 }
 
 impl Effort {
     fn of_this_run() -> Self {
+        let millis = Duration::from_millis;
         if is_trial() {
             Self {
                 rounds: 1,
@@ -46,8 +47,8 @@ impl Effort {
                 read_rounds: 1,
                 reads: 256,
                 flushes: 64,
-                requests: 4096,
-                whole_rounds: 1,
+                slices: Slices { rounds: 1, length: millis(5), settle: Some(millis(1)) },
+                long_slices: Slices { rounds: 1, length: millis(5), settle: None },
             }
         } else {
             Self {
@@ -57,8 +58,8 @@ impl Effort {
                 read_rounds: 63,
                 reads: 4096,
                 flushes: 256,
-                requests: 1 << 17,
-                whole_rounds: 31,
+                slices: Slices { rounds: 140, length: millis(250), settle: Some(millis(20)) },
+                long_slices: Slices { rounds: 12, length: millis(3000), settle: None },
             }
         }
     }
@@ -74,9 +75,10 @@ type Part = fn(&Effort);
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let parts: [(&str, Part); 8] = [
+    let parts: [(&str, Part); 9] = [
         ("ram/hit", ram_hit),
         ("ram/recorded", ram_recorded),
+        ("whole/control", whole_control),
         ("whole/recorded", whole_recorded),
         ("whole/watched", whole_watched),
         ("ssd/append", ssd_append),
@@ -148,55 +150,79 @@ fn ram_recorded(effort: &Effort) {
     );
 }
 
+/// What is known to take 2 % shows as that: then the next two can be believed.
+fn whole_control(effort: &Effort) {
+    let folder = temporary_folder();
+    Whole::new(folder.path()).while_busy(|_, callers| {
+        let before = (callers.made(), processor_seconds());
+        std::thread::sleep(8 * effort.slices.length);
+        let requests = (callers.made() - before.0).max(1) as f64;
+        let nanoseconds = 0.02 * 1e9 * (processor_seconds() - before.1) / requests;
+        let slices = Slices { rounds: effort.slices.rounds.div_ceil(2), ..effort.slices };
+        for (what, nanoseconds) in [("and 2 % by hand", nanoseconds), ("and nothing more", 0.0)] {
+            let spin = |on| callers.make_dearer_by(if on { nanoseconds as u64 } else { 0 });
+            print_switched(what, &slices.run(|| callers.made(), spin));
+        }
+    });
+}
+
 fn whole_recorded(effort: &Effort) {
     let folder = temporary_folder();
-    let (mut whole, path) = (Whole::new(folder.path()), folder.path().join("record"));
+    // Little memory for requests on their way: asking for it and giving it back would count in every slice, and in a
+    // recording of hours it does not.
+    let config = RecordConfig { buffer_bytes: 1 << 20, ..RecordConfig::new(folder.path().join("record")) };
     let (mut requests, mut lost, mut bytes) = (0, 0, 0);
-    whole_beside(effort, "recorded", &mut whole, |whole, count| {
-        let (took, status) = whole.time_recorded(count, &path);
-        (requests, lost, bytes) = (requests + status.requests, lost + status.requests_lost, status.bytes);
-        took
+    let (switched, own) = Whole::new(folder.path()).while_busy(|whole, callers| {
+        let record = |on| {
+            if on {
+                whole.start_recording(&config);
+            } else {
+                let status = whole.stop_recording();
+                (requests, lost) = (requests + status.requests, lost + status.requests_lost);
+                bytes = status.bytes;
+            }
+        };
+        let switched = effort.slices.run(|| callers.made(), record);
+        // The thread alone over whole blocks, at one go.
+        whole.start_recording(&config);
+        std::thread::sleep(4 * effort.long_slices.length);
+        let own = processor_seconds_of("terrace-record");
+        (switched, own / whole.stop_recording().requests.max(1) as f64)
     });
+    print_switched("recorded", &switched);
     println!(
-        "whole/zipf recorded: {:.1} bytes a request; {lost} of {requests} found no room",
-        bytes as f64 / requests.max(1) as f64
+        "whole/zipf recorded: {:.1} bytes a request; {lost} of {requests} found no room; the recorder's thread takes \
+         {:.0} ns of processor for each",
+        bytes as f64 / requests.max(1) as f64,
+        own * 1e9
     );
 }
 
+/// In slices of seconds: the watcher works now and then, and pauses for what it took to begin.
 fn whole_watched(effort: &Effort) {
     let folder = temporary_folder();
-    whole_beside(effort, "watched", &mut Whole::new(folder.path()), Whole::time_watched);
+    let (mut own, mut watched) = (0.0, 0.0);
+    let switched = Whole::new(folder.path()).while_busy(|whole, callers| {
+        let mut watcher = None;
+        let watch = |on: bool| {
+            if let Some((_, began)) = &watcher {
+                own += processor_seconds_of("terrace-what-if");
+                watched += Instant::elapsed(began).as_secs_f64();
+            }
+            watcher = on.then(|| (whole.watch(), Instant::now()));
+        };
+        effort.long_slices.run(|| callers.made(), watch)
+    });
+    print_switched("watched", &switched);
+    println!("whole/zipf watched: the watcher's thread took {:.2} % of one processor", 100.0 * own / watched);
 }
 
-/// What `run` takes of the throughput of all three tiers, and of the processors: of these the whole process counts, and
-/// strangers do not.
-fn whole_beside(
-    effort: &Effort,
-    what: &str,
-    whole: &mut Whole,
-    mut run: impl FnMut(&mut Whole, usize) -> Duration,
-) {
-    let (whole, count) = (RefCell::new(whole), effort.requests);
-    let processors = RefCell::new([Vec::new(), Vec::new()]);
-    let rate = |side: usize, run: &mut dyn FnMut(&mut Whole, usize) -> Duration| {
-        let before = processor_seconds();
-        let took = run(&mut whole.borrow_mut(), count);
-        processors.borrow_mut()[side].push(processor_seconds() - before);
-        count as f64 / took.as_secs_f64()
-    };
-    let turns = Turns::run(
-        effort.whole_rounds,
-        || rate(0, &mut run),
-        || rate(1, &mut |whole, count| whole.time(count)),
-    );
-    print_ratio(&format!("whole/zipf {what}"), "the same without", &turns, "requests/s");
-    let [ours, floor] = processors.into_inner();
-    let ratio = median(ours.iter().zip(&floor).map(|(ours, floor)| ours / floor));
-    let (ours, floor): (f64, f64) = (ours.iter().sum(), floor.iter().sum());
+fn print_switched(what: &str, switched: &Switched) {
+    let (rate, processor) = (switched.rate(), switched.processor());
+    let without_us = switched.processor_without() * 1e6;
+    println!("whole/zipf {what}: {rate} times the requests a second of the same without");
     println!(
-        "whole/zipf {what}: {ratio:.3} times the processor time; {:.0} of {:.0} ns a request in all",
-        ours * 1e9 / (count * effort.whole_rounds) as f64,
-        floor * 1e9 / (count * effort.whole_rounds) as f64
+        "whole/zipf {what}: {processor} times the processor time, which is {without_us:.2} us a request"
     );
 }
 

@@ -22,7 +22,7 @@ use crate::units::show_seconds;
 
 /// What a size would give: shares of all reads, from 0 to 1. An error is half the width of the interval that holds the true
 /// share in 95 of 100 cases.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct OutlookReport {
     pub(crate) ram_bytes: u64,
     pub(crate) ssd_bytes: u64,
@@ -140,12 +140,17 @@ pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
 /// When it does not answer, and as [`live_report`].
 pub(super) fn report_of_service(socket: &Path, args: &TuneArgs) -> Result<Report> {
     let service: ServiceReport = ctl::read(ctl::ask(socket, &Command::Stats)?)?;
+    report_of(&format!("the service at {}", socket.display()), &service, args)
+}
+
+/// What a service that is called so says of itself.
+fn report_of(name: &str, service: &ServiceReport, args: &TuneArgs) -> Result<Report> {
     let seconds = service.running_seconds;
     let writes_back = |mode| matches!(mode, Mode::Back | Mode::BackSsd);
     let mut written = service.exports.iter().filter(|export| !export.read_only).peekable();
     let is_back = written.peek().is_some() && written.all(|export| writes_back(export.mode));
     let live = Live {
-        name: &format!("the service at {}", socket.display()),
+        name,
         block_size: BlockSize::new(service.block_bytes)?,
         outlooks: &service.outlooks,
         write: if is_back { Write::Back } else { Write::Through },
@@ -185,13 +190,15 @@ pub(crate) mod tests {
     use terrace::{Cache, Config, RamSize, SsdConfig, SsdSize, WhatIf, WriteMode};
 
     use super::*;
+    use crate::serve::report::ExportReport;
+    use crate::serve::report::tests::a_report;
 
     const BLOCKS: u64 = 2048;
 
     /// What a small cache says that runs until it can.
-    fn outlooks() -> (BlockSize, Vec<OutlookReport>) {
+    fn outlooks() -> Vec<Outlook> {
         let mut config = Config::new(RamSize::Blocks(256));
-        config.block_size = BlockSize::new(4096).expect("a block size");
+        config.block_size = block_size();
         let simulated = Config { ssd: Some(SsdConfig::new("", SsdSize::Blocks(1024))), ..config.clone() };
         let cache = Cache::open(&config).expect("the cache opens");
         let disk = Arc::new(MemoryDevice::new(BLOCKS * 4096));
@@ -204,15 +211,40 @@ pub(crate) mod tests {
                 volume.read_ref(block * 4096, 4096).expect("a memory device never fails");
             }
         }
-        (config.block_size, OutlookReport::of(&watcher.outlooks(), 4096))
+        watcher.outlooks()
+    }
+
+    fn block_size() -> BlockSize {
+        BlockSize::new(4096).expect("a block size")
     }
 
     /// The report of a small cache that runs.
     pub(crate) fn report() -> Report {
-        let (block_size, outlooks) = outlooks();
-        let (name, write, references_a_day) = ("a cache", Write::Back, Some(1e6));
-        let live = Live { name, block_size, outlooks: &outlooks, write, references_a_day };
+        report_with(&OutlookReport::of(&outlooks(), 4096), Some(1e6))
+    }
+
+    fn report_with(outlooks: &[OutlookReport], references_a_day: Option<f64>) -> Report {
+        let (name, write) = ("a cache", Write::Back);
+        let live = Live { name, block_size: block_size(), outlooks, write, references_a_day };
         live_report(&live, &TuneArgs::defaults()).expect("it has seen enough")
+    }
+
+    /// Numbers that are all different, so that each is seen to go where it belongs.
+    fn an_outlook() -> OutlookReport {
+        OutlookReport {
+            ram_bytes: 1000 * 4096,
+            ssd_bytes: 64_000 * 4096,
+            is_present: true,
+            read_ram_ratio: 0.625,
+            read_ram_ratio_error: 0.03,
+            read_ssd_ratio: 0.25,
+            read_disk_ratio: 0.125,
+            read_disk_ratio_error: 0.02,
+            ssd_writes: 0.5,
+            references: 77_000,
+            sample_rate: 0.75,
+            samples: 4,
+        }
     }
 
     #[test]
@@ -233,10 +265,78 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn every_number_of_an_outlook_goes_where_it_belongs() {
+        let mut outlook = outlooks().swap_remove(0);
+        (outlook.size.ram_blocks, outlook.size.ssd_blocks) = (1000, 64_000);
+        (outlook.read_ssd_ratio, outlook.read_disk_ratio) = (0.25, 0.125);
+        (outlook.read_ram_ratio_error, outlook.read_disk_ratio_error) = (0.03, 0.02);
+        (outlook.ssd_writes, outlook.references) = (0.5, 77_000);
+        (outlook.rate, outlook.samples, outlook.is_present) = (0.75, 4, true);
+        assert_eq!(OutlookReport::of(&[outlook], 4096), [an_outlook()]);
+        let report = report_with(&[an_outlook()], Some(1e6));
+        let wanted = Cell {
+            ram_bytes: 1000 * 4096,
+            ssd_bytes: 64_000 * 4096,
+            ssd_blocks: 64_000,
+            ram_share: 0.625,
+            ssd_share: 0.25,
+            disk_share: 0.125,
+            ram_share_error: 0.03,
+            disk_share_error: 0.02,
+            ssd_bytes_written: 1e6 * 0.5 * 4096.0,
+            write_amplification: None,
+        };
+        assert_eq!((report.surface[0].cell, report.surface[0].ssd_bytes_a_day), (wanted, Some(2.048e9)));
+        assert_eq!(report.present, Some(report.surface[0]));
+        assert_eq!((report.references, report.sample_rate, report.samples), (77_000, 0.75, 4));
+        assert_eq!((report.block_bytes, report.world.write), (4096, Write::Back));
+        assert_eq!(report.uncached_mean_us, TuneArgs::defaults().disk_latency.mean_us);
+    }
+
+    #[test]
+    fn where_nobody_knows_how_much_is_asked_for_in_a_day_nothing_is_said_of_wear() {
+        let report = report_with(&[OutlookReport { is_present: false, ..an_outlook() }], None);
+        assert_eq!((report.surface[0].ssd_bytes_a_day, report.surface[0].life_years), (None, None));
+        assert_eq!(report.present, None, "no size is told to be there");
+    }
+
+    #[test]
+    fn a_service_is_judged_by_how_its_exports_write_and_by_its_days() {
+        let mut service = a_report(3600.0);
+        service.outlooks = vec![an_outlook()];
+        let export = |mode, read_only| ExportReport { mode, read_only, ..service.exports[0].clone() };
+        let (back, through) = (export(Mode::Back, false), export(Mode::Through, false));
+        let (log, unwritten) = (export(Mode::BackSsd, false), export(Mode::Through, true));
+        let mut args = TuneArgs::defaults();
+        for (exports, wanted) in [
+            (vec![&back], Write::Back),
+            (vec![&log, &back, &unwritten], Write::Back),
+            (vec![&back, &through], Write::Through),
+            (vec![&export(Mode::Around, false)], Write::Through),
+            (vec![&unwritten], Write::Through),
+            (vec![], Write::Through),
+        ] {
+            service.exports = exports.into_iter().cloned().collect();
+            let report = report_of("it", &service, &args).expect("it has seen enough");
+            assert_eq!(report.world.write, wanted, "{:?}", service.exports);
+        }
+        // What is asked for counts more than what there is.
+        args.write = Some(Write::Back);
+        let report = report_of("it", &service, &args).expect("it has seen enough");
+        assert_eq!((report.world.write, report.trace.as_str()), (Write::Back, "it"));
+        let references = service.counters.references as f64 * 24.0;
+        let wanted = references * 0.5 * service.block_bytes as f64;
+        let found = report.surface[0].ssd_bytes_a_day.expect("it has run for a while");
+        assert!((found / wanted - 1.0).abs() < 1e-9, "{found} instead of {wanted} bytes");
+        service.running_seconds = 0.0;
+        let report = report_of("it", &service, &args).expect("it has seen enough");
+        assert_eq!(report.surface[0].ssd_bytes_a_day, None, "no day follows from no time");
+    }
+
+    #[test]
     fn a_cache_that_saw_too_little_says_so() {
-        let block_size = BlockSize::new(4096).expect("a block size");
         let (name, write, references_a_day) = ("a cache", Write::Through, None);
-        let live = Live { name, block_size, outlooks: &[], write, references_a_day };
+        let live = Live { name, block_size: block_size(), outlooks: &[], write, references_a_day };
         let Err(failure) = live_report(&live, &TuneArgs::defaults()) else { panic!("it saw nothing") };
         assert!(failure.to_string().contains("too little to tell yet; ask again"), "{failure}");
     }
