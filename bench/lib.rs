@@ -34,6 +34,7 @@
 
 pub mod measure;
 pub mod plain;
+pub mod processor;
 pub mod scenes;
 pub mod slices;
 pub mod workload;

@@ -30,47 +30,6 @@ pub fn time_callers(callers: usize, work: impl Fn(usize) + Sync) -> Duration {
     ended - began
 }
 
-/// Nanoseconds that the calling thread has had a processor; 0 where the system does not tell.
-pub fn thread_nanoseconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0.0)
-}
-
-/// Seconds that all threads of this process have had a processor, also those that ended.
-pub fn processor_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is ours and has room for what is written, and nothing of it is kept.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    assert_eq!(result, 0, "every process has this clock");
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-/// Seconds that the threads of this process with this name have had a processor; those that ended do not count.
-pub fn processor_seconds_of(name: &str) -> f64 {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let nanoseconds = threads.filter_map(|thread| {
-        let read = |file| std::fs::read_to_string(thread.path().join(file)).ok();
-        let is_one = read("comm")?.trim_end() == name;
-        is_one.then_some(read("schedstat")?.split(' ').next()?.parse::<f64>().ok()?)
-    });
-    nanoseconds.sum::<f64>() / 1e9
-}
-
-/// How long this thread is on a processor while it runs `work` so many times: what others have of the machine does not
-/// count, as in time by the clock it would.
-pub fn time_on_processor(times: u64, mut work: impl FnMut()) -> Duration {
-    let clock = Instant::now();
-    let before = on_processor();
-    (0..times).for_each(|_| work());
-    before.zip(on_processor()).map_or(clock.elapsed(), |(before, after)| after - before)
-}
-
-/// Of this thread so far; none where the system does not tell.
-fn on_processor() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-}
-
 /// The rates of two sides that were measured in turns.
 #[derive(Clone, Debug, Default)]
 pub struct Turns {

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use terrace::RecordConfig;
 use terrace_bench::is_trial;
-use terrace_bench::measure::{Turns, median, processor_seconds, processor_seconds_of, thread_nanoseconds};
+use terrace_bench::measure::{Turns, median};
+use terrace_bench::processor::{processor_seconds, processor_seconds_of, thread_nanoseconds};
 use terrace_bench::scenes::append::{Demotions, source};
 use terrace_bench::scenes::flush::{Destage, Flushes, Places};
 use terrace_bench::scenes::ram::{resident, zipf_offsets};

@@ -13,7 +13,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use terrace::simulate::{DenseTrace, LruCurve, arc_misses};
 use terrace::tiers::block::BlockId;
 use terrace_bench::is_trial;
-use terrace_bench::measure::time_on_processor;
+use terrace_bench::processor::time_on_processor;
 use terrace_tools::bench::{count_requests, dense_ids};
 
 /// Popular blocks, and scans in between: an eighth of the references are first ones.

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::measure::processor_seconds;
+use crate::processor::processor_seconds;
 
 /// Draws of the bootstrap.
 const DRAWS: usize = 2000;

@@ -107,6 +107,7 @@ fn unsafe_code_stays_where_it_is_proved() {
         "tiers/ram/frames",
         "tiers/file_device",
         "bench/plain.rs",
+        "bench/processor.rs",
         "tools/memory.rs",
         "tools/nbd/listen/activated.rs",
     ];
