@@ -1,11 +1,13 @@
 //! How long threads have had a processor.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+const THIS_THREAD: &str = "/proc/thread-self";
 
 /// Nanoseconds that the calling thread has had a processor; 0 where the system does not tell.
 pub fn thread_nanoseconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0.0)
+    on_processor(Path::new(THIS_THREAD)).map_or(0.0, |time| time.as_nanos() as f64)
 }
 
 /// Seconds that all threads of this process have had a processor, also those that ended.
@@ -20,25 +22,24 @@ pub fn processor_seconds() -> f64 {
 /// Seconds that the threads of this process with this name have had a processor; those that ended do not count.
 pub fn processor_seconds_of(name: &str) -> f64 {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let nanoseconds = threads.filter_map(|thread| {
-        let read = |file| std::fs::read_to_string(thread.path().join(file)).ok();
-        let is_one = read("comm")?.trim_end() == name;
-        is_one.then_some(read("schedstat")?.split(' ').next()?.parse::<f64>().ok()?)
+    let times = threads.filter_map(|thread| {
+        let its_name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        if its_name.trim_end() == name { on_processor(&thread.path()) } else { None }
     });
-    nanoseconds.sum::<f64>() / 1e9
+    times.sum::<Duration>().as_secs_f64()
 }
 
 /// How long this thread is on a processor while it runs `work` so many times: what others have of the machine does not
 /// count, as in time by the clock it would.
 pub fn time_on_processor(times: u64, mut work: impl FnMut()) -> Duration {
     let clock = Instant::now();
-    let before = on_processor();
+    let before = on_processor(Path::new(THIS_THREAD));
     (0..times).for_each(|_| work());
-    before.zip(on_processor()).map_or(clock.elapsed(), |(before, after)| after - before)
+    before.zip(on_processor(Path::new(THIS_THREAD))).map_or(clock.elapsed(), |(before, after)| after - before)
 }
 
-/// Of this thread so far; none where the system does not tell.
-fn on_processor() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+/// Of the thread with this folder, so far; none where the system does not tell.
+fn on_processor(thread: &Path) -> Option<Duration> {
+    let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
