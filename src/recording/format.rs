@@ -25,7 +25,7 @@
 //! |        | 12..16 | CRC32C of bytes 0..12                                  |
 //!
 //! A note is what is known from here on: names of volumes in its payload, and how many requests were lost when, in its
-//! header. Version 1 has none.
+//! header. Version 1 has none. Blocks of version 3 begin with a shift (`encoding`), those before have none.
 //!
 //! A frame may be trusted when both checksums hold and its requests follow those before it. The index is trusted when
 //! the tail leads to it. Nothing is ever written twice: whatever was written stays, however the writing ends.
@@ -34,7 +34,9 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 /// What a recording begins with.
 pub const MAGIC: [u8; 8] = *b"TerraceR";
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
+/// The first whose blocks have a shift.
+pub(crate) const SHIFT_VERSION: u32 = 3;
 pub(crate) const OLDEST_VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 16;
 pub(crate) const FRAME_BYTES: usize = 48;
@@ -92,16 +94,20 @@ pub(crate) fn header() -> [u8; HEADER_BYTES] {
     sealed(&[&MAGIC, &VERSION.to_le_bytes()])
 }
 
-/// What is wrong with a header; none when nothing is.
-pub(crate) fn header_fault(bytes: &[u8; HEADER_BYTES]) -> Option<String> {
+/// The version that a header is of, or what it is in place of a header.
+pub(crate) fn header_version(bytes: &[u8; HEADER_BYTES]) -> Result<u32, String> {
     if !bytes.starts_with(&MAGIC) {
-        return Some("other data".into());
+        return Err("other data".into());
     }
     if !is_sealed(bytes) {
-        return Some("a damaged header".into());
+        return Err("a damaged header".into());
     }
     let version = u32_at(bytes, 8);
-    (!(OLDEST_VERSION..=VERSION).contains(&version)).then(|| format!("version {version}"))
+    if (OLDEST_VERSION..=VERSION).contains(&version) {
+        Ok(version)
+    } else {
+        Err(format!("version {version}"))
+    }
 }
 
 impl Frame {
@@ -162,8 +168,8 @@ mod tests {
     #[test]
     fn header_frame_and_tail_lie_as_the_tables_say() {
         let header = header();
-        assert_eq!(&header[..12], b"TerraceR\x02\0\0\0");
-        assert_eq!(header_fault(&header), None);
+        assert_eq!(&header[..12], b"TerraceR\x03\0\0\0");
+        assert_eq!(header_version(&header), Ok(3));
         let frame = Frame {
             kind: FrameKind::Block,
             packed_bytes: 1,
@@ -187,8 +193,8 @@ mod tests {
     #[test]
     fn a_later_version_is_named_and_an_older_one_is_read() {
         let older: [u8; HEADER_BYTES] = sealed(&[&MAGIC, &OLDEST_VERSION.to_le_bytes()]);
-        assert_eq!(header_fault(&older), None);
+        assert_eq!(header_version(&older), Ok(OLDEST_VERSION));
         let later: [u8; HEADER_BYTES] = sealed(&[&MAGIC, &9u32.to_le_bytes()]);
-        assert_eq!(header_fault(&later).as_deref(), Some("version 9"));
+        assert_eq!(header_version(&later), Err("version 9".into()));
     }
 }

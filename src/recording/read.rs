@@ -5,14 +5,15 @@ use std::io::{self, Read, Seek, SeekFrom};
 use crate::encoding::{Columns, StoredIndex, StoredNames, unpack};
 use crate::error::{Error, Result};
 use crate::format::{
-    FRAME_BYTES, Frame, FrameKind, HEADER_BYTES, NO_TIME, PAYLOAD_BYTES_MAX, TAIL_BYTES, crc, header_fault,
-    parse_tail,
+    FRAME_BYTES, Frame, FrameKind, HEADER_BYTES, NO_TIME, PAYLOAD_BYTES_MAX, SHIFT_VERSION, TAIL_BYTES, crc,
+    header_version, parse_tail,
 };
 use crate::request::{Lost, Request};
 
 /// Gives the requests one by one; holds those of one block.
 pub struct Reader<R: Read> {
     input: R,
+    version: u32,
     /// Where the next frame begins.
     at: u64,
     /// Requests in the frames before it.
@@ -49,22 +50,20 @@ impl<R: Read> Reader<R> {
     pub fn new(mut input: R) -> Result<Self> {
         let mut header = [0; HEADER_BYTES];
         let filled = fill(&mut input, &mut header)?;
-        let fault =
-            if filled < HEADER_BYTES { Some(format!("{filled} bytes")) } else { header_fault(&header) };
-        match fault {
-            Some(found) => Err(Error::NotARecording { found }),
-            None => Ok(Self {
-                input,
-                at: HEADER_BYTES as u64,
-                requests_before: 0,
-                block: Vec::new().into_iter(),
-                packed: Vec::new(),
-                volumes: Vec::new(),
-                lost: Lost::default(),
-                noted_bytes: 0,
-                is_at_end: false,
-            }),
-        }
+        let version =
+            if filled < HEADER_BYTES { Err(format!("{filled} bytes")) } else { header_version(&header) };
+        Ok(Self {
+            input,
+            version: version.map_err(|found| Error::NotARecording { found })?,
+            at: HEADER_BYTES as u64,
+            requests_before: 0,
+            block: Vec::new().into_iter(),
+            packed: Vec::new(),
+            volumes: Vec::new(),
+            lost: Lost::default(),
+            noted_bytes: 0,
+            is_at_end: false,
+        })
     }
 
     /// The next request, or none at the end.
@@ -140,10 +139,15 @@ impl<R: Read> Reader<R> {
 
     fn take_block(&mut self, frame: &Frame) -> Result<()> {
         let (at, what) = (self.at, "the requests are not those that were counted");
-        let columns: Columns = unpack(&self.packed, frame.plain_bytes).ok_or(Error::Damaged { at, what })?;
+        let unpacked: Option<(u8, Columns)> = if self.version >= SHIFT_VERSION {
+            unpack(&self.packed, frame.plain_bytes)
+        } else {
+            unpack(&self.packed, frame.plain_bytes).map(|columns| (0, columns))
+        };
+        let (shift, columns) = unpacked.ok_or(Error::Damaged { at, what })?;
         let mut requests = Vec::with_capacity(columns.len());
         if frame.requests_before != self.requests_before
-            || columns.requests(frame.count as usize, &mut requests).is_none()
+            || columns.requests(frame.count as usize, shift, &mut requests).is_none()
         {
             return Err(Error::Damaged { at, what });
         }

@@ -220,3 +220,76 @@ fn no_bytes_make_the_reader_panic() {
         }
     }
 }
+
+/// What the stored recordings have, two blocks: places that are no whole sectors, a flush, ids, numbers of every width.
+fn stored() -> [Vec<Request>; 2] {
+    let bytes = |time_ns, volume, kind, offset, bytes| Request {
+        volume,
+        kind,
+        span: Span::Bytes { offset, bytes },
+        time_ns: Some(time_ns),
+    };
+    let ids = Span::Ids { first: u64::MAX - 9, count: 9 };
+    let first = vec![
+        bytes(1_700_000_000_000_000_000, 0, Kind::Read, 4096, 4096),
+        bytes(1_700_000_000_000_000_250, 0, Kind::Write, 1 << 45, 1 << 20),
+        bytes(1_700_000_000_000_000_250, 1, Kind::Flush, 0, 0),
+        bytes(1_700_000_000_000_070_000, 0, Kind::Discard, 1 << 20, 1 << 41),
+        bytes(1_700_000_005_000_000_000, 0, Kind::Read, 8192, 512),
+    ];
+    let second = vec![
+        bytes(1_700_000_005_000_000_001, 1, Kind::Read, 1, 3),
+        Request { volume: 1, kind: Kind::Write, span: ids, time_ns: Some(1_700_000_005_000_000_000) },
+        bytes(1_700_000_005_000_000_007, 0, Kind::Read, 77_777_777_777, 251),
+    ];
+    [first, second]
+}
+
+fn stored_bytes() -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new()).expect("in memory");
+    for (block, name) in stored().iter().zip(["sda", "sdb"]) {
+        writer.name_volume(name.into());
+        block.iter().for_each(|request| writer.write(request).expect("in memory"));
+        writer.lose(Lost { requests: 2, times_ns: Some((1, 2)) });
+        writer.end_block().expect("in memory");
+    }
+    writer.finish(&[]).expect("in memory")
+}
+
+#[test]
+fn a_recording_of_an_earlier_version_is_read_as_it_was() {
+    let versions = [(2, &include_bytes!("stored/version-2")[..]), (3, include_bytes!("stored/version-3"))];
+    for (version, bytes) in versions {
+        assert_eq!(bytes[8], version);
+        let mut reader = Reader::new(Cursor::new(bytes)).expect("an older version is read");
+        let mut found = Vec::new();
+        while let Some(request) = reader.next_request().expect("it is whole") {
+            found.push(request);
+        }
+        assert_eq!(found, stored().concat(), "version {version}");
+        assert_eq!(reader.volumes(), ["sda", "sdb"]);
+        assert_eq!(reader.lost(), Lost { requests: 4, times_ns: Some((1, 2)) });
+        let index = reader.index().expect("it is whole").expect("it was closed");
+        reader.go_to(&index.blocks[1]).expect("in memory");
+        assert_eq!(reader.next_request().expect("it is whole"), Some(stored()[1][0]), "version {version}");
+    }
+    // What is written now is of the latest.
+    assert_eq!(stored_bytes()[8], versions.len() as u8 + 1);
+}
+
+#[test]
+fn a_disks_whole_sectors_take_no_more_bytes_than_their_numbers() {
+    let seed = seed();
+    let mut random = Rng::with_seed(seed);
+    let request = |number: u64| Request {
+        volume: 0,
+        kind: Kind::Read,
+        span: Span::Bytes { offset: random.u64(..1 << 28) << 12, bytes: 4096 },
+        time_ns: Some(number),
+    };
+    let given: Vec<Request> = (0..10_000).map(request).collect();
+    let bytes = written(&given);
+    // 28 bits and the sign are in four bytes; times, lengths and kinds are all alike.
+    assert!(bytes.len() < 10_000 * 9 / 2, "seed {seed}: {} bytes", bytes.len());
+    assert!(read(&bytes).0 == given, "seed {seed}");
+}

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::encoding::{BLOCK_REQUESTS, Columns, Packer, Row, StoredEntry, StoredIndex, StoredNames};
+use crate::encoding::{BLOCK_REQUESTS, Packer, Rows, StoredEntry, StoredIndex, StoredNames};
 use crate::error::{Error, Result};
 use crate::format::{Frame, FrameKind, HEADER_BYTES, NO_TIME, crc, header, tail};
 use crate::request::{Lost, Request};
@@ -13,8 +13,7 @@ use crate::request::{Lost, Request};
 pub struct Writer<W: Write> {
     out: W,
     packer: Packer,
-    columns: Columns,
-    before: Row,
+    rows: Rows,
     /// Of the block that is being filled.
     earliest_ns: u64,
     latest_ns: u64,
@@ -36,8 +35,7 @@ impl<W: Write> Writer<W> {
         Ok(Self {
             out,
             packer: Packer::new()?,
-            columns: Columns::default(),
-            before: Row::default(),
+            rows: Rows::default(),
             earliest_ns: NO_TIME,
             latest_ns: 0,
             has_times: false,
@@ -50,18 +48,19 @@ impl<W: Write> Writer<W> {
     }
 
     /// The next request. The last nanosecond of all stands for no time, and is taken for the one before.
+    #[inline]
     pub fn write(&mut self, request: &Request) -> Result<()> {
         let has_times = request.time_ns.is_some();
-        if self.columns.len() == BLOCK_REQUESTS || (self.columns.len() > 0 && has_times != self.has_times) {
+        if self.rows.len() == BLOCK_REQUESTS || (self.rows.len() > 0 && has_times != self.has_times) {
             self.end_block()?;
         }
         self.has_times = has_times;
-        let time_ns = request.time_ns.map(|time| time.min(NO_TIME - 1));
-        if let Some(time) = time_ns {
-            self.earliest_ns = self.earliest_ns.min(time);
-            self.latest_ns = self.latest_ns.max(time);
+        let time_ns = request.time_ns.map_or(0, |time| time.min(NO_TIME - 1));
+        if has_times {
+            self.earliest_ns = self.earliest_ns.min(time_ns);
+            self.latest_ns = self.latest_ns.max(time_ns);
         }
-        self.columns.push(&Request { time_ns, ..*request }, &mut self.before);
+        self.rows.push(request, time_ns);
         Ok(())
     }
 
@@ -79,10 +78,10 @@ impl<W: Write> Writer<W> {
     /// Writes what was taken so far, as a block that may be shorter than others. A recorder calls it now and then.
     pub fn end_block(&mut self) -> Result<()> {
         self.put_notes()?;
-        if self.columns.len() == 0 {
+        if self.rows.len() == 0 {
             return Ok(());
         }
-        let count = u32::try_from(self.columns.len()).expect("at most BLOCK_REQUESTS");
+        let count = u32::try_from(self.rows.len()).expect("at most BLOCK_REQUESTS");
         let latest_ns = if self.has_times { self.latest_ns } else { NO_TIME };
         let entry = StoredEntry {
             at: self.at,
@@ -91,12 +90,13 @@ impl<W: Write> Writer<W> {
             earliest_ns: self.earliest_ns,
             latest_ns,
         };
-        let plain_bytes = self.packer.pack(&self.columns).expect("a block of the widest numbers fits");
+        let plain_bytes =
+            self.packer.pack_rows(&self.rows, self.has_times).expect("a block of the widest numbers fits");
         self.put(FrameKind::Block, count, (self.earliest_ns, latest_ns), plain_bytes)?;
         self.index.blocks.push(entry);
         self.written_requests += u64::from(count);
-        self.columns.clear();
-        (self.before, self.earliest_ns, self.latest_ns) = (Row::default(), NO_TIME, 0);
+        self.rows.clear();
+        (self.earliest_ns, self.latest_ns) = (NO_TIME, 0);
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl<W: Write> Writer<W> {
 
     /// Requests in the block that is being filled.
     pub fn unwritten(&self) -> usize {
-        self.columns.len()
+        self.rows.len()
     }
 
     /// What was named and lost since the last note; several notes if it is more than one can count.

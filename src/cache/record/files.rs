@@ -50,6 +50,8 @@ struct Current {
     by_id: HashMap<VolumeId, u32, FastHash>,
     by_name: HashMap<String, u32, FastHash>,
     names_bytes: usize,
+    /// The volume of the last request, and its number: most often the next one's.
+    latest: Option<(VolumeId, u32)>,
 }
 
 impl Files {
@@ -144,6 +146,7 @@ impl Current {
             by_id: HashMap::default(),
             by_name: HashMap::default(),
             names_bytes: 0,
+            latest: None,
         })
     }
 
@@ -154,16 +157,23 @@ impl Current {
     }
 
     fn write(&mut self, taken: &Taken, name: impl FnOnce(VolumeId) -> String) -> io::Result<()> {
-        let volume = match self.by_id.get(&taken.volume) {
-            Some(&number) => number,
-            None => self.number_of(taken.volume, name(taken.volume)),
+        let volume = match self.latest {
+            Some((id, number)) if id == taken.volume => number,
+            _ => self.number_of(taken.volume, name),
         };
         let span = Span::Bytes { offset: taken.offset, bytes: taken.bytes };
         let request = Request { volume, kind: taken.kind, span, time_ns: Some(taken.time_ns) };
         self.writer.write(&request).map_err(io_error)
     }
 
-    fn number_of(&mut self, volume: VolumeId, name: String) -> u32 {
+    fn number_of(&mut self, volume: VolumeId, name: impl FnOnce(VolumeId) -> String) -> u32 {
+        let known = self.by_id.get(&volume).copied();
+        let number = known.unwrap_or_else(|| self.new_number(volume, name(volume)));
+        self.latest = Some((volume, number));
+        number
+    }
+
+    fn new_number(&mut self, volume: VolumeId, name: String) -> u32 {
         let next = self.by_name.len() as u32;
         let number = *self.by_name.entry(name.clone()).or_insert(next);
         if number == next {

@@ -218,7 +218,7 @@ impl Far {
 mod tests {
     use terrace_tiers::block::{BlockSize, VolumeId};
 
-    use super::super::slots::{Taken, unpack};
+    use super::super::slots::{Taken, unpacked};
     use super::*;
     use crate::config::RecordConfig;
 
@@ -234,9 +234,7 @@ mod tests {
     }
 
     fn taken(chunk: &[Slot]) -> Vec<Taken> {
-        let mut requests = Vec::new();
-        unpack(chunk, BlockSize::DEFAULT, &mut requests);
-        requests
+        unpacked(chunk, BlockSize::DEFAULT)
     }
 
     fn number(taken: &Taken) -> u64 {

@@ -4,6 +4,9 @@
 //! stock. A lane that was emptied looks at the clock again, so all that is stamped before the noted moment is at hand
 //! then; it is sorted and written, and the rest waits for the next tick. Nothing of the cache is held while something is
 //! written.
+//!
+//! What is sorted is runs, requests of one stamp: 16 bytes for each, and up to 16 requests have one. The requests stay in
+//! their slots until they are written.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -12,7 +15,7 @@ use std::time::Duration;
 use terrace_recording::Lost;
 use terrace_tiers::block::{BlockSize, VolumeId};
 
-use super::slots::{Slot, Taken, unpack};
+use super::slots::{Run, Slot, find_runs};
 use super::{Lane, RecordStatus, Recording};
 use crate::cache::Inner;
 use crate::cache::record::files::Files;
@@ -35,9 +38,10 @@ pub(super) struct Recorder {
     block_length: Duration,
     /// When the block began that is being filled.
     block_began: Option<Instant>,
-    pending: Vec<Taken>,
-    /// Of the lanes, while they are emptied.
+    /// What was taken and is not written.
     slots: Vec<Slot>,
+    /// Of the slots, while they are put in order.
+    runs: Vec<Run>,
     tick: Duration,
     /// All that lanes took, and what found no room.
     taken: u64,
@@ -53,8 +57,8 @@ impl Recorder {
             files,
             block_length: Duration::from_millis(config.block_ms),
             block_began: None,
-            pending: Vec::new(),
             slots: Vec::new(),
+            runs: Vec::new(),
             tick: TICK_MAX,
             taken: 0,
             requests_lost: 0,
@@ -79,10 +83,10 @@ impl Recorder {
         self.end(failure);
     }
 
-    /// Brings what was taken to `pending`: the moment before which all is there. At the end the lanes go too.
+    /// Brings what was taken to `slots`: the moment before which all is there. At the end the lanes go too.
     fn collect(&mut self, is_last: bool) -> u64 {
         let now_ns = self.recording.clock.now_ns();
-        let (mut lost, before) = (Lost::default(), self.pending.len());
+        let (mut lost, kept) = (Lost::default(), self.slots.len());
         if let Some(inner) = self.inner.upgrade() {
             if is_last {
                 inner.records.is_running.store(false, Ordering::Relaxed);
@@ -101,12 +105,14 @@ impl Recorder {
                 drop(ended);
             }
         }
-        // After the lanes: what one of them had filled before it was emptied is here. Ahead of them in the order of
-        // requests with one stamp.
-        self.recording.stock.drain(|chunk| unpack(chunk, self.size, &mut self.pending));
-        unpack(&self.slots, self.size, &mut self.pending);
-        self.slots.clear();
-        let came = self.pending.len() - before;
+        // After the lanes: what one of them had filled before it was emptied is here.
+        let near = self.slots.len();
+        self.recording.stock.drain(|chunk| self.slots.extend_from_slice(chunk));
+        // Of one time are first those of before, then of the stock, then of the lanes.
+        self.runs.clear();
+        find_runs(&self.slots, 0..kept, &mut self.runs);
+        let came = find_runs(&self.slots, near..self.slots.len(), &mut self.runs)
+            + find_runs(&self.slots, kept..near, &mut self.runs);
         self.tick = (self.tick * BATCH as u32).div_f64(came.max(1) as f64).clamp(TICK_MIN, TICK_MAX);
         self.taken += came as u64;
         self.requests_lost += lost.requests;
@@ -117,15 +123,22 @@ impl Recorder {
     /// Writes what was asked before `until_ns`, in the order of time.
     fn write(&mut self, until_ns: u64) -> io::Result<()> {
         // Stable: of one stamp, those of a lane stay as they were.
-        self.pending.sort_by_key(|taken| taken.time_ns);
-        let count = self.pending.partition_point(|taken| taken.time_ns < until_ns);
-        for taken in &self.pending[..count] {
-            self.files.write(taken, |id| name_of(&self.inner, id))?;
+        self.runs.sort_by_key(|run| run.time_ns);
+        let count = self.runs.partition_point(|run| run.time_ns < until_ns);
+        for run in &self.runs[..count] {
+            for taken in run.requests(&self.slots, self.size) {
+                self.files.write(&taken, |id| name_of(&self.inner, id))?;
+            }
         }
-        self.pending.drain(..count);
-        if self.pending.capacity() > BATCH {
-            self.pending.shrink_to(BATCH);
+        let kept = self.slots.len();
+        for run in &self.runs[count..] {
+            let slots = run.place(&self.slots);
+            self.slots.extend_from_within(slots);
         }
+        self.slots.drain(..kept);
+        // A request has two slots at the most, but for the largest.
+        self.slots.shrink_to(2 * BATCH);
+        self.runs.shrink_to(BATCH);
         if self.files.unwritten_requests() == 0 {
             self.block_began = None;
         } else if self.block_began.get_or_insert_with(Instant::now).elapsed() >= self.block_length {

@@ -12,6 +12,8 @@
 //! Invariant: a chunk can be read alone. It begins with a stamp, and a length has its request behind it in the same chunk
 //! (`every_request_comes_out_as_it_went_in`).
 
+use std::ops::Range;
+
 use terrace_recording::Kind;
 use terrace_tiers::block::{BlockId, BlockSize, VolumeId};
 
@@ -35,7 +37,7 @@ pub(super) struct Taken {
 }
 
 /// See the head of this file.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Slot {
     at: u64,
     what: u64,
@@ -59,31 +61,65 @@ impl Slot {
     }
 }
 
-/// Puts the requests of a chunk, or of several in a row, behind those in `out`, in order.
-pub(super) fn unpack(chunk: &[Slot], size: BlockSize, out: &mut Vec<Taken>) {
-    let (mut time_ns, mut length) = (0, None);
-    for &Slot { at, what } in chunk {
-        let kind = match what >> KIND_SHIFT {
-            STAMP => {
-                time_ns = at;
-                continue;
-            }
-            LENGTH => {
-                length = Some(at);
-                continue;
-            }
-            number => Kind::ALL[number as usize],
-        };
-        let (block, start) = (BlockId::from_u64(at), what & (BlockSize::MAX_BYTES as u64 - 1));
-        let bytes = length.take().unwrap_or(what >> BYTES_SHIFT & BYTES_MAX);
-        out.push(Taken {
-            time_ns,
-            offset: block.byte_offset(size) + start,
-            bytes,
-            volume: block.volume(),
-            kind,
-        });
+/// Requests of one time: those behind a stamp.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) time_ns: u64,
+    stamp_at: usize,
+}
+
+/// Puts the runs among `slots[range]` behind `runs`, in order; how many requests they have.
+pub(super) fn find_runs(slots: &[Slot], range: Range<usize>, runs: &mut Vec<Run>) -> usize {
+    let mut requests = 0;
+    for (slot, stamp_at) in slots[range.clone()].iter().zip(range) {
+        match slot.what >> KIND_SHIFT {
+            STAMP => runs.push(Run { time_ns: slot.at, stamp_at }),
+            LENGTH => {}
+            _ => requests += 1,
+        }
     }
+    requests
+}
+
+impl Run {
+    /// Where among `slots` its stamp and its requests are.
+    pub(super) fn place(self, slots: &[Slot]) -> Range<usize> {
+        let first = self.stamp_at + 1;
+        let next = slots[first..].iter().position(|slot| slot.what >> KIND_SHIFT == STAMP);
+        self.stamp_at..next.map_or(slots.len(), |count| first + count)
+    }
+
+    /// The requests, in order.
+    #[inline]
+    pub(super) fn requests(self, slots: &[Slot], size: BlockSize) -> impl Iterator<Item = Taken> {
+        let mut length = None;
+        let behind = slots[self.stamp_at + 1..].iter();
+        behind.take_while(|slot| slot.what >> KIND_SHIFT != STAMP).filter_map(move |&Slot { at, what }| {
+            let number = what >> KIND_SHIFT;
+            if number == LENGTH {
+                length = Some(at);
+                return None;
+            }
+            let (block, start) = (BlockId::from_u64(at), what & (BlockSize::MAX_BYTES as u64 - 1));
+            Some(Taken {
+                time_ns: self.time_ns,
+                offset: block.byte_offset(size) + start,
+                bytes: length.take().unwrap_or(what >> BYTES_SHIFT & BYTES_MAX),
+                volume: block.volume(),
+                kind: Kind::ALL[number as usize],
+            })
+        })
+    }
+}
+
+/// The requests of a chunk, or of several in a row.
+#[cfg(test)]
+pub(super) fn unpacked(chunk: &[Slot], size: BlockSize) -> Vec<Taken> {
+    let mut runs = Vec::new();
+    let count = find_runs(chunk, 0..chunk.len(), &mut runs);
+    let requests: Vec<Taken> = runs.iter().flat_map(|run| run.requests(chunk, size)).collect();
+    assert_eq!(requests.len(), count);
+    requests
 }
 
 #[cfg(test)]
@@ -118,9 +154,13 @@ mod tests {
                     wanted.push(Taken { time_ns, offset, bytes, volume, kind });
                 }
             }
-            let mut found = Vec::new();
-            unpack(&chunk, size, &mut found);
-            assert_eq!(found, wanted, "seed {seed}, blocks of 2^{shift}");
+            assert_eq!(unpacked(&chunk, size), wanted, "seed {seed}, blocks of 2^{shift}");
+            // Run by run it is the chunk again.
+            let mut runs = Vec::new();
+            find_runs(&chunk, 0..chunk.len(), &mut runs);
+            assert_eq!(runs.len(), 1000);
+            let again: Vec<Slot> = runs.iter().flat_map(|run| &chunk[run.place(&chunk)]).copied().collect();
+            assert_eq!(again, chunk, "seed {seed}");
         }
         assert_eq!(size_of::<Slot>(), 16);
     }
