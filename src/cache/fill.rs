@@ -1,7 +1,8 @@
 //! Fills: the bytes of missing blocks are read, from the SSD or below, and installed.
 //!
 //! Fills of neighbours that one call plans are one vectored read. A blocking caller, who would only wait, runs the last of
-//! its reads itself; the rest, and all reads of the other entries, go to the pool.
+//! its reads itself, and one that waits for no slow disk the last of the SSD's; the rest, and all reads of the other
+//! entries, go to the pool.
 //!
 //! A copy on the SSD that moved or is damaged sends its block below; an error below answers everyone who waited.
 
@@ -26,7 +27,19 @@ use crate::pool::{Lane, Priority, ReadRequest};
 pub(super) enum Runner {
     /// The calling thread, which would only wait.
     Caller,
+    /// The calling thread what the SSD has, at most one run of it, and the pool the rest: for one that can wait as long as an
+    /// SSD takes, and not for a slow disk. Of reads alone.
+    Near,
     Pool(Priority),
+}
+
+impl Runner {
+    pub(super) fn priority(self) -> Priority {
+        match self {
+            Self::Caller | Self::Near => Priority::Foreground,
+            Self::Pool(priority) => priority,
+        }
+    }
 }
 
 /// Where the bytes of a fill come from.
@@ -72,22 +85,22 @@ impl Inner {
         if !self.is_continuous() && runner == Runner::Caller {
             // One after the other, so that what follows does not depend on which read is faster.
             for run in runs {
-                let (lane, request) = self.request_for(volume, run, Priority::Foreground);
+                let (lane, request) = self.request_for(volume, run, runner);
                 lane.run_read(request);
             }
             return;
         }
-        let own = if runner == Runner::Caller { runs.pop() } else { None };
-        let priority = match runner {
-            Runner::Caller => Priority::Foreground,
-            Runner::Pool(priority) => priority,
+        let own = match runner {
+            Runner::Caller => runs.pop(),
+            Runner::Near => runs.pop_if(|run| !run.blocks[0].1.is_disk()),
+            Runner::Pool(_) => None,
         };
         for run in runs {
-            let (lane, request) = self.request_for(volume, run, priority);
+            let (lane, request) = self.request_for(volume, run, runner);
             lane.read(request);
         }
         if let Some(run) = own {
-            let (lane, request) = self.request_for(volume, run, priority);
+            let (lane, request) = self.request_for(volume, run, runner);
             lane.run_read(request);
         }
     }
@@ -129,7 +142,7 @@ impl Inner {
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         run: FillRun,
-        priority: Priority,
+        runner: Runner,
     ) -> (Lane, ReadRequest) {
         let (lane, device) = match &run.blocks[0].1 {
             // The tier itself: as long as a request is under way, its device is not let go.
@@ -137,7 +150,9 @@ impl Inner {
             _ => (volume.lane.clone(), volume.device.clone()),
         };
         let (inner, volume, blocks) = (self.clone(), volume.clone(), run.blocks);
-        let done = Box::new(move |frames, result| inner.finish_fills(&volume, blocks, frames, &result));
+        let done =
+            Box::new(move |frames, result| inner.finish_fills(&volume, blocks, frames, &result, runner));
+        let priority = runner.priority();
         (lane, ReadRequest { priority, device, offset: run.offset, frames: run.frames, done })
     }
 
@@ -148,6 +163,7 @@ impl Inner {
         blocks: SmallVec<[(BlockId, Source); 1]>,
         frames: Vec<FrameMut>,
         result: &Result<(), TierError>,
+        runner: Runner,
     ) {
         let is_alone = blocks.len() == 1;
         let mut again = Vec::new();
@@ -177,8 +193,11 @@ impl Inner {
             .flat_map(|run| if runs_alone { run.split() } else { vec![run] })
         {
             let run = run.at(self.size);
-            let (lane, request) = self.request_for(volume, run, Priority::Foreground);
-            lane.run_read(request);
+            let (lane, request) = self.request_for(volume, run, runner);
+            match runner {
+                Runner::Near => lane.read(request),
+                Runner::Caller | Runner::Pool(_) => lane.run_read(request),
+            }
         }
     }
 

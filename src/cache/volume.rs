@@ -6,6 +6,8 @@
 //! | callback | on the caller's thread, before it returns | on the pool, or with the I/O of another caller              |
 //! | future   | at the first poll                      | the same                                                       |
 //!
+//! A caller that has nothing else to do while an SSD reads says so ([`Volume::read_near_with`]), and saves the hand-off.
+//!
 //! The callback, or the waker of the task, runs on the thread that brings the last part: a worker, or another caller
 //! that runs the I/O it shares.
 
@@ -156,13 +158,36 @@ impl Volume {
     /// before the one without a frame were used. Whoever calls again uses them again, so let that wait until a reference was
     /// dropped.
     pub fn read_with(&self, offset: u64, bytes: usize, done: impl FnOnce(Result<Blocks>) + Send + 'static) {
+        self.read_by(Runner::Pool(Priority::Foreground), offset, bytes, done);
+    }
+
+    /// As [`Self::read_with`], by a caller with nothing else to do for as long as an SSD takes to read: what the SSD has in
+    /// one place it reads itself, which saves waking another thread for it. It never waits for the backing store, nor
+    /// for room in its queue, which such callers exceed by what one read of each lacks.
+    pub fn read_near_with(
+        &self,
+        offset: u64,
+        bytes: usize,
+        done: impl FnOnce(Result<Blocks>) + Send + 'static,
+    ) {
+        self.read_by(Runner::Near, offset, bytes, done);
+    }
+
+    fn read_by(
+        &self,
+        runner: Runner,
+        offset: u64,
+        bytes: usize,
+        done: impl FnOnce(Result<Blocks>) + Send + 'static,
+    ) {
         // Behind no queue, and with nothing built for those that wait in one.
         if let Some(blocks) = self.try_read(offset, bytes) {
             return done(Ok(blocks));
         }
-        self.state.lane.wait_for_room();
+        if runner != Runner::Near {
+            self.state.lane.wait_for_room();
+        }
         self.note(Kind::Read, offset, bytes as u64);
-        let runner = Runner::Pool(Priority::Foreground);
         self.handle.inner.read_with(&self.state, offset, bytes, runner, Box::new(done));
     }
 

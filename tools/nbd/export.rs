@@ -16,9 +16,9 @@ use crate::payload::Payload;
 
 /// One disk. Its calls come from the threads of all connections at once.
 ///
-/// No call may block for longer than an answer from memory takes, for it runs on the thread of the connection; what
-/// takes longer keeps `done` and answers on another thread. `done` must be called, in any order and on any thread, also
-/// before the call returns; dropping it answers with an input/output error.
+/// No call but [`Self::read_alone`] may block for longer than an answer from memory takes, for it runs on the thread of the
+/// connection; what takes longer keeps `done` and answers on another thread. `done` must be called, in any order and on any
+/// thread, also before the call returns; dropping it answers with an input/output error.
 ///
 /// The promise of [`Features::multi_conn`]: what any connection was told is written, every other one reads, and a flush
 /// or a write with `fua` on one makes durable what all were told before.
@@ -34,6 +34,12 @@ pub trait Export: Send + Sync {
     }
 
     fn read(&self, offset: u64, bytes: u32, done: Done<Data>);
+
+    /// As [`Self::read`], of a client that has asked for nothing else. It may take as long as it takes to wake another
+    /// thread, some hundred microseconds: what the client asks for meanwhile waits for it.
+    fn read_alone(&self, offset: u64, bytes: u32, done: Done<Data>) {
+        self.read(offset, bytes, done);
+    }
 
     /// With `fua` it is answered when `data` is durable.
     fn write(&self, offset: u64, data: Payload, fua: bool, done: Done<()>);

@@ -28,6 +28,7 @@ mod limits;
 mod listen;
 mod negotiate;
 mod outbox;
+mod patience;
 mod payload;
 mod reply;
 mod server;

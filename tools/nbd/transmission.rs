@@ -5,11 +5,15 @@
 //!
 //! Invariants:
 //! 1. The thread waits in one place, [`Transmission::wait`], for all that can happen: bytes, room in the socket, the bell.
-//!    It waits in `recv` alone when nothing is owed, as then nothing else can happen; that saves a call a request.
+//!    It waits in `recv` alone when nothing is owed, as then nothing else can happen; that saves a call a request. For a
+//!    client that asks for one thing after the other it looks again for a moment before: see `patience.rs`.
 //! 2. A request whose head was understood is answered, also one whose payload must be skipped. After a head that was not,
 //!    the connection ends: nothing behind it can be told apart. Tests in `tests/hostile.rs`.
 //! 3. The connection ends when all that is at the export is answered, not before: who comes and goes fast has no more
 //!    there than who stays. Test: a_client_that_leaves_is_counted_until_its_requests_end.
+//! 4. Nothing is worked on for longer than memory takes but a read that is all that the client has asked for
+//!    ([`crate::export::Export::read_alone`]). If it asked for more meanwhile its next [`CROWD_READS`] reads are done elsewhere.
+//!    Tests: a_read_is_done_here_when_nothing_else_is_asked, a_client_that_asks_meanwhile_is_not_taken_for_alone_again_soon.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -24,6 +28,7 @@ use crate::export::{ErrorCode, Failure, Result, StatusQuery};
 use crate::input::Input;
 use crate::negotiate::End;
 use crate::outbox::{Admission, Outbox, Pending, Waiting};
+use crate::patience::Patience;
 use crate::payload::{Buffers, Payload};
 use crate::reply::{Answer, Ticket};
 use crate::session::{Session, Task, context_id};
@@ -36,6 +41,9 @@ const EXTENTS_MAX: usize = 16 << 10;
 /// Replies that wait for others before all of them are sent: enough for one call to pay, few enough that a client has
 /// something to do meanwhile.
 const REPLIES_TOGETHER: usize = 16;
+/// Reads for which a client that asked for several things at a time is taken for one that does. Then it is tried again, which
+/// costs it one wait for a read in so many.
+const CROWD_READS: u32 = 64;
 
 pub(crate) struct Transmission<'a> {
     stream: &'a mut Stream,
@@ -43,6 +51,9 @@ pub(crate) struct Transmission<'a> {
     session: &'a Session,
     outbox: &'a Arc<Outbox>,
     buffers: Arc<Buffers>,
+    patience: Patience<'static>,
+    /// So many reads more are taken for one of several.
+    crowd_left: u32,
     expected: Expected,
     /// The client sends nothing more.
     has_ended: bool,
@@ -86,9 +97,18 @@ impl<'a> Transmission<'a> {
         session: &'a Session,
         outbox: &'a Arc<Outbox>,
     ) -> Self {
-        let expected = Expected::Request;
-        let buffers = Arc::default();
-        Self { stream, input, session, outbox, buffers, expected, has_ended: false, is_gone: false }
+        Self {
+            stream,
+            input,
+            session,
+            outbox,
+            buffers: Arc::default(),
+            patience: Patience::new(),
+            crowd_left: 0,
+            expected: Expected::Request,
+            has_ended: false,
+            is_gone: false,
+        }
     }
 
     /// Serves until the client leaves, breaks the rules, or the server drains.
@@ -249,16 +269,16 @@ impl<'a> Transmission<'a> {
     }
 
     /// Hands an admitted request to the export.
-    fn execute(&self, task: Task, mut ticket: Ticket, payload: Payload) {
+    fn execute(&mut self, task: Task, mut ticket: Ticket, payload: Payload) {
         let (export, outbox) = (&self.session.export, self.outbox.clone());
         let (offset, bytes) = (ticket.offset, ticket.bytes);
         match task {
             Task::Nothing => outbox.finish(&ticket, Ok(Answer::Nothing)),
             Task::Read if bytes == 0 => outbox.finish(&ticket, Ok(Answer::Data(Vec::new().into()))),
-            // `BlockSizes::maximum` bounds it.
+            // `BlockSizes::maximum` bounds it, here and in `read`.
             Task::Read => match export.try_read(offset, bytes as u32) {
                 Some(answer) => outbox.finish(&ticket, answer.map(Answer::Data)),
-                None => export.read(offset, bytes as u32, Done::of_read(outbox, ticket)),
+                None => self.read(ticket),
             },
             Task::Write { fua } => export.write(offset, payload, fua, Done::of_nothing(outbox, ticket)),
             Task::Flush => export.flush(Done::of_nothing(outbox, ticket)),
@@ -276,11 +296,26 @@ impl<'a> Transmission<'a> {
         }
     }
 
+    /// A read that cannot be answered at once: here when it is all that the client wants, elsewhere when more may come.
+    fn read(&mut self, ticket: Ticket) {
+        let (export, offset, bytes) = (&self.session.export, ticket.offset, ticket.bytes as u32);
+        let is_only_one = self.input.is_empty() && self.outbox.in_flight().0 == 1;
+        let done = Done::of_read(self.outbox.clone(), ticket);
+        if !is_only_one || self.crowd_left > 0 {
+            self.crowd_left = self.crowd_left.saturating_sub(1);
+            return export.read(offset, bytes, done);
+        }
+        export.read_alone(offset, bytes, done);
+        if self.receive(false) {
+            self.crowd_left = CROWD_READS;
+        }
+    }
+
     /// Reads, or waits until something of what `lack` needs may be there.
     fn wait(&mut self, lack: Lack, pending: Pending, until: Option<Instant>) -> Result<(), End> {
         let wants_bytes = lack == Lack::Bytes && !self.has_ended;
         let has_unsent = pending.has_replies || !self.is_gone && !self.stream.push().unwrap_or(true);
-        if wants_bytes && self.receive(pending.requests == 0 && !has_unsent)? {
+        if wants_bytes && self.receive(pending.requests == 0 && !has_unsent) {
             return Ok(());
         }
         let waiting = if wants_bytes { Waiting::Replies } else { Waiting::Room };
@@ -305,7 +340,7 @@ impl<'a> Transmission<'a> {
     }
 
     /// Reads what has come, or `waits` for it; whether there was something, or the end.
-    fn receive(&mut self, waits: bool) -> Result<bool, End> {
+    fn receive(&mut self, waits: bool) -> bool {
         let received = match &mut self.expected {
             // Only what is left of it, straight to its place.
             Expected::Payload { payload, filled, .. } => {
@@ -313,7 +348,8 @@ impl<'a> Transmission<'a> {
                 *filled += *received.as_ref().unwrap_or(&0);
                 received
             }
-            _ => self.input.receive(self.stream, waits),
+            _ if waits => self.patience.wait(|waits| self.input.receive(self.stream, waits)),
+            _ => self.input.receive(self.stream, false),
         };
         match received {
             Ok(0) => {
@@ -321,13 +357,13 @@ impl<'a> Transmission<'a> {
                 self.outbox.hang_up();
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
                 tracing::debug!(%error, "a client is gone");
                 self.has_ended = true;
                 self.outbox.break_off();
             }
         }
-        Ok(true)
+        true
     }
 }

@@ -4,6 +4,7 @@
 //! |----------------|-----------------------------------------------------|------------------------------------------------|
 //! | read, in RAM   | `Volume::try_read`: the frames go to the socket     | the connection's thread                        |
 //! | read, not there| `Volume::read_with`                                 | the thread that brings the last block          |
+//! | the only one   | `Volume::read_near_with`                            | the connection's thread, if the SSD has it     |
 //! | write          | `Volume::write_with`, with FUA a flush behind it    | at once, or a thread of the cache              |
 //! | flush          | `Volume::flush_with`                                | a thread of the cache                          |
 //! | trim, zeroes   | `Volume::discard_with`                              | as a write                                     |
@@ -220,16 +221,12 @@ impl Export for VolumeExport {
     }
 
     fn read(&self, offset: u64, bytes: u32, done: Done<Data>) {
-        let request = self.begin(Operation::ReadDisk, bytes.into(), done);
-        let volume = self.volume.clone();
-        let again = move || read_copy(&volume, offset, bytes);
-        if bytes > LENT_BYTES_MAX {
-            return self.patient.run(move || request.read(patiently(again)));
-        }
-        let patient = self.patient.clone();
-        self.volume.read_with(offset, bytes as usize, move |result| {
-            let result = result.map(|blocks| (blocks.answer(), lent(blocks)));
-            retried(&patient, result, again, |result| request.read(result));
+        self.start_read(offset, bytes, done, |volume, end| volume.read_with(offset, bytes as usize, end));
+    }
+
+    fn read_alone(&self, offset: u64, bytes: u32, done: Done<Data>) {
+        self.start_read(offset, bytes, done, |volume, end| {
+            volume.read_near_with(offset, bytes as usize, end);
         });
     }
 
@@ -300,6 +297,28 @@ impl Export for VolumeExport {
 }
 
 impl VolumeExport {
+    /// Has `start` read what is not too long to be lent.
+    fn start_read(
+        &self,
+        offset: u64,
+        bytes: u32,
+        done: Done<Data>,
+        start: impl FnOnce(&Volume, Box<dyn FnOnce(terrace::Result<Blocks>) + Send>),
+    ) {
+        let request = self.begin(Operation::ReadDisk, bytes.into(), done);
+        let volume = self.volume.clone();
+        let again = move || read_copy(&volume, offset, bytes);
+        if bytes > LENT_BYTES_MAX {
+            return self.patient.run(move || request.read(patiently(again)));
+        }
+        let patient = self.patient.clone();
+        let end = move |result: terrace::Result<Blocks>| {
+            let result = result.map(|blocks| (blocks.answer(), lent(blocks)));
+            retried(&patient, result, again, |result| request.read(result));
+        };
+        start(&self.volume, Box::new(end));
+    }
+
     fn discard(&self, offset: u64, bytes: u64, finish: impl FnOnce(terrace::Result<()>) + Send + 'static) {
         let (patient, volume) = (self.patient.clone(), self.volume.clone());
         let again = move || volume.discard(offset, bytes);

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use terrace::tiers::ssd::Geometry;
 use terrace::tiers::testing::MemoryDevice;
-use terrace::{BlockSize, Cache, Config, Device, RamSize, Volume, WriteMode};
+use terrace::{BlockSize, Cache, Config, Device, RamSize, SsdConfig, SsdSize, Volume, WriteMode};
 
 use super::*;
 
@@ -12,7 +13,7 @@ const BLOCK: usize = 4096;
 const DISK_BYTES: u64 = 4 << 20;
 
 struct Bench {
-    _cache: Cache,
+    cache: Cache,
     device: Arc<MemoryDevice>,
     volume: Volume,
     export: VolumeExport,
@@ -24,16 +25,34 @@ impl Bench {
     }
 
     fn of_size(blocks: u64, mode: WriteMode, read_only: bool) -> Self {
+        Self::over(None, blocks, mode, read_only)
+    }
+
+    /// The first blocks are on the SSD alone.
+    fn with_copies_on_the_ssd() -> (Self, Arc<MemoryDevice>) {
+        let layout = Geometry::for_blocks(block_size(), 1024).expect("a layout");
+        let ssd = Arc::new(MemoryDevice::new(layout.file_bytes()));
+        let on_ssd = SsdConfig::on_device(ssd.clone(), SsdSize::Blocks(1024));
+        let bench = Self::over(Some(on_ssd), 16, WriteMode::Through, false);
+        for block in 0..64 {
+            bench.volume.read_ref(block * BLOCK as u64, BLOCK).expect("memory does not fail");
+            bench.cache.settle().expect("the cache settles");
+        }
+        (bench, ssd)
+    }
+
+    fn over(ssd: Option<SsdConfig>, blocks: u64, mode: WriteMode, read_only: bool) -> Self {
         let mut config = Config::new(RamSize::Blocks(blocks));
-        config.block_size = BlockSize::new(BLOCK as u64).expect("a block size");
+        config.block_size = block_size();
         (config.shards, config.slack_blocks, config.frame_wait_ms) = (Some(1), Some(4), 10);
+        (config.ssd, config.ssd_threads) = (ssd, 1);
         let cache = Cache::open(&config).expect("the cache opens");
         let device = Arc::new(MemoryDevice::new(DISK_BYTES));
         let volume = cache.attach("disk", device.clone(), mode).expect("the volume attaches");
         let helpers = || Helpers::new("helper", 1).expect("a thread");
         let about = About { description: String::new(), read_only };
         let export = VolumeExport::new(volume.clone(), about, helpers(), helpers());
-        Self { _cache: cache, device, volume, export }
+        Self { cache, device, volume, export }
     }
 
     fn stored(&self, offset: u64, bytes: usize) -> Vec<u8> {
@@ -47,6 +66,10 @@ impl Bench {
         let snapshot = self.export.meter().snapshot().swap_remove(operation as usize);
         (snapshot.latency.count, snapshot.errors)
     }
+}
+
+fn block_size() -> BlockSize {
+    BlockSize::new(BLOCK as u64).expect("a block size")
 }
 
 /// The end of a request, and where it says so.
@@ -96,6 +119,26 @@ fn reads_are_counted_by_where_they_were_answered() {
     let data = bench.export.try_read(100, 100).expect("it is in RAM").expect("it is no error");
     assert_eq!(data.len_bytes(), 100);
     assert_eq!(bench.counted(Operation::ReadRam), (1, 0));
+}
+
+#[test]
+fn a_read_that_is_alone_needs_no_worker_for_what_the_ssd_has_and_one_of_several_waits_for_one() {
+    let (bench, ssd) = Bench::with_copies_on_the_ssd();
+    let (alone, one_of_several) = (done(), done());
+    std::thread::scope(|scope| {
+        // The only worker of the SSD writes what leaves RAM.
+        ssd.stall(terrace::tiers::testing::Operation::Write);
+        (0..16).for_each(|block| drop(bench.volume.read_ref((200 + block) * BLOCK as u64, BLOCK)));
+        scope.spawn(|| bench.cache.settle().expect("the cache settles"));
+        ssd.wait_until_held(1);
+        bench.export.read_alone(0, 512, alone.0);
+        bench.export.read(2 * BLOCK as u64, 512, one_of_several.0);
+        let are_answered = [&alone.1, &one_of_several.1].map(|answers| answers.try_recv().is_ok());
+        ssd.resume();
+        assert_eq!(are_answered, [true, false]);
+    });
+    assert_eq!(one_of_several.1.recv().expect("it is answered").expect("it is read").len_bytes(), 512);
+    assert_eq!((bench.counted(Operation::ReadSsd), bench.counted(Operation::ReadRam)), ((2, 0), (0, 0)));
 }
 
 #[test]

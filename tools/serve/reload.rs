@@ -192,8 +192,8 @@ impl Changes<'_> {
 
     fn of_modes(&mut self, current: &Plan, wanted: &Plan) {
         for export in &wanted.exports {
-            let changed = find(current, export).is_some_and(|before| before.write != export.write);
-            if changed && !export.read_only {
+            let changed = |before: &ExportPlan| before.write != export.write && !before.read_only;
+            if find(current, export).is_some_and(changed) && !export.read_only {
                 let name = &export.name;
                 self.make(format!("mode of {name}"), |service| service.set_mode(Some(name), export.write));
             }
@@ -236,10 +236,16 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
     .collect();
     for export in &wanted.exports {
         let Some(before) = find(current, export) else { continue };
-        let same = ExportPlan { write: before.write, ..export.clone() };
-        if same != *before {
-            waiting.push(format!("backing, read-only and description of {}", export.name));
-        }
+        let ExportPlan { name, backing, write: _, read_only, exclusive, mark, description } = export;
+        let differing = [
+            (before.backing != *backing, "backing"),
+            (before.read_only != *read_only, "read-only"),
+            (before.exclusive != *exclusive, "exclusive"),
+            (before.mark != *mark, "mark"),
+            (before.description != *description, "description"),
+        ];
+        let differing = differing.into_iter().filter(|&(differs, _)| differs);
+        waiting.extend(differing.map(|(_, what)| format!("{what} of {name}")));
     }
     waiting
 }

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use serde_json::Value;
 
 use crate::common::{Playground, Run};
-use crate::harness::{MIB, Server, have, make_disk, nbdsh};
+use crate::harness::{MIB, Server, have, make_disk, nbdsh, number, stats};
+use crate::raw::{Ask, Client, READ};
 
 fn ctl(ground: &Playground, arguments: &[&str]) -> Run {
     ground.terrace(&[&["ctl", "--socket", "nbd.control"], arguments].concat())
@@ -73,7 +74,7 @@ except nbd.Error:
 }
 
 #[test]
-fn modes_and_sizes_change_while_the_service_runs() {
+fn modes_change_and_the_ssd_goes_and_comes_while_the_service_runs() {
     let ground = Playground::new();
     make_disk(&ground, "disk", 4 * MIB);
     let server = Server::of_disk(&ground, &["--ssd-file", "ssd", "--ssd-size", "128MiB"]);
@@ -83,15 +84,6 @@ fn modes_and_sizes_change_while_the_service_runs() {
     assert!(refused(&ground, &["detach-ssd"]).contains("give it another mode first"));
     assert_eq!(told(&ground, &["set-mode", "through"]), "every export writes in mode through");
     assert!(told(&ground, &["safe-to-unplug"]).starts_with("yes: "));
-    // What the cache made of it.
-    let room = |size: &str| -> u64 {
-        let told = told(&ground, &["resize-ram", &format!("{size}MiB")]);
-        let blocks = told.strip_prefix(&format!("RAM has {size} MiB and room for ")).expect("it says so");
-        blocks.split(' ').next().expect("a word").parse().expect("a number")
-    };
-    let (small, large) = (room("32"), room("64"));
-    assert!((1800..2048).contains(&small) && (1800..2048).contains(&(large / 2)), "{small}, {large} blocks");
-    assert!(told(&ground, &["resize-ssd", "256MiB"]).starts_with("the SSD has 256 MiB and room for "));
     assert_eq!(told(&ground, &["flush"]), "everything written before is durable");
     assert_eq!(told(&ground, &["drain"]), "the disks durably have everything");
     told(&ground, &["detach-ssd"]);
@@ -99,6 +91,55 @@ fn modes_and_sizes_change_while_the_service_runs() {
     told(&ground, &["attach-ssd", "ssd", "128MiB"]);
     assert_eq!(json(&ground, "stats")["ssd_bytes"], 128 << 20);
     assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn a_tier_has_the_size_that_was_told_when_its_resize_is_answered() {
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    let server = Server::of_disk(&ground, &[]);
+    let mut client = Client::at(ground.path());
+    // Reads all blocks of the disk; how many of them RAM had not.
+    let mut missed = || {
+        let disk_reads = || number(&stats(&ground)["counters"]["disk_reads"]);
+        let before = disk_reads();
+        for block in 0..256 {
+            let ask = Ask { command: READ, offset: block << 14, length: 16 << 10, ..Ask::default() };
+            assert!(client.ask(&ask, &[]).is_ok());
+        }
+        disk_reads() - before
+    };
+    assert_eq!((missed(), missed()), (256, 0));
+    let small = resize(&ground, "ram", "RAM", 1);
+    assert!((16..64).contains(&small), "{small} blocks");
+    assert!(missed() >= 256 - small, "no more are there than there is room for");
+    assert!((1800..2048).contains(&resize(&ground, "ram", "RAM", 32)));
+    missed();
+    assert_eq!(missed(), 0, "all have room again");
+    assert_eq!(server.stop().code, Some(0));
+
+    let server = Server::of_disk(&ground, &["--ssd-file", "ssd", "--ssd-size", "128MiB"]);
+    let has = || {
+        let file = std::fs::metadata(ground.path().join("ssd")).expect("it is there");
+        (number(&stats(&ground)["now"]["ssd_capacity_blocks"]), file.len() >> 20)
+    };
+    let (before, file_mib) = has();
+    assert!(file_mib <= 128, "{file_mib} MiB");
+    let large = resize(&ground, "ssd", "the SSD", 256);
+    assert!(large > before + 4096, "{before} blocks, then {large}");
+    let (now, file_mib) = has();
+    assert!(now == large && (129..=256).contains(&file_mib), "{now} blocks in {file_mib} MiB");
+    assert_eq!(resize(&ground, "ssd", "the SSD", 128), before);
+    assert!(has().0 == before && has().1 <= 128, "{:?}", has());
+    assert_eq!(server.stop().code, Some(0));
+}
+
+/// Gives a tier so many MiB; for how many blocks it says that this is room.
+fn resize(ground: &Playground, tier: &str, name: &str, mib: u64) -> u64 {
+    let told = told(ground, &[&format!("resize-{tier}"), &format!("{mib}MiB")]);
+    let blocks = told.strip_prefix(&format!("{name} has {mib} MiB and room for ")).expect("it says so");
+    assert_eq!(number(&stats(ground)[format!("{tier}_bytes")]), mib << 20);
+    blocks.split(' ').next().expect("a word").parse().expect("a number")
 }
 
 #[test]

@@ -91,9 +91,15 @@ fn the_ssd_stays_warm_over_a_kill_when_nobody_else_writes_to_the_disk() {
         let arguments = [&SERVE[..], more].concat();
         let read_all = || run(&ground, "nbdcopy", &["--requests=2", &uri(&ground, ""), "null:"]);
         let server = Server::start(&ground, &arguments);
-        read_all();
-        // What went to the SSD first is in segments that are full.
-        read_all();
+        // Until many segments are full, and nothing is on its way that belongs to them.
+        loop {
+            read_all();
+            let stats = stats(&ground);
+            let written = number(&stats["counters"]["ssd_blocks_written"]);
+            if written > 2000 && number(&stats["now"]["ssd_queue_depth"]) == 0 {
+                break;
+            }
+        }
         server.kill();
         let server = Server::start(&ground, &arguments);
         let before = stats_when_read(&ground);

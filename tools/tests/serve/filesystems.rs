@@ -104,14 +104,14 @@ impl<'a> Disk<'a> {
     }
 
     fn unmount(&self) {
-        run(self.ground, "umount", &["mounted"]);
+        unmount(self.ground, "mounted");
     }
 
     /// Takes the device away in order; nbdfuse has flushed when it ends.
     fn detach(mut self) {
         run(self.ground, "losetup", &["--detach", &self.device]);
         self.device.clear();
-        run(self.ground, "umount", &["fuse"]);
+        unmount(self.ground, "fuse");
         assert!(self.nbdfuse.wait().expect("it is ours").success(), "nbdfuse");
         fs::remove_file(self.ground.path().join("nbdfuse.pid")).expect("it wrote it");
     }
@@ -306,4 +306,18 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, wanted: &BTreeMap<PathBuf, Ve
         panic!("{} {what}", path.display());
     }
     assert_eq!(found.len(), wanted.len(), "there is more than was written");
+}
+
+/// Programs that other tests start have the files that are open here until they are themselves, and hold the mount till then.
+fn unmount(ground: &Playground, folder: &str) {
+    for _ in 0..500 {
+        let output = try_run(ground, "umount", &[folder]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            return;
+        }
+        assert!(stderr.contains("target is busy"), "umount {folder}: {stderr}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{folder} stays busy");
 }

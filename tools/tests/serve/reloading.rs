@@ -1,6 +1,8 @@
 //! What a service takes over from its file while clients are connected.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -87,14 +89,39 @@ fn what_waits_for_the_next_start_is_named_and_stays_as_it_is() {
         server.signal(Signal::HUP);
         assert_eq!(
             server.next_line(),
-            "terrace: waits for the next start: control, http, block-size, ssd-write-budget, ssd-file, backing, \
-             read-only and description of one"
+            "terrace: waits for the next start: control, http, block-size, ssd-write-budget, ssd-file, description \
+             of one"
         );
+    }
+    make_disk(&ground, "other.img", MIB);
+    for (line, named) in [
+        ("exclusive = true", "exclusive"),
+        ("mark = \"one.mark\"", "mark"),
+        ("read-only = true\nexclusive = true", "read-only of one, exclusive"),
+        ("backing = \"other.img\"", "backing"),
+    ] {
+        let backing = "backing = \"one.img\"";
+        let of_one = if line.starts_with("backing") { line.into() } else { format!("{backing}\n{line}") };
+        ground.file("conf", config.replace(backing, &of_one).as_bytes());
+        server.signal(Signal::HUP);
+        assert_eq!(server.next_line(), format!("terrace: waits for the next start: {named} of one"));
     }
     let in_force = stats(&ground);
     assert_eq!(in_force["block_bytes"], 16 << 10);
     assert_eq!(in_force["ssd_write_budget_bytes_per_day"], serde_json::Value::Null);
     assert!(["other", "other-ssd"].iter().all(|name| !ground.path().join(name).exists()));
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn a_disk_that_may_be_written_from_the_next_start_on_has_its_mode_from_then_on_too() {
+    let ground = Playground::new();
+    make_disk(&ground, "one.img", MIB);
+    ground.file("conf", format!("{CONFIG}read-only = true\n").as_bytes());
+    let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
+    ground.file("conf", format!("{CONFIG}write = \"back\"\n").as_bytes());
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: waits for the next start: read-only of one");
     assert_eq!(server.stop().code, Some(0));
 }
 
@@ -219,6 +246,53 @@ fn a_file_of_which_a_part_cannot_be_changes_nothing_and_says_why() {
     assert_eq!(server.next_line(), "terrace: the file says what is in force");
     assert!(Client::at(ground.path()).ask(&READ_ONE, &[]).is_ok());
     assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn a_socket_that_was_passed_and_that_all_reach_is_not_without_tls_by_a_hangup_either() {
+    if !have(&["openssl"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "one.img", MIB);
+    make_certificates(&ground, "pki");
+    let open = CONFIG.replace("listen = [\"unix:nbd\"]", "");
+    let closed = open.clone() + "[tls]\ncert = \"pki/server-cert.pem\"\nkey = \"pki/server-key.pem\"\n";
+    let socket = || std::net::TcpListener::bind("0.0.0.0:0").expect("a port is free").into();
+    ground.file("conf", open.as_bytes());
+    let refused = started_with(&ground, socket()).output().expect("there is a shell");
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("whoever reaches 0.0.0.0:"), "{stderr}");
+    ground.file("conf", closed.as_bytes());
+    let mut server = Server::spawn(&mut started_with(&ground, socket()));
+    assert!(server.ready.contains("0.0.0.0:"), "{}", server.ready);
+    let mut hang_up = |config: &str| {
+        ground.file("conf", config.as_bytes());
+        server.signal(Signal::HUP);
+        server.next_line()
+    };
+    let line = hang_up(&open);
+    assert!(line.contains("the file was not taken over: whoever reaches 0.0.0.0:"), "{line}");
+    assert_eq!(hang_up(&closed), "terrace: the file says what is in force");
+    assert_eq!(hang_up(&format!("insecure = true\n{open}")), "terrace: changed: tls");
+    assert_eq!(server.stop().code, Some(0));
+    // One that this machine alone reaches needs none.
+    let own = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free").into();
+    ground.file("conf", open.as_bytes());
+    let mut server = Server::spawn(&mut started_with(&ground, own));
+    server.signal(Signal::HUP);
+    assert_eq!(server.next_line(), "terrace: the file says what is in force");
+    assert_eq!(server.stop().code, Some(0));
+}
+
+/// A service of `conf`, started with this socket as systemd does it: it is descriptor 3, and the variables name the process.
+fn started_with(ground: &Playground, socket: OwnedFd) -> Command {
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config conf";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_terrace")]).current_dir(ground.path());
+    command.stdin(Stdio::from(socket)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 #[test]

@@ -29,6 +29,13 @@ fn write(ground: &Playground, offset: u64) -> Vec<u8> {
     data
 }
 
+/// Bytes at 0 that are to be kept, whatever comes.
+fn write_and_flush(ground: &Playground) -> Vec<u8> {
+    let data = write(ground, 0);
+    assert_eq!(Client::at(ground.path()).ask(&Ask { command: FLUSH, ..Ask::default() }, &[]), Ok(vec![]));
+    data
+}
+
 fn check_in_place(ground: &Playground, file: &str, offset: u64, data: &[u8]) {
     let stored = contents(&ground.path().join(file));
     assert!(stored[offset as usize..][..data.len()] == *data, "what was acknowledged at {offset} is lost");
@@ -132,8 +139,7 @@ fn stuck(ground: &Playground, stop_timeout: &str) -> Option<(Server, SlowDisk, V
     make_disk(ground, "below", 4 * MIB);
     let disk = SlowDisk::of(ground.path(), "below", "disk", 100_000)?;
     let server = Server::of_disk(ground, &["--write", "back", "--stop-timeout", stop_timeout]);
-    let flushed = write(ground, 0);
-    assert_eq!(Client::at(ground.path()).ask(&Ask { command: FLUSH, ..Ask::default() }, &[]), Ok(vec![]));
+    let flushed = write_and_flush(ground);
     disk.stand_still();
     write(ground, 1 << 20);
     Some((server, disk, flushed))
@@ -188,7 +194,7 @@ fn a_disk_that_takes_no_writes_ends_the_service_with_what_is_lost() {
     command.args(serve.get_args()).current_dir(ground.path());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let server = Server::spawn(&mut command);
-    let kept = write(&ground, 0);
+    let kept = write_and_flush(&ground);
     write(&ground, 3_000_000);
     let ended = server.stop();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);

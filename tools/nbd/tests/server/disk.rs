@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
@@ -53,6 +54,10 @@ pub(crate) struct Disk {
     came: Condvar,
     /// Every call but `info`.
     pub(crate) calls: AtomicUsize,
+    /// Calls of `read_alone`.
+    pub(crate) alone: AtomicUsize,
+    /// What the next of them waits for.
+    pub(crate) alone_waits_for: Mutex<Option<Receiver<()>>>,
     /// Bytes that readers hold.
     lent: Arc<Lent>,
     /// What every read answers in place of the file's bytes.
@@ -111,6 +116,8 @@ impl Disk {
             held: Mutex::default(),
             came: Condvar::new(),
             calls: AtomicUsize::new(0),
+            alone: AtomicUsize::new(0),
+            alone_waits_for: Mutex::default(),
             lent: Arc::default(),
             fails_with: Mutex::default(),
         })
@@ -221,6 +228,15 @@ impl Export for Disk {
 
     fn read(&self, offset: u64, bytes: u32, done: Done<Data>) {
         self.answer(done, move |file| read(file, offset, bytes).map(Data::from));
+    }
+
+    fn read_alone(&self, offset: u64, bytes: u32, done: Done<Data>) {
+        self.alone.fetch_add(1, Ordering::SeqCst);
+        let waits_for = self.alone_waits_for.lock().take();
+        if let Some(waits_for) = waits_for {
+            waits_for.recv().unwrap();
+        }
+        self.read(offset, bytes, done);
     }
 
     fn write(&self, offset: u64, data: Payload, fua: bool, done: Done<()>) {

@@ -1,5 +1,6 @@
 //! The end: of the server, and of an export.
 
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use terrace_nbd::Drained;
@@ -36,6 +37,32 @@ fn what_was_begun_is_answered_and_what_comes_then_is_refused() {
         assert!(!served.path().exists(), "the socket's file is gone too");
         assert_eq!(disk.bytes(0, 3), content(0, 3));
     }
+}
+
+#[test]
+fn a_read_that_is_done_on_the_connections_thread_is_answered_before_the_end() {
+    let disk = Disk::filled(1 << 20, Answers::WhenReleased);
+    let mut served = Served::new(&disk);
+    let (go_on, waits) = channel();
+    *disk.alone_waits_for.lock() = Some(waits);
+    let mut busy = Client::ready(served.path(), Heads::Simple);
+    let mut idle = Client::ready(served.path(), Heads::Simple);
+    let ask = Ask { command: READ, length: 512, cookie: 1, ..Ask::default() };
+    busy.send_request(ask);
+    while disk.alone_waits_for.lock().is_some() {
+        std::thread::yield_now();
+    }
+    let server = served.server.take().unwrap();
+    let drained = std::thread::spawn(move || server.shutdown(LONG));
+    idle.expect_end();
+    let late = Ask { cookie: 2, ..ask };
+    busy.send_request(late);
+    go_on.send(()).unwrap();
+    assert_eq!(busy.reply(late), Err(ESHUTDOWN));
+    disk.release();
+    assert_eq!(busy.reply(ask), Ok(content(0, 512)));
+    busy.expect_end();
+    assert_eq!(drained.join().unwrap(), Drained { in_order: 2, cut: 0, stuck: 0 });
 }
 
 #[test]

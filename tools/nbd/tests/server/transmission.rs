@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
 
 use terrace_nbd::{ErrorCode, Failure};
 
@@ -294,6 +296,89 @@ fn replies_come_in_the_order_of_the_answers() {
     disk.release();
     let cookies: Vec<u64> = (0..5).map(|_| client.chunk(1).cookie).collect();
     assert_eq!(cookies, [4, 3, 2, 1, 0]);
+}
+
+#[test]
+fn a_read_is_done_here_when_nothing_else_is_asked() {
+    let disk = Disk::filled(DISK_BYTES, Answers::WhenReleased);
+    let served = Served::new(&disk);
+    let mut client = Client::ready(served.path(), Heads::Simple);
+    let alone = || disk.alone.load(Ordering::SeqCst);
+    let ask = Ask { command: READ, length: 512, ..Ask::default() };
+    let release = |client: &mut Client, count| {
+        disk.wait_for(count);
+        disk.release();
+        (0..count).for_each(|_| assert_eq!(client.reply(ask), Ok(content(0, 512))));
+    };
+    for count in 1..=3 {
+        client.send_request(ask);
+        release(&mut client, 1);
+        assert_eq!(alone(), count);
+    }
+    client.send(&client.request(ask).repeat(2));
+    release(&mut client, 2);
+    assert_eq!(alone(), 3, "they came together");
+    client.send_request(ask);
+    disk.wait_for(1);
+    client.send_request(ask);
+    release(&mut client, 2);
+    assert_eq!(alone(), 4, "the second came while the first was under way");
+    client.send_request(Ask { command: FLUSH, ..Ask::default() });
+    disk.wait_for(1);
+    client.send_request(ask);
+    disk.wait_for(2);
+    assert_eq!(alone(), 4, "a flush was under way");
+}
+
+#[test]
+fn a_client_that_asks_meanwhile_is_not_taken_for_alone_again_soon() {
+    let disk = Disk::filled(DISK_BYTES, Answers::Elsewhere);
+    let served = Served::new(&disk);
+    let mut client = Client::ready(served.path(), Heads::Simple);
+    let (go_on, waits) = channel();
+    *disk.alone_waits_for.lock() = Some(waits);
+    let ask = Ask { command: READ, length: 512, ..Ask::default() };
+    let alone = || disk.alone.load(Ordering::SeqCst);
+    client.send_request(ask);
+    while alone() == 0 {
+        std::thread::yield_now();
+    }
+    client.send_request(ask);
+    go_on.send(()).unwrap();
+    (0..2).for_each(|_| assert_eq!(client.reply(ask), Ok(content(0, 512))));
+    for _ in 1..64 {
+        assert_eq!(client.read(0, 512), Ok(content(0, 512)));
+        assert_eq!(alone(), 1);
+    }
+    assert_eq!(client.read(0, 512), Ok(content(0, 512)));
+    assert_eq!(alone(), 2, "it asks for one thing after the other now");
+}
+
+#[test]
+fn a_client_that_leaves_while_its_read_is_done_here_is_answered_if_it_listens_and_holds_nobody_up() {
+    let disk = Disk::filled(DISK_BYTES, Answers::Elsewhere);
+    let served = Served::new(&disk);
+    let mut other = Client::ready(served.path(), Heads::Simple);
+    let ask = Ask { command: READ, length: 512, ..Ask::default() };
+    for listens in [false, true] {
+        let (go_on, waits) = channel();
+        *disk.alone_waits_for.lock() = Some(waits);
+        let mut client = Client::ready(served.path(), Heads::Simple);
+        client.send_request(ask);
+        while disk.alone_waits_for.lock().is_some() {
+            std::thread::yield_now();
+        }
+        client.stop_sending();
+        let client = listens.then_some(client);
+        assert_eq!(other.read(5, 512), Ok(content(5, 512)));
+        assert_eq!(served.server().stats().requests_in_flight, 1);
+        go_on.send(()).unwrap();
+        if let Some(mut client) = client {
+            assert_eq!(client.reply(ask), Ok(content(0, 512)));
+            client.expect_end();
+        }
+        served.wait_for_connections(1);
+    }
 }
 
 #[test]
