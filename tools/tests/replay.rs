@@ -170,8 +170,9 @@ fn bytes_changed_behind_the_caches_back_end_the_run_with_1_and_name_the_block() 
     let ground = Playground::new();
     let ids: Vec<u8> = (0..2000).flat_map(|id| format!("{id}\n").into_bytes()).collect();
     ground.file("t", &ids);
-    // Slow enough that the file is spoiled long before the trace ends.
-    let run = ["replay", "t", "--block-size", "4k", "--backing", "disk", "--disk-iops", "100", "--json"];
+    // Reads in a row cost their bytes alone: at this rate the trace takes 32 s, and the file is spoiled long before its end.
+    let run =
+        ["replay", "t", "--block-size", "4k", "--backing", "disk", "--disk-bandwidth", "250KB/s", "--json"];
     let child = ground.command(&run).spawn().expect("the binary was built for this test");
     let disk = ground.path().join("disk");
     let patience = std::time::Instant::now();
