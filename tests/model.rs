@@ -26,7 +26,7 @@ struct Case {
     ssd_blocks: u64,
     shards: u32,
     mode: WriteMode,
-    /// The volume may get mode `back-ssd` while it is in use.
+    /// The volume may get mode `back-ssd` while it is in use, and leave it; without, it stays in that or never has it.
     may_log: bool,
     threads: usize,
     stretch_bytes: usize,
@@ -96,7 +96,11 @@ impl Worker<'_> {
     }
 
     fn switch_mode(&mut self) {
-        let modes = if self.case.may_log { &MODES[..] } else { &MODES[..3] };
+        let modes = match (self.case.may_log, self.case.mode) {
+            (true, _) => &MODES[..],
+            (false, WriteMode::BackSsd) => &MODES[3..],
+            (false, _) => &MODES[..3],
+        };
         self.volume.set_mode(modes[self.random.usize(..modes.len())]).expect("the mode changes");
     }
 

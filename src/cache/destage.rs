@@ -351,6 +351,7 @@ impl Inner {
                     tier.retire_unneeded();
                 });
                 self.make_voids_durable();
+                ssd.state.lock().times_room_was_made += 1;
                 self.take_put_off(volume);
                 if self.leaves_logs_be() {
                     self.ticker.watched_volumes().iter().for_each(|other| self.take_put_off(other));

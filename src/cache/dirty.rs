@@ -17,7 +17,7 @@ use super::Result;
 use super::destage::Destage;
 use super::fence::Fences;
 use super::flush::FlushDone;
-use super::log::LoggedGroup;
+use super::log::LoggedGroups;
 use super::mark::VolumeMark;
 use super::mode::Route;
 use crate::config::WriteMode;
@@ -202,7 +202,7 @@ pub(super) struct Dirty {
     /// Dirty blocks of an epoch that waits for the first one to be in the log.
     pub(super) later: BTreeSet<u64>,
     /// In the log and not durable, the oldest first: they wait for someone who needs a sync.
-    pub(super) logged: Vec<LoggedGroup>,
+    pub(super) logged: LoggedGroups,
     /// `logged` has waited for `writeback_delay`.
     pub(super) log_is_due: bool,
     /// Blocks that only an SSD had which cannot be read.
@@ -390,13 +390,11 @@ impl Dirty {
     /// For one that came since, that is the past: it waits, and what was held back is tried again at once.
     #[must_use]
     pub(super) fn take_failed_flushes(&mut self, began: Began) -> Vec<FlushDone> {
-        let (failed, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < began.epoch);
-        self.flushes = later;
+        let failed = self.take_flushes_before(began.epoch);
         if !self.flushes.is_empty() {
             self.end_pause();
         }
-        failed.into_iter().map(|(_, done)| done).collect()
+        failed
     }
 
     /// Someone waits: a pause after a failure ends here.
@@ -449,7 +447,7 @@ impl Dirty {
     }
 
     /// What is in the log and not durable, for the caller to make it so.
-    pub(super) fn take_logged(&mut self) -> Vec<LoggedGroup> {
+    pub(super) fn take_logged(&mut self) -> LoggedGroups {
         self.log_is_due = false;
         std::mem::take(&mut self.logged)
     }
@@ -466,11 +464,12 @@ impl Dirty {
 
     /// The flushes whose blocks are all below, or in the log.
     fn take_written_flushes(&mut self) -> Vec<FlushDone> {
-        let first = self.first_epoch();
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.flushes).into_iter().partition(|(epoch, _)| *epoch < first);
-        self.flushes = rest;
-        ready.into_iter().map(|(_, done)| done).collect()
+        self.take_flushes_before(self.first_epoch())
+    }
+
+    fn take_flushes_before(&mut self, epoch: u64) -> Vec<FlushDone> {
+        let taken = self.flushes.extract_if(.., |(wanted, _)| *wanted < epoch);
+        taken.map(|(_, done)| done).collect()
     }
 
     /// The flushes whose blocks are all below wait for a sync from now on; true when the caller has to start it.

@@ -181,8 +181,9 @@ impl Inner {
 
     fn run_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, began: Began) {
         let (blocks, epoch) = volume.blocks_of_discard(id);
-        let (stretch, version) = self.date_discard(volume, &blocks);
+        let version = self.date_discard(volume);
         if let Some(ssd) = self.ssd() {
+            let stretch = Stretch::new(volume, blocks.clone());
             ssd.void_range(stretch.first(), stretch.count(), version);
         }
         let prepared = self.before_write_below(volume);
@@ -218,8 +219,10 @@ impl Inner {
     fn log_discard(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64, began: Began) {
         let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let (blocks, epoch) = volume.blocks_of_discard(id);
-        let (stretch, version) = self.date_discard(volume, &blocks);
-        let result = ssd.put_tombstone(&stretch, version, volume.log_epoch(epoch));
+        let stretch = Stretch::new(volume, blocks.clone());
+        let date = || self.date_discard(volume);
+        let before = ssd.room();
+        let result = ssd.put_tombstone(&stretch, date, volume.log_epoch(epoch));
         let mut dirty = volume.dirty.lock();
         match result {
             Ok(true) => {
@@ -230,6 +233,8 @@ impl Inner {
             Ok(false) => {
                 dirty.fences.discard(id).step = Step::PutOff;
                 volume.fence_changed.notify_all();
+                drop(dirty);
+                self.retry_if_room_was_made(volume, &ssd, before);
             }
             // It goes below when all that the log has is there.
             Err(_) if ssd.is_off() => {
@@ -256,10 +261,10 @@ impl Inner {
 
     /// The version of a discard that is run: higher than that of every copy from before its fence stood, and lower than
     /// that of every one from after it is lifted.
-    fn date_discard(&self, volume: &VolumeState, blocks: &Range<u64>) -> (Stretch, Version) {
+    fn date_discard(&self, volume: &VolumeState) -> Version {
         let version = self.next_version();
         volume.raise_version(version);
-        (Stretch::new(volume, blocks.clone()), version)
+        version
     }
 
     fn discard_failed(

@@ -42,7 +42,22 @@ use crate::sync::wake_all;
 /// it are neighbours.
 const DESTAGE_LOAD: f64 = 0.25;
 
+/// What there may come to be room by.
+#[derive(Clone, Copy)]
+pub(super) struct LogRoom {
+    /// Nothing is given back before that is over.
+    is_recovering: bool,
+    /// See [`super::ssd::SsdState`].
+    times_made: u64,
+}
+
 impl SsdTier {
+    /// To be asked before the log is asked for room, so that who is refused sees what came in between.
+    pub(super) fn room(&self) -> LogRoom {
+        let state = self.state.lock();
+        LogRoom { is_recovering: state.tier.is_recovering(), times_made: state.times_room_was_made }
+    }
+
     /// The clean copy of `block` is older than what is written now; the one in the log stays until that is durable.
     pub(super) fn void_clean(&self, block: BlockId, version: Version) {
         let mut state = self.state.lock();
@@ -158,6 +173,9 @@ pub(super) struct LoggedGroup {
     began: Began,
 }
 
+/// One, when a blocking flush takes what it has just written.
+pub(super) type LoggedGroups = SmallVec<[LoggedGroup; 1]>;
+
 impl Inner {
     /// Writes a group to the log, on this thread; syncs it if someone waits for that, and else leaves that to others.
     pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group) {
@@ -174,9 +192,10 @@ impl Inner {
             volume.raise_version(version);
             NewCopy { block: taken.block, version, mask, epoch: volume.log_epoch(taken.epoch) }
         };
-        let copies: Vec<NewCopy> = group.blocks.iter().map(copy_of).collect();
-        let data: Vec<&[u8]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
-        let was_recovering = ssd.with(|tier| tier.is_recovering());
+        // A flush of one write has one of each: such lists stay on the stack.
+        let copies: SmallVec<[NewCopy; 1]> = group.blocks.iter().map(copy_of).collect();
+        let data: SmallVec<[&[u8]; 1]> = group.blocks.iter().map(|taken| &taken.frame[..]).collect();
+        let before = ssd.room();
         let result = ssd.write_records(&copies, &data, self.clock.now_us());
         drop(data);
         self.start_reclaim_early(&ssd);
@@ -189,13 +208,7 @@ impl Inner {
             }
         };
         if count < blocks.len() {
-            self.start_reclaim(&ssd);
-            self.put_off(volume, &blocks.split_off(count));
-            self.go_on_behind_fences(volume);
-            self.make_room(volume);
-            if was_recovering {
-                self.retry_after_scan(volume, &ssd);
-            }
+            self.await_room(volume, &ssd, &blocks.split_off(count), before);
         }
         let mut dirty = volume.dirty.lock();
         let is_empty = blocks.is_empty();
@@ -203,12 +216,44 @@ impl Inner {
             dirty.logged.push(LoggedGroup { ssd, blocks, tickets, began });
         }
         // One hold of the lock: a flush that comes later finds the group, one that came before is seen here.
-        let logged = if self.must_sync_log(volume, &dirty) { dirty.take_logged() } else { Vec::new() };
+        let logged =
+            if self.must_sync_log(volume, &dirty) { dirty.take_logged() } else { LoggedGroups::new() };
         drop(dirty);
         if is_empty {
             volume.end_logging();
         }
         self.settle_logged(volume, logged);
+    }
+
+    /// The log had no room for these blocks, which it was asked for when there was as much as `before`.
+    fn await_room(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        ssd: &Arc<SsdTier>,
+        blocks: &[TakenBlock],
+        before: LogRoom,
+    ) {
+        self.start_reclaim(ssd);
+        self.put_off(volume, blocks);
+        self.go_on_behind_fences(volume);
+        self.make_room(volume);
+        if before.is_recovering {
+            self.retry_after_scan(volume, ssd);
+        }
+        self.retry_if_room_was_made(volume, ssd, before);
+    }
+
+    /// Something of `volume` was put off that was refused when there was as much room as `before`: whoever made room since
+    /// may not have seen it, and there may be nobody left who makes more.
+    pub(super) fn retry_if_room_was_made(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        ssd: &SsdTier,
+        before: LogRoom,
+    ) {
+        if ssd.room().times_made != before.times_made {
+            self.take_put_off(volume);
+        }
     }
 
     /// Something waits for the end of what is on its way to the log: it is not left for a later sync.
@@ -232,7 +277,7 @@ impl Inner {
     }
 
     /// Makes these groups durable, and finishes them.
-    pub(super) fn settle_logged(self: &Arc<Self>, volume: &Arc<VolumeState>, groups: Vec<LoggedGroup>) {
+    pub(super) fn settle_logged(self: &Arc<Self>, volume: &Arc<VolumeState>, groups: LoggedGroups) {
         if groups.is_empty() {
             return;
         }
@@ -241,7 +286,8 @@ impl Inner {
         let make_durable = |group: &LoggedGroup| {
             group.tickets.iter().rev().try_for_each(|&ticket| group.ssd.make_log_durable(ticket))
         };
-        let mut results: Vec<Result<(), TierError>> = groups.iter().rev().map(make_durable).collect();
+        let mut results: SmallVec<[Result<(), TierError>; 1]> =
+            groups.iter().rev().map(make_durable).collect();
         let mut is_any_finished = false;
         for group in groups {
             match results.pop().expect("one a group") {
@@ -364,13 +410,15 @@ impl Inner {
         fill: PlannedFill,
         runner: Runner,
     ) {
-        let Runner::Pool(priority) = runner else { return self.run_log_fill(volume, fill) };
+        if runner == Runner::Caller {
+            return self.run_log_fill(volume, fill);
+        }
         let lane = match &fill.source {
             Source::Log(ssd, read) if read.is_whole() => ssd.lane.clone(),
             _ => volume.lane.clone(),
         };
         let (inner, volume) = (self.clone(), volume.clone());
-        lane.task(priority, Box::new(move || inner.run_log_fill(&volume, fill)));
+        lane.task(runner.priority(), Box::new(move || inner.run_log_fill(&volume, fill)));
     }
 
     /// Reads what the log has of a block, around that what the backing store has, and finishes the fill.

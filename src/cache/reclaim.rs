@@ -137,6 +137,7 @@ impl Inner {
             next = if ssd.is_off() { None } else { state.tier.plan_reclaim() };
             if next.is_none() {
                 state.is_reclaiming = false;
+                state.times_room_was_made += 1;
                 ssd.changed.notify_all();
             }
         }

@@ -82,6 +82,8 @@ pub(super) struct SsdState {
     pub(super) seals: Vec<SealPlan>,
     pub(super) is_sealing: bool,
     pub(super) is_reclaiming: bool,
+    /// How often there may have come to be room in the log: something was destaged, or segments were emptied.
+    pub(super) times_room_was_made: u64,
     pub(super) journal_is_writing: bool,
     pub(super) checkpoint_is_running: bool,
     /// A sync of the device for records is under way.
@@ -119,6 +121,7 @@ impl SsdTier {
             seals: Vec::new(),
             is_sealing: false,
             is_reclaiming: false,
+            times_room_was_made: 0,
             journal_is_writing: false,
             checkpoint_is_running: false,
             log_is_syncing: false,
@@ -269,11 +272,11 @@ impl SsdTier {
     }
 
     /// The blocks of `stretch` read as zeros, durably, until they are discarded below; false when there is no room
-    /// for another tombstone.
+    /// for another tombstone. `date` gives its version, under the lock that puts it among the others.
     pub(super) fn put_tombstone(
         &self,
         stretch: &Stretch,
-        version: Version,
+        date: impl FnOnce() -> Version,
         epoch: u64,
     ) -> Result<bool, TierError> {
         let (first, count) = (stretch.first(), stretch.count());
@@ -282,7 +285,7 @@ impl SsdTier {
         }
         {
             let mut state = self.state.lock();
-            if state.tier.put_tombstone(first, count, version, epoch).is_none() {
+            if state.tier.put_tombstone(first, count, date(), epoch).is_none() {
                 return Ok(false);
             }
             state.forget_on_the_way(first, count);

@@ -23,7 +23,7 @@ use super::fence::Swept;
 use super::fill::Runner;
 use super::flush::FlushDone;
 use super::index::Shard;
-use super::log::LoggedGroup;
+use super::log::LoggedGroups;
 use super::mode::Route;
 use super::write::WriteWaiter;
 use super::{Inner, Result};
@@ -77,7 +77,7 @@ impl Inner {
     fn take_group(&self, volume: &VolumeState, numbers: &[u64]) -> Group {
         let route = volume.begin_route();
         let mut group = Group {
-            blocks: Vec::new(),
+            blocks: Vec::with_capacity(numbers.len()),
             is_logged: route == Route::Log,
             run_bytes_max: self.limits.run_bytes_max,
             runs: Vec::new(),
@@ -345,6 +345,7 @@ impl Inner {
         }
         match runner {
             Runner::Caller => self.run_group(volume, group, Priority::Foreground),
+            Runner::Near => unreachable!("it is of reads alone"),
             // Neighbours that other calls write meanwhile go along.
             Runner::Pool(priority) if !self.must_prepare_write(volume) && !group.is_logged => {
                 self.submit_group(volume, group, priority, Lane::write);
@@ -457,7 +458,7 @@ enum Work {
     /// Brings these blocks below, or to the log.
     Run(Vec<u64>),
     /// Makes these durable, which are in the log.
-    Settle(Vec<LoggedGroup>),
+    Settle(LoggedGroups),
 }
 
 /// A group whose runs are with the pool.

@@ -156,6 +156,30 @@ fn a_discard_in_the_log_meets_destage_writes_and_flushes() {
 }
 
 #[test]
+fn discards_in_the_log_at_once_leave_what_is_written_over_them() {
+    explore("discards_in_the_log_at_once_leave_what_is_written_over_them", || {
+        let world = World::tuned(WriteMode::BackSsd, |config| config.disk_threads = 3);
+        (0..5).for_each(|block| world.write(block, 2));
+        world.volume.flush().expect("a flush succeeds");
+        let rewrite = |blocks: std::ops::Range<u64>| {
+            move |world: &World| {
+                for block in blocks {
+                    world.discard(block, 1);
+                    world.write(block, 3);
+                }
+                world.volume.flush().expect("a flush succeeds");
+            }
+        };
+        join([
+            world.spawn(rewrite(0..1)),
+            world.spawn(rewrite(1..4)),
+            world.spawn(|world| world.watch(4, 2)),
+        ]);
+        world.rests_with(&[(0, 3), (1, 3), (3, 3), (4, 2)]);
+    });
+}
+
+#[test]
 fn a_forget_meets_the_destage_of_what_it_forgets() {
     explore("a_forget_meets_the_destage_of_what_it_forgets", || {
         let world = World::new(WriteMode::BackSsd);

@@ -15,7 +15,7 @@ use super::dirty_log::{Copies, CopyState, LogFate, LogSync, LogTicket, NewCopy, 
 use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
 use super::log_read::{LogPart, LogRead};
 use super::plan::ReadVerdict;
-use super::record::{RecordPlan, SectorMask};
+use super::record::{RecordPlan, SectorMask, header_bytes};
 use super::tombstones::Tombstone;
 
 /// What is to be done below next.
@@ -47,7 +47,9 @@ impl Ssd {
         let (header, page) = self.dirty.plan(self.file_id, &copies[..count], now_s);
         let offset = self.geometry.segment_offset(header.segment) + u64::from(page) * PAGE_BYTES as u64;
         let ticket = LogTicket { sequence: header.sequence, round: self.dirty.round() };
-        let plan = RecordPlan { ticket, header, offset, size: self.geometry.block_size };
+        let size = self.geometry.block_size;
+        let pages = self.spare_pages.take(header_bytes(count, size));
+        let plan = RecordPlan { ticket, header, pages, offset, size };
         self.admission.charge(plan.bytes());
         Some(plan)
     }
@@ -56,6 +58,7 @@ impl Ssd {
     pub fn finish_record(&mut self, plan: RecordPlan) {
         self.stats.bytes_written += plan.bytes();
         self.stats.records_written += 1;
+        self.spare_pages.keep(plan.pages);
         self.dirty.finish(plan.ticket, plan.header);
     }
 

@@ -17,7 +17,8 @@ use super::encoding::{CheckpointItem, Counters, Item, JournalEntry, VolumeEntry}
 use super::format::{
     CHECKPOINT_MAGIC, FRAME_HEADER_BYTES, FrameHeader, JOURNAL_MAGIC, Pages, Summary, Superblock, repair_crc,
 };
-use super::record::{RECORD_MAGIC, RecordHeader, RecordPlace};
+use super::header_pages::HeaderPages;
+use super::record::{RECORD_MAGIC, RecordHeader, RecordPlace, header_bytes};
 use super::recover::Believed;
 use super::recover_log::recover_log;
 use super::{FileAtRest, Finding, Geometry, Ssd, SsdPolicy, VoidMark, Watcher, verify};
@@ -161,7 +162,9 @@ pub fn record(bytes: &[u8]) -> bool {
         let (file_id, segment) = (word(bytes, 8), word(bytes, 16) as u32);
         let place = RecordPlace { file_id, segment, generation: None, pages_left: u32::MAX };
         let Some(header) = RecordHeader::from_bytes(bytes, place, block_size()) else { return false };
-        let again = RecordHeader::from_bytes(&header.to_pages(block_size()), place, block_size());
+        let mut memory = HeaderPages::new(header_bytes(header.entries.len(), block_size()));
+        let pages = header.write_to(&mut memory, block_size());
+        let again = RecordHeader::from_bytes(pages, place, block_size());
         assert_eq!(again, Some(header));
         true
     })

@@ -15,6 +15,7 @@
 //! | log_filter | which blocks the log of dirty blocks may have, in a few bits                        |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
 //! | record     | the bytes of records of dirty blocks                                               |
+//! | header_pages | the memory in which their headers are put together                               |
 //! | dirty_log  | blocks newer than the backing store: the copies of each, until they are below      |
 //! | dirty, log_read | writing, reading and destaging them                                            |
 //! | recover_log | finding them again                                                                |
@@ -58,6 +59,7 @@ mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod geometry;
+mod header_pages;
 mod id_ranges;
 mod index;
 mod inspect;
@@ -121,6 +123,7 @@ use admission::Admission;
 use dirty_log::DirtyLog;
 use encoding::JournalEntry;
 use format::{Pages, crc32c};
+use header_pages::SparePages;
 use journal::Journal;
 use log::Log;
 use moving_index::MovingIndex;
@@ -141,6 +144,7 @@ pub struct Ssd {
     log: Log,
     index: MovingIndex,
     dirty: DirtyLog,
+    spare_pages: SparePages,
     admission: Admission,
     journal: Journal,
     volumes: Volumes,
@@ -175,6 +179,7 @@ impl Ssd {
             log: Log::new(geometry, file_id, is_simulated),
             index: MovingIndex::new(geometry.slot_count()),
             dirty: DirtyLog::new(&geometry),
+            spare_pages: SparePages::default(),
             admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: Journal::new(geometry, file_id, is_simulated),
             volumes: Volumes::new(&geometry, 0),
@@ -261,6 +266,7 @@ impl Ssd {
             log: found.log,
             index,
             dirty: found.dirty,
+            spare_pages: SparePages::default(),
             admission: Admission::new(policy, geometry.capacity_blocks()),
             journal: found.journal,
             volumes: found.volumes,
@@ -427,7 +433,7 @@ impl Ssd {
 
     /// Whether recovery could find blocks of `volume` that are newer than its backing store.
     pub fn has_logged(&self, volume: VolumeId) -> bool {
-        self.dirty.has_dirty(volume) || !self.dirty.blocks_of(volume).is_empty()
+        self.dirty.has_dirty(volume) || self.dirty.may_find_any_of(volume)
     }
 
     /// Whether the file knows `volume`, so that dirty blocks of it are found again.

@@ -30,11 +30,12 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use crate::block::{BlockId, BlockSize, PAGE_BYTES, SECTOR_BYTES, Version, mask};
-use crate::device::{Device, PageBuf};
+use crate::device::Device;
 use crate::error::Result;
 
 use super::dirty_log::LogTicket;
 use super::format::{block_crc_of, crc_around, get_u32, get_u64, put};
+use super::header_pages::HeaderPages;
 
 pub(super) const RECORD_MAGIC: [u8; 8] = *b"TERRREC2";
 const RECORD_MAGIC_1: [u8; 8] = *b"TERRREC1";
@@ -120,21 +121,21 @@ impl RecordHeader {
         header_pages(self.entries.len(), size) + data
     }
 
-    pub(super) fn to_pages(&self, size: BlockSize) -> PageBuf {
-        let end = header_bytes(self.entries.len(), size);
-        let mut pages = PageBuf::zeroed(end.next_multiple_of(PAGE_BYTES));
-        put(&mut pages, 0, &RECORD_MAGIC);
-        put(&mut pages, 8, &self.file_id.to_le_bytes());
-        put(&mut pages, 16, &self.segment.to_le_bytes());
-        put(&mut pages, 20, &self.generation.to_le_bytes());
-        put(&mut pages, 24, &self.sequence.to_le_bytes());
-        put(&mut pages, 32, &self.synced_through.to_le_bytes());
-        put(&mut pages, 40, &(self.entries.len() as u32).to_le_bytes());
-        put(&mut pages, 44, &self.pages(size).to_le_bytes());
-        put(&mut pages, 52, &self.epoch.to_le_bytes());
-        put(&mut pages, 60, &self.written_s.to_le_bytes());
+    /// Puts it together in `memory`, which is long enough: the pages to be written.
+    pub(super) fn write_to<'a>(&self, memory: &'a mut HeaderPages, size: BlockSize) -> &'a [u8] {
+        let header = memory.begin(header_bytes(self.entries.len(), size));
+        put(header, 0, &RECORD_MAGIC);
+        put(header, 8, &self.file_id.to_le_bytes());
+        put(header, 16, &self.segment.to_le_bytes());
+        put(header, 20, &self.generation.to_le_bytes());
+        put(header, 24, &self.sequence.to_le_bytes());
+        put(header, 32, &self.synced_through.to_le_bytes());
+        put(header, 40, &(self.entries.len() as u32).to_le_bytes());
+        put(header, 44, &self.pages(size).to_le_bytes());
+        put(header, 52, &self.epoch.to_le_bytes());
+        put(header, 60, &self.written_s.to_le_bytes());
         for (entry, bytes) in
-            self.entries.iter().zip(pages[HEADER_BYTES..end].chunks_exact_mut(entry_bytes(size)))
+            self.entries.iter().zip(header[HEADER_BYTES..].chunks_exact_mut(entry_bytes(size)))
         {
             put(bytes, 0, &entry.block.as_u64().to_le_bytes());
             put(bytes, 8, &entry.version.as_u64().to_le_bytes());
@@ -144,9 +145,9 @@ impl RecordHeader {
                 put(bytes, ENTRY_BYTES + 8 * index, &word.to_le_bytes());
             }
         }
-        let crc = crc_around(&pages[..end], 48);
-        put(&mut pages, 48, &crc.to_le_bytes());
-        pages
+        let crc = crc_around(header, 48);
+        put(header, 48, &crc.to_le_bytes());
+        memory.pages()
     }
 
     /// How many pages the header at the start of `page` takes, if it may be one of this place; unverified.
@@ -210,6 +211,8 @@ pub(super) struct RecordPlace {
 pub struct RecordPlan {
     pub(super) ticket: LogTicket,
     pub(super) header: RecordHeader,
+    /// Of a record before; none before there is a use for it.
+    pub(super) pages: Option<HeaderPages>,
     pub(super) offset: u64,
     pub(super) size: BlockSize,
 }
@@ -240,9 +243,10 @@ impl RecordPlan {
         for (entry, block) in self.header.entries.iter_mut().zip(blocks) {
             entry.crc = copy_crc(file_id, generation, entry.block, &entry.mask, size, block);
         }
-        let header = self.header.to_pages(size);
+        let new_pages = || HeaderPages::new(header_bytes(blocks.len(), size));
+        let header = self.header.write_to(self.pages.get_or_insert_with(new_pages), size);
         let mut buffers = Vec::with_capacity(1 + blocks.len());
-        buffers.push(IoSlice::new(&header));
+        buffers.push(IoSlice::new(header));
         for (entry, block) in self.header.entries.iter().zip(blocks) {
             buffers.extend(page_runs(&entry.mask, size).map(|run| IoSlice::new(&block[page_bytes(&run)])));
         }

@@ -254,6 +254,8 @@ pub(super) struct Believed {
     pub(super) geometry: Geometry,
     pub(super) file_id: u64,
     pub(super) is_clean: bool,
+    /// The last one: it gave out all versions that the file has.
+    opening: u32,
     checkpointed: BTreeMap<u32, SegmentEntry>,
     pub(super) dirty_segments: BTreeMap<u32, DirtySegmentEntry>,
     /// Segments of this generation or later may be sealed without the checkpoint knowing them.
@@ -282,6 +284,7 @@ impl Believed {
             geometry,
             file_id: superblock.file_id,
             is_clean: superblock.is_clean,
+            opening: superblock.opening,
             checkpointed: BTreeMap::new(),
             dirty_segments: BTreeMap::new(),
             cold: HashMap::default(),
@@ -431,7 +434,9 @@ impl Believed {
     /// False when there can be no such tombstone.
     fn restore_tombstone(&mut self, first: u64, count: u64, version: u64, epoch: u64) -> bool {
         let has_room = self.tombstones.len() < 2 * PIECES_MAX;
-        let tombstone = Tombstone::new(first, count, version, epoch).filter(|_| has_room);
+        // One of a later opening would hide what is written from now on.
+        let is_known = Version::from_u64(version).opening() <= self.opening;
+        let tombstone = Tombstone::new(first, count, version, epoch).filter(|_| has_room && is_known);
         tombstone.map(|tombstone| self.tombstones.insert(tombstone)).is_some()
     }
 

@@ -6,6 +6,7 @@ mod dirty;
 mod driver;
 mod format;
 mod ghosts;
+mod header_pages;
 mod inspect;
 mod install;
 mod journal;

@@ -8,7 +8,9 @@
 //! 1. They are run below in the order of their versions, each before any copy of a higher version is written there.
 //! 2. One goes when the backing store was synced after it, or when its blocks are forgotten. The journal voids, by the
 //!    same entry, all that is older: nothing that it covered comes back (rule 4).
-//! 3. There are at most [`PIECES_MAX`], so that a checkpoint has room for them. While a journal is applied over a checkpoint
+//! 3. They are put in the order of their versions. So one is durable only when all lower ones are, and what runs them in
+//!    that order never finds one that came too late: a newer copy might be below by then, and be discarded with it.
+//! 4. There are at most [`PIECES_MAX`], so that a checkpoint has room for them. While a journal is applied over a checkpoint
 //!    that is younger than its beginning there may be those of then and those of the checkpoint.
 
 use std::collections::BTreeMap;
@@ -179,13 +181,16 @@ impl Tombstones {
 impl Ssd {
     /// `count` blocks from `first` on read as zeros, whatever was there with a lower `version`, until
     /// [`Self::finish_tombstone`]; none when that takes room that there is not before others are below. No record of
-    /// these blocks may be under way. It is durable with the entry that is named.
+    /// these blocks may be under way, and no tombstone may have a higher version. It is durable with the entry that is
+    /// named.
     pub fn put_tombstone(&mut self, first: BlockId, count: u64, version: Version, epoch: u64) -> Option<Seq> {
         if self.dirty.tombstones.len() >= TOMBSTONES_MAX {
             return None;
         }
         let (first, version) = (first.as_u64(), version.as_u64());
         let tombstone = Tombstone::new(first, count, version, epoch).expect("blocks of one volume, and some");
+        let is_last = self.dirty.tombstones.list.last().is_none_or(|last| last.version < tombstone.version);
+        assert!(is_last, "tombstones are put in the order of their versions");
         // The tombstone itself is what tells recovery that they are void.
         self.drop_clean(&tombstone.ids);
         let seq = self.queue(JournalEntry::Tombstone { first, count, version, epoch });

@@ -169,7 +169,7 @@ impl Ssd {
     pub fn void_range(&mut self, first: BlockId, count: u64, version: Version) {
         let ids = first.as_u64()..first.as_u64().saturating_add(count);
         let logged = self.dirty.blocks_within(&ids);
-        let mut may_be_found = !logged.is_empty();
+        let mut may_be_found = !logged.is_empty() || self.dirty.has_given_up(&ids);
         for block in logged {
             self.dirty.void(block);
         }

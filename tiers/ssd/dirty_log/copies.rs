@@ -128,10 +128,10 @@ impl DirtyLog {
 
     /// No copy of `block` may be used any more, whatever state it is in. True when recovery might find one.
     pub(in super::super) fn void(&mut self, block: BlockId) -> bool {
-        let had_copies = self.chains.has(block);
+        let may_be_found = self.chains.has(block) || self.given_up.contains(&block);
         self.unlist(block);
         self.drop_where(block, |_| true);
-        let Some(pending) = self.pending.get_mut(&block) else { return had_copies };
+        let Some(pending) = self.pending.get_mut(&block) else { return may_be_found };
         pending.is_void = true;
         // At once, since a checkpoint made now takes the place of the journal's entry.
         let (generation, index) = (pending.generation, pending.index);

@@ -24,25 +24,27 @@
 //! 2. A block has at most one copy that is not durable, and that is in no chain: nothing goes on account of it.
 //! 3. Segments are retired in the order in which they were opened, and none that has a dirty or bad copy of any chain. So
 //!    what recovery finds of a chain is its newest copies from some copy on, and the backing store has all before that.
+//! 4. What was given up may be on the device all the same, and recovery finds it until a checkpoint has the end of the log:
+//!    so a void of such a block goes into the journal, though the log has nothing of it (`given_up`).
 //!
 //! Of the chain of a block:
-//! 4. It is in the order of the copies' versions, their records and their epochs: `install` adds the newest.
-//! 5. A dirty copy stays until durable newer copies of its epoch have all its sectors between them, or until the backing
+//! 5. It is in the order of the copies' versions, their records and their epochs: `install` adds the newest.
+//! 6. A dirty copy stays until durable newer copies of its epoch have all its sectors between them, or until the backing
 //!    store has it, synced. Of one that was superseded in part the rest counts as before.
-//! 6. Each epoch has what was written in it, so that the backing store of a volume with epochs is at any time one epoch and
+//! 7. Each epoch has what was written in it, so that the backing store of a volume with epochs is at any time one epoch and
 //!    a part of the next: a copy is not superseded by those of a later epoch. Of a volume without, all is of epoch 0.
-//! 7. Only the newest copy is ever kept as destaged, and none that a tombstone hides. It stays for as long as recovery
+//! 8. Only the newest copy is ever kept as destaged, and none that a tombstone hides. It stays for as long as recovery
 //!    could find it: whoever writes the block below by another way sees here that a void is needed, also when its copies
 //!    were destaged long ago.
-//! 8. A void, and a tombstone that is in no later epoch, takes every copy out that is older, by version: none of a chain
+//! 9. A void, and a tombstone that is in no later epoch, takes every copy out that is older, by version: none of a chain
 //!    comes back without the newer ones.
-//! 9. While a copy that reads need is bad the block is: reads of it fail, nothing of the chain is destaged, until one
+//! 10. While a copy that reads need is bad the block is: reads of it fail, nothing of the chain is destaged, until one
 //!    newer copy, or a few, have all the sectors of the bad one, or a void.
-//! 10. A read needs at most [`chain_max`] copies, and one that was on its way: then the next has all sectors of them, and
+//! 11. A read needs at most [`chain_max`] copies, and one that was on its way: then the next has all sectors of them, and
 //!    reads need no other.
 //!
-//! `ssd/tests/dirty.rs` cuts the power after every step of random runs and compares with what each sector may be (1 to 8),
-//! `ssd/tests/log_chains.rs` has a case each for 5 to 10, and breaks 3, 4, 5 and 8 to see that this is found; the crash
+//! `ssd/tests/dirty.rs` cuts the power after every step of random runs and compares with what each sector may be (1 to 9),
+//! `ssd/tests/log_chains.rs` has a case each for 6 to 11, and breaks 3, 5, 6 and 9 to see that this is found; the crash
 //! sweep does all of it with a cache on top.
 
 mod chains;
@@ -51,7 +53,7 @@ mod order;
 mod records;
 mod segments;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
@@ -130,6 +132,11 @@ fn all_of(volume: VolumeId) -> RangeInclusive<BlockId> {
     BlockId::new(volume, 0)..=BlockId::new(volume, BlockId::NUMBER_LIMIT - 1)
 }
 
+fn ids_of(volume: VolumeId) -> Range<u64> {
+    let all = all_of(volume);
+    all.start().as_u64()..all.end().as_u64() + 1
+}
+
 pub(super) struct DirtyLog {
     size: BlockSize,
     segment_pages: u32,
@@ -142,7 +149,8 @@ pub(super) struct DirtyLog {
     bad: BTreeSet<BlockId>,
     /// Blocks in `records`.
     pending: HashMap<BlockId, PendingCopy, Hasher>,
-    records: BTreeMap<u64, OpenRecord>,
+    /// Those that are not durable, up to `next_sequence`.
+    records: VecDeque<OpenRecord>,
     /// Has all blocks of `chains` and `pending`; only while summaries are read.
     filter: Option<Arc<LogFilter>>,
     /// Blocks that came to the log since the filter is in use elsewhere too.
@@ -156,6 +164,8 @@ pub(super) struct DirtyLog {
     last_used: usize,
     /// What was given up last is not in a checkpoint yet.
     must_restart: bool,
+    /// The blocks of that.
+    given_up: HashSet<BlockId, Hasher>,
     /// From which sequence on records were given up, each time that this happened: a sequence is used again then.
     given_up_from: Vec<u64>,
 }
@@ -176,7 +186,7 @@ impl DirtyLog {
             order: DestageOrder::default(),
             bad: BTreeSet::new(),
             pending: HashMap::default(),
-            records: BTreeMap::new(),
+            records: VecDeque::new(),
             filter: None,
             late: HashSet::default(),
             tombstones: Tombstones::default(),
@@ -185,6 +195,7 @@ impl DirtyLog {
             segments: VecDeque::new(),
             last_used: 0,
             must_restart: false,
+            given_up: HashSet::default(),
             given_up_from: Vec::new(),
         }
     }
@@ -212,8 +223,12 @@ impl DirtyLog {
 
     /// Blocks of `volume` with a copy or a record under way.
     pub(super) fn blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
-        let all = all_of(volume);
-        self.blocks_within(&(all.start().as_u64()..all.end().as_u64() + 1))
+        self.blocks_within(&ids_of(volume))
+    }
+
+    /// Whether recovery might find anything of `volume`.
+    pub(super) fn may_find_any_of(&self, volume: VolumeId) -> bool {
+        !self.blocks_of(volume).is_empty() || self.has_given_up(&ids_of(volume))
     }
 
     pub(super) fn bad_blocks_of(&self, volume: VolumeId) -> Vec<BlockId> {
@@ -275,6 +290,11 @@ impl DirtyLog {
     pub(super) fn may_be_found(&self, block: BlockId) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.may_have(block) || self.late.contains(&block))
             && (self.chains.has(block) || self.pending.contains_key(&block))
+    }
+
+    /// Whether recovery might find a record of one of `ids` that was given up.
+    pub(super) fn has_given_up(&self, ids: &Range<u64>) -> bool {
+        self.given_up.iter().any(|block| ids.contains(&block.as_u64()))
     }
 
     /// Those of `ids` with a copy or a record under way, found without a look at the others when there are more of them.

@@ -1,5 +1,7 @@
 //! Records on their way to the log: planned, written, and durable when a sync covers them and all before them.
 
+use hashbrown::HashSet;
+
 use crate::block::{BlockId, Version};
 
 use super::super::record::{RecordEntry, RecordHeader, SectorMask, header_pages, page_count};
@@ -162,16 +164,22 @@ impl DirtyLog {
             entries: Vec::new(),
             is_written: false,
         };
-        self.records.insert(sequence, record);
+        self.records.push_back(record);
         (header, page)
     }
 
     /// The record of `ticket` is written, if it was not given up meanwhile.
     pub(in super::super) fn finish(&mut self, ticket: LogTicket, header: RecordHeader) {
         if ticket.round == self.round() {
-            let record = self.records.get_mut(&ticket.sequence).expect("a record is finished once");
+            let index = (ticket.sequence - self.first_open()) as usize;
+            let record = self.records.get_mut(index).expect("a record is finished once");
             (record.entries, record.is_written) = (header.entries, true);
         }
+    }
+
+    /// The sequence of the first record that is not durable, or of the next one: sequences have no gaps.
+    fn first_open(&self) -> u64 {
+        self.next_sequence - self.records.len() as u64
     }
 
     pub(in super::super) fn round(&self) -> usize {
@@ -190,8 +198,8 @@ impl DirtyLog {
 
     /// What a sync that starts now covers; none when nothing is written that is not durable.
     pub(in super::super) fn plan_sync(&self) -> Option<LogSync> {
-        let written = self.records.iter().take_while(|(_, record)| record.is_written);
-        written.last().map(|(&through, _)| LogSync { through, round: self.round() })
+        let written = self.records.iter().take_while(|record| record.is_written).count() as u64;
+        (written > 0).then(|| LogSync { through: self.first_open() + written - 1, round: self.round() })
     }
 
     /// What a sync covers is durable.
@@ -199,41 +207,47 @@ impl DirtyLog {
         if sync.round != self.round() {
             return;
         }
-        let rest = self.records.split_off(&(sync.through + 1));
-        let records = std::mem::replace(&mut self.records, rest);
         self.synced_through = self.synced_through.max(sync.through);
-        for record in records.into_values() {
-            let (mut page, mut index) = (record.data_page, record.first_index);
-            for RecordEntry { block, version, crc, mask } in record.entries {
-                let pages = page_count(&mask, self.size);
-                let OpenRecord { generation, epoch, .. } = record;
-                let state = CopyState::Dirty;
-                let copy = LogCopy { generation, page, index, crc, version, mask, epoch, state };
-                let pending = self.pending.remove(&block).expect("a block of a record is pending");
-                if pending.is_void {
-                    self.segment_mut(generation).needed -= 1;
-                } else {
-                    self.install(block, &copy);
-                }
-                (page, index) = (page + pages, index + 1);
+        for _ in self.first_open()..=sync.through {
+            let record = self.records.pop_front().expect("a sync covers what was written");
+            self.install_record(record);
+        }
+    }
+
+    /// A record is durable: its copies are the newest of their blocks.
+    fn install_record(&mut self, record: OpenRecord) {
+        let OpenRecord { generation, epoch, .. } = record;
+        let (mut page, mut index) = (record.data_page, record.first_index);
+        for RecordEntry { block, version, crc, mask } in record.entries {
+            let pages = page_count(&mask, self.size);
+            let state = CopyState::Dirty;
+            let copy = LogCopy { generation, page, index, crc, version, mask, epoch, state };
+            let pending = self.pending.remove(&block).expect("a block of a record is pending");
+            if pending.is_void {
+                self.segment_mut(generation).needed -= 1;
+            } else {
+                self.install(block, &copy);
             }
+            (page, index) = (page + pages, index + 1);
         }
     }
 
     /// A record or a sync failed: what is not durable is given up, and the log goes on in another segment once a
     /// checkpoint has the end of this one ([`Self::restart`]).
     pub(in super::super) fn give_up(&mut self) {
+        let first = self.first_open();
         let records = std::mem::take(&mut self.records);
-        let Some((&first, record)) = records.first_key_value() else { return };
+        let Some(record) = records.front() else { return };
         self.next_sequence = first;
         let generation = record.generation;
-        for record in records.values() {
+        for record in &records {
             self.segment_mut(record.generation).needed -= record.copies;
         }
-        for pending in self.pending.drain() {
-            let PendingCopy { generation, index, .. } = pending.1;
+        for (block, pending) in self.pending.drain() {
+            let PendingCopy { generation, index, .. } = pending;
             let at = self.segments.partition_point(|other| other.generation < generation);
             self.segments[at].set_dead(index);
+            self.given_up.insert(block);
         }
         let (first_page, end) =
             (record.page, self.segments.partition_point(|other| other.generation < generation));
@@ -254,5 +268,6 @@ impl DirtyLog {
     /// A checkpoint with the end of the log in it is durable.
     pub(in super::super) fn restart(&mut self) {
         self.must_restart = false;
+        self.given_up = HashSet::default();
     }
 }

@@ -367,6 +367,20 @@ fn a_tombstone_of_a_huge_range_takes_one_entry_and_no_room_in_the_log() {
     assert!(!ssd.is_buried(writer.block(5)) && !ssd.is_buried(writer.block(6)));
 }
 
+/// It would hide what is written from now on.
+#[test]
+fn a_tombstone_of_an_opening_that_never_was_is_damage() {
+    for later in [0, 1] {
+        let mut writer = Writer::new();
+        let opening = writer.ssd.first_version().opening();
+        let version = Version::first_of_opening(opening + later).next();
+        writer.ssd.put_tombstone(writer.block(0), 1, version, 0).expect("there is room");
+        writer.settle_journal();
+        let opened = Ssd::open(&writer.device, geometry(), SsdPolicy::default());
+        assert_eq!(opened.is_ok(), later == 0, "{:?}", opened.err());
+    }
+}
+
 #[test]
 fn tombstones_are_as_many_as_a_checkpoint_has_room_for() {
     let mut writer = Writer::new();
@@ -453,4 +467,30 @@ fn the_segments_of_the_log_go_round() {
         generations.insert(writer.ssd.stats().segments_free);
     }
     assert!(generations.len() <= 3, "seed {seed}: segments come back as fast as they go: {generations:?}");
+}
+
+/// A record that is given up may be on the device all the same, and recovery would bring it over what is newer: the log said
+/// of such a block that it has nothing of it, so no void of it was written down.
+#[test]
+fn what_was_given_up_comes_back_over_nothing_that_is_newer() {
+    for is_forgotten in [false, true] {
+        let mut writer = Writer::new();
+        writer.write(0, 0..32);
+        writer.log(0..1);
+        writer.fail();
+        writer.dirty[0] = 0;
+        if is_forgotten {
+            writer.forget(0..1);
+        } else {
+            writer.write_below(0);
+        }
+        let newest = writer.shows(0, &writer.ram[0]);
+        let found_after_crash = || {
+            let step = writer.device.step_count();
+            let device = writer.device.after_power_loss(step, || true);
+            let mut ssd = Ssd::open(&device, geometry(), SsdPolicy::default()).expect("opens");
+            read_all(&mut ssd, &device, writer.volume, writer.below.at(step))
+        };
+        assert_eq!(found_after_crash()[0], newest, "forgotten: {is_forgotten}");
+    }
 }

@@ -5,6 +5,7 @@ use crate::block::{BlockId, Version, VolumeId};
 use super::super::format::{
     CHECKPOINT_MAGIC, FrameHeader, JOURNAL_MAGIC, Summary, Superblock, SuperblockFault, block_crc, crc32c,
 };
+use super::super::header_pages::HeaderPages;
 use super::super::record::{RecordEntry, RecordHeader, RecordPlace};
 use super::super::segment::Stream;
 use super::super::*;
@@ -136,7 +137,8 @@ fn the_header_of_a_record_has_the_bytes_of_its_table() {
         written_s: 11,
         entries: vec![entry],
     };
-    let pages = header.to_pages(block_size());
+    let mut memory = HeaderPages::new(4096);
+    let pages = header.write_to(&mut memory, block_size());
     assert_eq!(pages.len(), 4096);
     assert_eq!(&pages[..8], b"TERRREC2");
     assert_eq!(
@@ -152,14 +154,14 @@ fn the_header_of_a_record_has_the_bytes_of_its_table() {
                                      00f00000000000000"
     );
     let place = RecordPlace { file_id: 7, segment: 8, generation: Some(9), pages_left: 2 };
-    assert_eq!(RecordHeader::from_bytes(&pages, place, block_size()), Some(header));
+    assert_eq!(RecordHeader::from_bytes(pages, place, block_size()), Some(header));
     for wrong in [
         RecordPlace { file_id: 6, ..place },
         RecordPlace { segment: 7, ..place },
         RecordPlace { generation: Some(8), ..place },
         RecordPlace { pages_left: 1, ..place },
     ] {
-        assert_eq!(RecordHeader::from_bytes(&pages, wrong, block_size()), None, "{wrong:?}");
+        assert_eq!(RecordHeader::from_bytes(pages, wrong, block_size()), None, "{wrong:?}");
     }
     for at in 0..96 {
         let mut bad = pages.to_vec();

@@ -233,9 +233,9 @@ fn copies_of_earlier_epochs_are_dirty_until_they_are_below_and_tombstones_hide_w
     assert_eq!(counts, (3, 3 * 4096, 0, Some(5)), "a block is counted once");
     assert_eq!(verdicts, [vec![Wins, EarlierEpoch(1)], vec![Wins], vec![Wins], vec![Wins]]);
 
-    let (version, volume) = (version_of(&driver, 4), driver.volume);
-    for (first, count) in [(1, 2), (10, 3)] {
-        let first = driver.block(first);
+    let volume = driver.volume;
+    for (first, count, number) in [(1, 2, 4), (10, 3, 5)] {
+        let (first, version) = (driver.block(first), version_of(&driver, number));
         driver.ssd.put_tombstone(first, count, version, 2).expect("there is room");
     }
     driver.settle_journal();

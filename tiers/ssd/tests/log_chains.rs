@@ -29,8 +29,10 @@ fn drop_oldest(log: &mut DirtyLog, block: BlockId) {
     }
 }
 
+/// The version of the newest copy of `block`, if a tombstone may still have it.
 fn newest_of(log: &DirtyLog, block: BlockId) -> Option<Version> {
-    log.dirty_copies(block).first().map(|copy| copy.version)
+    let newest = log.dirty_copies(block).first()?.version;
+    log.tombstones.iter().all(|tombstone| tombstone.version < newest).then_some(newest)
 }
 
 /// What must hold of chains, and what is done in its place.

@@ -2,6 +2,7 @@
 //! log's, unless the gap is what a segment left that was retired.
 
 use super::super::format::block_crc_of;
+use super::super::header_pages::HeaderPages;
 use super::super::record::{RecordEntry, RecordHeader};
 use super::super::*;
 use super::device::MemoryDevice;
@@ -161,7 +162,7 @@ fn a_record_of_an_earlier_generation_behind_the_last_one_is_not_the_logs_though_
             written_s: 0,
             entries: vec![RecordEntry { block, version: writer.version(), crc, mask }],
         };
-        let bytes = [&header.to_pages(size())[..], &data].concat();
+        let bytes = [header.write_to(&mut HeaderPages::new(PAGE_BYTES), size()), &data].concat();
         let offset = geometry().segment_offset(segment) + u64::from(page) * PAGE_BYTES as u64;
         writer.device.change(offset, |there| there[..bytes.len()].copy_from_slice(&bytes));
         let again = open(&writer).expect("it opens");

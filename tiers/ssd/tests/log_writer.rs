@@ -330,11 +330,16 @@ impl Writer {
 
     /// The device fails, and works again: what was not synced goes to the log once more.
     pub(super) fn give_up(&mut self) {
+        self.fail();
+        self.checkpoint();
+    }
+
+    /// The device fails, and the log takes nothing before the next checkpoint.
+    pub(super) fn fail(&mut self) {
         self.ssd.give_records_up();
         for (number, _, sectors) in std::mem::take(&mut self.logged) {
             self.dirty[number] |= sectors;
         }
-        self.checkpoint();
     }
 
     pub(super) fn destage(&mut self, from: usize) {
@@ -482,6 +487,7 @@ impl Writer {
                 seals.into_iter().for_each(|seal| self.seal(seal));
             }
             94..96 => self.checkpoint(),
+            96 if random.bool() => self.fail(),
             96 => self.give_up(),
             _ => self.reclaim(),
         }
