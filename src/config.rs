@@ -236,7 +236,7 @@ pub struct Config {
     pub ordered_destage: bool,
     /// Worker threads for each backing device.
     pub disk_threads: u32,
-    /// Worker threads for the SSD.
+    /// Worker threads for the SSD: so many of its reads are under way at once, and few SSDs give their most at less.
     pub ssd_threads: u32,
     /// Requests that may queue for one device before callers of the callback and future entries wait.
     pub queue_max: usize,
@@ -264,7 +264,7 @@ impl Config {
             run_bytes_max: 2 << 20,
             ordered_destage: false,
             disk_threads: 4,
-            ssd_threads: 8,
+            ssd_threads: 16,
             queue_max: 1024,
             frame_wait_ms: 1000,
             background: Background::Continuous,

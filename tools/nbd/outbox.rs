@@ -10,14 +10,16 @@
 //! 2. What is admitted is bounded, in requests and in bytes, until its reply has gone. One request is always admitted
 //!    when there is no other, however large. Test: requests_in_flight_are_bounded.
 //! 3. While the connection's thread works on requests that came together (`is_corked`), replies only queue; it sends
-//!    them before it waits for anything. Then replies go with the thread that finishes.
+//!    them before it waits for anything. Then replies go with the thread that finishes, or, if one is sending already, with
+//!    that one's next call (`is_sending`): replies that end together go together, and no two calls of the socket at once.
 //! 4. A wake-up is never lost: before it waits, the thread says under the lock what it waits for (`Waiting`), and whoever
 //!    brings that rings afterwards.
 //! 5. Lent bytes are held for at most two [`Limits::lend_time`]: when the client has not taken all by then, they are
 //!    copied. Test: a_client_that_never_reads_gives_lent_bytes_back.
 //! 6. After an error of the socket replies are dropped (`is_broken`), requests at the export still count.
 //!
-//! The lock is the innermost; under it run only calls of the socket that do not wait, and drops of [`Data`].
+//! The lock is the innermost, and held for moments: what is sent is taken out of the queue for the time of the call, and
+//! what was sent is dropped before the lock is taken again. Only a broken connection drops [`Data`] under it.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::export::{Data, Result};
@@ -58,9 +60,9 @@ pub(crate) struct Traffic {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Reply>,
-    /// Bytes of the first reply that have gone.
-    sent: usize,
+    queue: Queue,
+    /// A thread is sending what was first in the queue, and will send the rest.
+    is_sending: bool,
     at_export: usize,
     /// Admitted, and the reply has not gone.
     requests: usize,
@@ -77,6 +79,21 @@ struct State {
     full_since: Option<Instant>,
     /// When it last took something, while it is full.
     took_at: Option<Instant>,
+}
+
+/// Replies in the order in which they go.
+#[derive(Default)]
+struct Queue {
+    replies: VecDeque<Reply>,
+    /// Bytes of the first that have gone.
+    sent: usize,
+}
+
+/// Replies that have gone, and the bytes that were held for their requests.
+#[derive(Clone, Copy, Default)]
+struct Gone {
+    requests: usize,
+    bytes: u64,
 }
 
 /// What the connection's thread waits for, beside bytes from the client.
@@ -160,17 +177,18 @@ impl Outbox {
         let reply = self.style.reply(ticket, result);
         let mut state = self.state.lock();
         state.at_export -= 1;
-        state.queue.push_back(reply);
+        state.queue.replies.push_back(reply);
+        if state.is_sending || state.is_corked && !state.is_broken {
+            return;
+        }
         if state.is_broken {
             state.drop_replies();
-        } else if state.is_corked {
-            return;
         } else if self.is_plain {
-            self.send_queued(&mut state, &mut |slices| self.socket.send(slices));
+            self.send_queued(&mut state, &mut |slices| self.socket.send(slices), false);
         }
         let rings = match state.waiting {
             Some(Waiting::Room) => true,
-            Some(Waiting::Replies) => !state.queue.is_empty() || state.is_broken || state.is_draining,
+            Some(Waiting::Replies) => state.has_replies() || state.is_broken || state.is_draining,
             None => false,
         };
         if rings {
@@ -189,13 +207,13 @@ impl Outbox {
     pub(crate) fn uncork(&self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> Pending {
         let mut state = self.state.lock();
         state.is_corked = false;
-        self.send_queued(&mut state, send);
+        self.send_queued(&mut state, send, true);
         self.pending(&state)
     }
 
     /// As [`Self::uncork`], while the thread goes on with requests.
     pub(crate) fn send_now(&self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) {
-        self.send_queued(&mut self.state.lock(), send);
+        self.send_queued(&mut self.state.lock(), send, true);
     }
 
     /// Says that the connection's thread is about to wait, unless something changed since `seen`.
@@ -251,7 +269,7 @@ impl Outbox {
         } else if now >= since + self.limits.lend_time {
             // Those that are queued from now on have the time anew.
             state.full_since = Some(now);
-            for reply in &mut state.queue {
+            for reply in &mut state.queue.replies {
                 reply.body = reply.body.take().map(Data::into_owned);
             }
         }
@@ -265,7 +283,7 @@ impl Outbox {
         Pending {
             at_export: state.at_export,
             requests: state.requests,
-            has_replies: !state.queue.is_empty(),
+            has_replies: state.has_replies(),
             has_room: !state.is_short,
             is_broken: state.is_broken,
             is_draining: state.is_draining,
@@ -273,42 +291,61 @@ impl Outbox {
         }
     }
 
-    fn send_queued(&self, state: &mut State, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) {
-        while !state.queue.is_empty() {
-            let (slices, wanted) = state.slices();
-            match send(&slices) {
-                Ok(bytes) => {
-                    let took_all = bytes == wanted;
-                    drop(slices);
-                    state.note_sent(bytes);
+    /// Sends until nothing is queued, the socket is full, or the connection's thread will do it; nothing while another
+    /// thread sends, which will go on with what is queued. The lock is not held while `send` runs.
+    fn send_queued(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+        is_connection: bool,
+    ) {
+        if state.is_sending {
+            return;
+        }
+        while !state.queue.replies.is_empty() && (is_connection || !state.is_corked) {
+            state.is_sending = true;
+            let mut batch = std::mem::take(&mut state.queue);
+            let (result, gone) = MutexGuard::unlocked(state, || {
+                let (slices, wanted) = batch.slices();
+                let result = send(&slices);
+                drop(slices);
+                let gone = batch.take_gone(*result.as_ref().unwrap_or(&0));
+                (result.map(|bytes| (bytes, bytes == wanted)), gone)
+            });
+            state.is_sending = false;
+            state.settle(gone);
+            state.queue.put_before(batch);
+            if state.is_broken {
+                return state.drop_replies();
+            }
+            match result {
+                Ok((bytes, took_all)) => {
                     self.traffic.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
                     if !took_all {
                         // The next call would only say so.
                         return state.note_full(true);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    drop(slices);
-                    return state.note_full(false);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return state.note_full(false),
                 Err(error) => {
-                    drop(slices);
                     tracing::debug!(%error, "a client is gone");
                     state.is_broken = true;
                     return state.drop_replies();
                 }
             }
         }
-        (state.full_since, state.took_at) = (None, None);
+        if state.queue.replies.is_empty() {
+            (state.full_since, state.took_at) = (None, None);
+        }
     }
 }
 
-impl State {
+impl Queue {
     /// The next bytes to send, and how many.
     fn slices(&self) -> (SmallVec<[IoSlice<'_>; SLICES_MAX]>, usize) {
         let (mut slices, mut wanted) = (SmallVec::new(), 0);
         let mut skip = self.sent;
-        for reply in &self.queue {
+        for reply in &self.replies {
             let parts = reply.body.iter().flat_map(Data::parts);
             for part in std::iter::once(reply.head.as_slice()).chain(parts) {
                 let gone = skip.min(part.len());
@@ -325,16 +362,36 @@ impl State {
         (slices, wanted)
     }
 
-    fn note_sent(&mut self, bytes: usize) {
+    /// So many more bytes have gone: drops what went whole.
+    fn take_gone(&mut self, bytes: usize) -> Gone {
+        let mut gone = Gone::default();
         self.sent += bytes;
-        while let Some(first) = self.queue.front() {
+        while let Some(first) = self.replies.front() {
             let reply_bytes = first.head.as_slice().len() + first.body.as_ref().map_or(0, Data::len_bytes);
             if self.sent < reply_bytes {
-                return;
+                break;
             }
             self.sent -= reply_bytes;
-            self.drop_first();
+            gone.requests += 1;
+            gone.bytes += first.cost;
+            self.replies.pop_front();
         }
+        gone
+    }
+
+    /// Puts back what was taken and did not go.
+    fn put_before(&mut self, mut first: Self) {
+        if !first.replies.is_empty() {
+            first.replies.append(&mut self.replies);
+            *self = first;
+        }
+    }
+}
+
+impl State {
+    /// Whether there are replies that nobody is sending.
+    fn has_replies(&self) -> bool {
+        !self.queue.replies.is_empty() && !self.is_sending
     }
 
     fn note_full(&mut self, took_some: bool) {
@@ -346,19 +403,21 @@ impl State {
         self.took_at.get_or_insert(now);
     }
 
-    fn drop_first(&mut self) {
-        if let Some(reply) = self.queue.pop_front() {
-            self.requests -= 1;
-            self.bytes -= reply.cost;
-            self.is_short = false;
-        }
+    fn settle(&mut self, gone: Gone) {
+        self.requests -= gone.requests;
+        self.bytes -= gone.bytes;
+        self.is_short &= gone.requests == 0;
     }
 
+    /// Of those that are being sent, who sends them drops what is left.
     fn drop_replies(&mut self) {
-        while !self.queue.is_empty() {
-            self.drop_first();
-        }
-        self.sent = 0;
+        let replies = std::mem::take(&mut self.queue).replies;
+        let cost = replies.iter().map(|reply| reply.cost).sum();
+        self.settle(Gone { requests: replies.len(), bytes: cost });
         (self.full_since, self.took_at) = (None, None);
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;
