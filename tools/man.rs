@@ -1,11 +1,16 @@
 //! `terrace man`: manual pages, made from the same text as `--help`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap_mangen::Man;
 
 use crate::failure::{Failure, Result};
+
+/// What begins with this is shown as it is, line by line; other text is filled.
+pub(crate) const VERBATIM: &str = "    ";
 
 /// Write manual pages, made from what --help says
 #[derive(Args, Debug)]
@@ -21,7 +26,7 @@ pub(crate) struct ManArgs {
 
 pub(crate) fn main(args: &ManArgs, command: clap::Command, print: impl Fn(&str)) -> Result<()> {
     if let Some(folder) = &args.folder {
-        return clap_mangen::generate_to(command, folder).map_err(|error| {
+        return write_all(command, folder).map_err(|error| {
             Failure::caused(format!("cannot write pages to {}", folder.display()), error)
                 .remedy("name a folder that is there and that you may write to")
         });
@@ -30,10 +35,42 @@ pub(crate) fn main(args: &ManArgs, command: clap::Command, print: impl Fn(&str))
         None => command,
         Some(name) => page_of(command, name)?,
     };
-    let mut text = Vec::new();
-    Man::new(page).render(&mut text).expect("memory takes everything");
-    print(String::from_utf8_lossy(&text).trim_end());
+    print(text_of(&Man::new(page)).trim_end());
     Ok(())
+}
+
+/// The pages of `command` and of all below it.
+fn write_all(command: clap::Command, folder: &Path) -> io::Result<()> {
+    fn write(command: &clap::Command, folder: &Path) -> io::Result<()> {
+        let below = command.get_subcommands().filter(|below| !below.is_hide_set());
+        below.into_iter().try_for_each(|below| write(below, folder))?;
+        let page = Man::new(command.clone());
+        fs::write(folder.join(page.get_filename()), text_of(&page))
+    }
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    write(&command, folder)
+}
+
+fn text_of(page: &Man) -> String {
+    let mut text = Vec::new();
+    page.render(&mut text).expect("memory takes everything");
+    let (mut set, mut is_verbatim) = (String::new(), false);
+    for line in String::from_utf8_lossy(&text).lines() {
+        // An empty line goes with those before it.
+        let changes = if is_verbatim {
+            !line.is_empty() && !line.starts_with(VERBATIM)
+        } else {
+            line.starts_with(VERBATIM)
+        };
+        if changes {
+            set += if is_verbatim { ".fi\n" } else { ".nf\n" };
+            is_verbatim = !is_verbatim;
+        }
+        set += line;
+        set.push('\n');
+    }
+    if is_verbatim { set + ".fi\n" } else { set }
 }
 
 fn page_of(mut command: clap::Command, name: &str) -> Result<clap::Command> {
@@ -74,12 +111,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_in_a_page_is_not_filled_like_prose() {
+        let text = page(Some("serve")).expect("there is one");
+        let (before, after) = text.split_once(".nf\n").expect("it begins");
+        let (file, after) = after.split_once(".fi").expect("it ends");
+        assert!(before.ends_with("A whole file for \\-\\-config:\n\n"), "{before}");
+        let file = file.replace("\\-", "-").replace("\\*(Aq", "'");
+        let lines = |text: &str| text.trim().lines().map(|line| line.trim().to_string()).collect::<Vec<_>>();
+        assert_eq!(lines(&file), lines(include_str!("serve/terrace.toml")));
+        assert_eq!(after, "");
+    }
+
+    #[test]
     fn a_folder_gets_all_pages() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let args = ManArgs { page: None, folder: Some(folder.path().into()) };
         main(&args, crate::Arguments::command(), |_| {}).expect("it can be written to");
-        for page in ["terrace.1", "terrace-serve.1", "terrace-ctl.1"] {
+        for page in ["terrace.1", "terrace-serve.1", "terrace-ctl.1", "terrace-ctl-stats.1"] {
             assert!(folder.path().join(page).is_file(), "{page} is missing");
         }
+        let serve = std::fs::read_to_string(folder.path().join("terrace-serve.1")).expect("it is there");
+        assert_eq!(serve.trim_end(), page(Some("serve")).expect("there is one"));
     }
 }

@@ -26,6 +26,9 @@ use crate::stream::Stream;
 use crate::tls::TlsMode;
 use crate::transmission::Transmission;
 
+/// For so long it is not said again that there are too many clients.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// Serves exports to clients. Dropping it is [`Self::shutdown`] without patience.
 pub struct Server {
     shared: Arc<Shared>,
@@ -50,6 +53,7 @@ struct Shared {
     is_draining: AtomicBool,
     accepted: AtomicU64,
     turned_away: AtomicU64,
+    told_of_too_many: Mutex<Option<Instant>>,
     handshakes_failed: AtomicU64,
     breaches: AtomicU64,
 }
@@ -88,6 +92,7 @@ impl Server {
             is_draining: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
+            told_of_too_many: Mutex::default(),
             handshakes_failed: AtomicU64::new(0),
             breaches: AtomicU64::new(0),
         });
@@ -243,7 +248,7 @@ impl Shared {
         if here.connections.len() >= self.limits.read().connections_max {
             drop(here);
             self.turned_away.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(peer, "a client was turned away: there are too many");
+            self.tell_of_too_many(&peer);
             return None;
         }
         let connection = Arc::new(Connection {
@@ -257,6 +262,17 @@ impl Shared {
         here.next += 1;
         here.connections.insert(id, connection.clone());
         Some((id, connection))
+    }
+
+    /// Once in a while: who comes again and again shall not fill the log.
+    fn tell_of_too_many(&self, peer: &str) {
+        let mut told = self.told_of_too_many.lock();
+        if told.is_some_and(|told| told.elapsed() < QUIET) {
+            return tracing::debug!(peer, "a client was turned away");
+        }
+        *told = Some(Instant::now());
+        let turned_away = self.turned_away.load(Ordering::Relaxed);
+        tracing::warn!(peer, turned_away, "a client was turned away: there are too many");
     }
 
     /// How many are here, and the number of the next one.

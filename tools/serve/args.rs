@@ -7,13 +7,14 @@ use clap::Args;
 use terrace::BlockSize;
 
 use super::plan::{
-    Address, CachePlan, ExportPlan, HttpAddress, LimitsPlan, LogLevel, Mode, Plan, StaleSsd, TlsPlan, name_of,
+    Address, CachePlan, ExportPlan, HttpAddress, LimitsPlan, LogLevel, Mode, Plan, SOCKET_MODE, StaleSsd,
+    TlsPlan, name_of, parse_permissions,
 };
 use crate::failure::{Failure, Result};
+use crate::man::VERBATIM;
 use crate::units::{parse_duration_ns, parse_size};
 
-const EXAMPLES: &str = concat!(
-    "Examples:
+const EXAMPLES: &str = "Examples:
   terrace serve --backing disk.img --ram-size 1GiB --ssd-file /ssd/blocks --ssd-size 100GiB --listen unix:/run/t.sock
   nbdinfo nbd+unix:///?socket=/run/t.sock
   terrace ctl --socket /run/t.sock.control stats
@@ -24,16 +25,20 @@ addresses, sizes, modes and exports change in use. Exit codes: 0, all is durable
 
 A whole file for --config:
 
-",
-    include_str!("terrace.toml")
-);
+";
+
+/// Behind the flags. The file is set off as it is, also in the manual.
+fn examples() -> String {
+    let line = |line: &str| if line.is_empty() { "\n".into() } else { format!("{VERBATIM}{line}\n") };
+    EXAMPLES.to_owned() + &include_str!("terrace.toml").lines().map(line).collect::<String>()
+}
 
 /// Serve disks behind the tiers as network block devices (NBD)
 ///
 /// One disk by flags, or several over one cache by a file. Sizes are bytes or carry a unit, a power of 1024 however it
 /// is spelled: 4096, 16k, 64MiB, 1GiB.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = examples())]
 pub(crate) struct ServeArgs {
     /// A file of TOML with all that follows, and any number of exports; SIGHUP has it read again
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_ONE)]
@@ -96,6 +101,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS", help_heading = "Clients")]
     pub(super) listen: Vec<Address>,
 
+    /// Permissions of the Unix sockets of --listen, in octal: who may write to one may read and write the disk, and 0660 lets the
+    /// group do that [default: 0600]
+    #[arg(long, value_name = "MODE", value_parser = parse_permissions, help_heading = "Clients")]
+    pub(super) socket_mode: Option<u32>,
+
     /// Socket of `terrace ctl`, for the owner alone [default: beside the first Unix socket, with .control behind its
     /// name]
     #[arg(long, value_name = "PATH", help_heading = "Clients")]
@@ -137,7 +147,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// What a file says in their place.
-const OF_ONE: [&str; 20] = [
+const OF_ONE: [&str; 21] = [
     "backing",
     "export",
     "write",
@@ -150,6 +160,7 @@ const OF_ONE: [&str; 20] = [
     "ssd_write_budget",
     "block_size",
     "listen",
+    "socket_mode",
     "control",
     "http",
     "connections",
@@ -189,6 +200,7 @@ impl ServeArgs {
         let tls = self.tls_cert.clone().zip(self.tls_key.clone());
         Ok(Plan {
             listen: self.listen.clone(),
+            socket_mode: self.socket_mode.unwrap_or(SOCKET_MODE),
             control: self.control.clone(),
             http: self.http.clone(),
             insecure: self.insecure,
@@ -221,6 +233,16 @@ impl ServeArgs {
 mod tests {
     use super::*;
     use crate::serve::plan::STOP_TIMEOUT;
+
+    #[test]
+    fn the_file_that_the_help_shows_is_one_on_a_terminal_of_eighty_columns() {
+        let mut command = clap::Command::new("serve").term_width(80).after_long_help(examples());
+        let help = command.render_long_help().to_string();
+        let file = help.split("A whole file for --config:\n").nth(1).expect("there is one");
+        let shown: Vec<&str> = file.trim().lines().map(str::trim).collect();
+        let lines: Vec<&str> = include_str!("terrace.toml").trim().lines().map(str::trim).collect();
+        assert_eq!(shown, lines);
+    }
 
     #[test]
     fn the_default_time_to_stop_is_the_one_of_files() {

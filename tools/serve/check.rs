@@ -252,7 +252,7 @@ fn open_entrances(plan: &Plan, has_tls: bool) -> Result<Vec<Entrance>> {
         entrances.push(Entrance { address: None, listener });
     }
     for address in &plan.listen {
-        entrances.push(open_entrance(address)?);
+        entrances.push(open_entrance(address, plan.socket_mode)?);
     }
     if entrances.is_empty() {
         return Err(no_address());
@@ -270,10 +270,9 @@ pub(super) fn no_address() -> Failure {
     Failure::input("there is no address to listen on").remedy("add --listen unix:PATH")
 }
 
-pub(super) fn open_entrance(address: &Address) -> Result<Entrance> {
+pub(super) fn open_entrance(address: &Address, socket_mode: u32) -> Result<Entrance> {
     let listener = match address {
-        // Whoever may connect may read and write the disk.
-        Address::Unix(path) => Listener::unix(path, 0o600),
+        Address::Unix(path) => Listener::unix(path, socket_mode),
         Address::Tcp(address) => Listener::tcp(&resolve(address)?[..]),
     };
     let listener = listener.map_err(|error| cannot_listen(address, error))?;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use clap::Subcommand;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -38,6 +39,8 @@ use crate::units::{parse_size, show_bytes};
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Connections at a time: a thread each.
 const CONNECTIONS_MAX: usize = 16;
+/// How long the listener rests when the system has no descriptor for a connection.
+const REST: Duration = Duration::from_millis(100);
 
 /// What can be asked of a service that runs.
 #[derive(Clone, PartialEq, Eq, Debug, Subcommand, Serialize, Deserialize)]
@@ -170,7 +173,15 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
 fn accept_all(listener: &UnixListener, service: &Arc<Service>) {
     let here = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the owner could not be let in");
+                // It would come again at once, for as long as there is no descriptor.
+                thread::sleep(REST);
+                continue;
+            }
+        };
         let place = Place::take(&here);
         let service = service.clone();
         let talk = move || {

@@ -10,7 +10,7 @@
 //! | trim, zeroes   | `Volume::discard_with`                              | as a write                                     |
 //! | zeroes, NO_HOLE| zeros written piece by piece                        | a helper, a piece at a time                    |
 //! | cache          | `Volume::prefetch_with`, piece by piece             | the thread that brings the last                |
-//! | block status   | `Volume::extents` and `Volume::places`              | a helper                                       |
+//! | block status   | `Volume::extents` and `Volume::places`              | a helper of its own                            |
 //!
 //! What holds:
 //! 1. Several connections see one volume, and a flush of it covers what was acknowledged on any of them: that is what the
@@ -21,6 +21,8 @@
 //!    and zeros that must take space are refused as fast ones.
 //! 4. What is done piece by piece ends when its client is gone.
 //! 5. A read-only export never calls what changes a volume.
+//! 6. Who has a disk written full of zeros, or read in large pieces, holds up no question for its status, and no request to
+//!    another disk: each export has its [`Workers`]. Test: zeros_that_wait_for_a_disk_hold_up_nobody_elses_questions.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,6 +44,11 @@ const LENT_BYTES_MAX: u32 = 4 << 20;
 
 /// Zeros are written and blocks prefetched in pieces of so many bytes, between which others have their turn.
 const PIECE_BYTES: u64 = 1 << 20;
+
+/// Threads for calls that wait for a frame of the cache: few do, and not for long.
+const PATIENT_THREADS: usize = 4;
+/// Threads of each kind for calls that only take their time.
+const SLOW_THREADS: usize = 2;
 
 /// How often a call is made again that found no frame; each waits for `frame_wait_ms`, a second.
 const TRIES: u32 = 60;
@@ -70,20 +77,39 @@ pub(super) struct About {
     pub(super) read_only: bool,
 }
 
+/// The threads of an export, for what its connections' do not wait for. They end with it.
+pub(super) struct Workers {
+    /// For calls that wait for a frame.
+    patient: Helpers,
+    /// For zeros that are written and blocks that are prefetched.
+    slow: Helpers,
+    /// For questions.
+    status: Helpers,
+}
+
+impl Workers {
+    /// # Errors
+    /// When the system has no threads for them.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            patient: Helpers::new("terrace-patient", PATIENT_THREADS)?,
+            slow: Helpers::new("terrace-slow", SLOW_THREADS)?,
+            status: Helpers::new("terrace-status", SLOW_THREADS)?,
+        })
+    }
+}
+
 /// One volume, served.
 pub(super) struct VolumeExport {
     volume: Volume,
     about: About,
     meter: Arc<Meter>,
-    /// For calls that wait for a frame.
-    patient: Helpers,
-    /// For calls that only take their time.
-    slow: Helpers,
+    workers: Workers,
 }
 
 impl VolumeExport {
-    pub(super) fn new(volume: Volume, about: About, patient: Helpers, slow: Helpers) -> Self {
-        Self { volume, about, meter: Arc::default(), patient, slow }
+    pub(super) fn new(volume: Volume, about: About, workers: Workers) -> Self {
+        Self { volume, about, meter: Arc::default(), workers }
     }
 
     pub(super) fn meter(&self) -> &Meter {
@@ -232,7 +258,8 @@ impl Export for VolumeExport {
 
     fn write(&self, offset: u64, data: Payload, fua: bool, done: Done<()>) {
         let request = self.begin(Operation::Write, data.len() as u64, done);
-        let (data, patient, volume) = (Shared(Arc::new(data)), self.patient.clone(), self.volume.clone());
+        let (data, patient, volume) =
+            (Shared(Arc::new(data)), self.workers.patient.clone(), self.volume.clone());
         let finish = self.finish(request, fua);
         let copy = data.clone();
         let again = move || volume.write(offset, copy.as_ref()).map(drop);
@@ -264,30 +291,30 @@ impl Export for VolumeExport {
         }
         let zeros = Zeros {
             volume: self.volume.clone(),
-            helpers: self.slow.clone(),
+            helpers: self.workers.slow.clone(),
             at: offset,
             end: offset + bytes,
             fua: how.fua,
         };
-        self.slow.run(move || zeros.write_next(request));
+        self.workers.slow.run(move || zeros.write_next(request));
     }
 
     fn cache(&self, offset: u64, bytes: u64, done: Done<()>) {
         let request = self.begin(Operation::Prefetch, bytes, done);
         let ahead = Prefetch {
             volume: self.volume.clone(),
-            helpers: self.slow.clone(),
+            helpers: self.workers.slow.clone(),
             at: offset,
             end: offset + bytes,
         };
-        self.slow.run(move || ahead.bring_next(request));
+        self.workers.slow.run(move || ahead.bring_next(request));
     }
 
     fn block_status(&self, query: &StatusQuery<'_>, done: Done<Vec<Vec<Extent>>>) {
         let request = self.begin(Operation::BlockStatus, 0, done);
         let (volume, contexts) = (self.volume.clone(), query.contexts.to_vec());
         let (offset, bytes, extents_max) = (query.offset, query.bytes, query.extents_max);
-        self.slow.run(move || {
+        self.workers.status.run(move || {
             let contexts = contexts.into_iter();
             request.end(
                 contexts.map(|context| status::of(&volume, context, offset, bytes, extents_max)).collect(),
@@ -309,9 +336,9 @@ impl VolumeExport {
         let volume = self.volume.clone();
         let again = move || read_copy(&volume, offset, bytes);
         if bytes > LENT_BYTES_MAX {
-            return self.patient.run(move || request.read(patiently(again)));
+            return self.workers.patient.run(move || request.read(patiently(again)));
         }
-        let patient = self.patient.clone();
+        let patient = self.workers.patient.clone();
         let end = move |result: terrace::Result<Blocks>| {
             let result = result.map(|blocks| (blocks.answer(), lent(blocks)));
             retried(&patient, result, again, |result| request.read(result));
@@ -320,7 +347,7 @@ impl VolumeExport {
     }
 
     fn discard(&self, offset: u64, bytes: u64, finish: impl FnOnce(terrace::Result<()>) + Send + 'static) {
-        let (patient, volume) = (self.patient.clone(), self.volume.clone());
+        let (patient, volume) = (self.workers.patient.clone(), self.volume.clone());
         let again = move || volume.discard(offset, bytes);
         self.volume.discard_with(offset, bytes, move |result| retried(&patient, result, again, finish));
     }

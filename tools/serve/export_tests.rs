@@ -49,9 +49,9 @@ impl Bench {
         let cache = Cache::open(&config).expect("the cache opens");
         let device = Arc::new(MemoryDevice::new(DISK_BYTES));
         let volume = cache.attach("disk", device.clone(), mode).expect("the volume attaches");
-        let helpers = || Helpers::new("helper", 1).expect("a thread");
+        let workers = Workers::new().expect("threads");
         let about = About { description: String::new(), read_only };
-        let export = VolumeExport::new(volume.clone(), about, helpers(), helpers());
+        let export = VolumeExport::new(volume.clone(), about, workers);
         Self { cache, device, volume, export }
     }
 
@@ -201,4 +201,51 @@ fn what_is_done_piece_by_piece_ends_when_nobody_waits_for_it_any_more() {
     long(&|done| bench.export.cache(0, DISK_BYTES, done));
     assert_eq!(bench.counted(Operation::WriteZeroes), (0, 1));
     assert_eq!(bench.counted(Operation::Prefetch), (0, 1));
+}
+
+#[test]
+fn zeros_that_wait_for_a_disk_hold_up_nobody_elses_questions() {
+    use terrace::tiers::testing::Operation as On;
+    let bench = Bench::of_size(DISK_BYTES / BLOCK as u64, WriteMode::Through, false);
+    let how = Zeroing { fua: false, no_hole: true, fast: false };
+    bench.device.stall(On::Write);
+    let zeroed: Vec<_> = (0..2 * SLOW_THREADS as u64)
+        .map(|piece| {
+            let (done, answers) = done();
+            bench.export.write_zeroes(piece * BLOCK as u64, BLOCK as u64, how, done);
+            answers
+        })
+        .collect();
+    bench.device.wait_until_held(1);
+    let (asked, answers) = done();
+    let query = StatusQuery { contexts: &[0, 1], offset: 0, bytes: DISK_BYTES, extents_max: 10 };
+    bench.export.block_status(&query, asked);
+    let answer = answers.recv_timeout(std::time::Duration::from_secs(20));
+    bench.device.resume();
+    assert_eq!(answer.expect("nobody waits for the disk").expect("it is no error").len(), 2);
+    zeroed.iter().for_each(|answers| answers.recv().expect("it is answered").expect("it is done"));
+}
+
+#[test]
+fn the_map_of_tiers_tells_ram_the_ssd_and_the_disk_apart() {
+    const TIER: usize = 1;
+    let (bench, _ssd) = Bench::with_copies_on_the_ssd();
+    let first = || {
+        let (asked, answers) = done();
+        let query = StatusQuery { contexts: &[TIER], offset: 0, bytes: DISK_BYTES, extents_max: 100 };
+        bench.export.block_status(&query, asked);
+        let lists = answers.recv().expect("it is answered").expect("it is no error");
+        assert_eq!(lists[0].iter().map(|extent| extent.bytes).sum::<u64>(), DISK_BYTES);
+        // Nothing but these blocks was ever read.
+        assert_eq!(lists[0].last().map(|extent| extent.flags), Some(0));
+        lists[0][0]
+    };
+    let (ram, ssd, dirty) = (1, 2, 4);
+    assert_eq!(first().flags, ssd);
+    bench.volume.read_ref(0, BLOCK).expect("memory does not fail");
+    assert_eq!(first(), Extent { bytes: BLOCK as u64, flags: ram | ssd });
+    bench.volume.write(0, &[1; BLOCK]).expect("memory does not fail");
+    assert_eq!(first().flags, ram | dirty, "what the SSD has is older, and no sync covers what the disk has");
+    bench.volume.flush().expect("memory does not fail");
+    assert_eq!(first().flags, ram);
 }

@@ -9,6 +9,8 @@
 //! ```
 //!
 //! The life of a service: everything is checked, the cache opened, the disks attached, and only then clients are let in.
+//! Attaching a disk takes long where it leaves mode `back-ssd`: first it gets what only the SSD has. A service manager is asked
+//! for that time, and a wish to end is granted within `stop-timeout` then too; what the SSD has stays there.
 //! On a wish to end nobody is let in any more; those that are here get answers to what they began, for a quarter of
 //! `stop-timeout`, and those that do not take them are cut off; everything is made durable; the cache file is left in order.
 //! A second wish cuts off at once who is still here. All of that takes `stop-timeout` at most; then, and on a third wish, what
@@ -44,6 +46,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use args::ServeArgs;
+use check::Checked;
 use notify::Manager;
 use service::Service;
 use signals::Event;
@@ -53,6 +56,11 @@ use crate::memory;
 
 /// A service manager waits so much longer than the service takes.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How often a service manager hears that the service is being opened, which is to go on for [`PATIENCE`].
+const OPENING: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Who starts it by hand wonders from then on.
+const LONG: Duration = Duration::from_secs(6);
 
 /// Runs the subcommand; `print` takes what goes to standard output.
 pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
@@ -66,7 +74,7 @@ pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
     let mut checked = check::check(plan)?;
     let names: Vec<String> = checked.entrances.iter().map(|entrance| entrance.listener.name()).collect();
     let (control, http) = (checked.control.take(), checked.http.take());
-    let service = Arc::new(Service::open(checked)?);
+    let service = Arc::new(open(checked, &sender, &events, &manager)?);
     // Its file is removed when this function ends.
     let control = control.map(|control| control.serve(&service)).transpose().map_err(no_threads)?;
     let mut ready = format!("ready at {}", names.join(", "));
@@ -83,6 +91,54 @@ pub(crate) fn main(args: &ServeArgs, print: impl Fn(&str)) -> Result<()> {
     let reloads = life.clone().take_reloads().map_err(no_threads)?;
     life.wait_for_end(&events, &reloads);
     life.stop(sender, &events)
+}
+
+/// Opens the service on a thread of its own, so that signals and the manager have theirs meanwhile. What it does not grant
+/// itself is left for [`Life`].
+fn open(
+    checked: Checked,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
+    manager: &Manager,
+) -> Result<Service> {
+    let (since, within) = (Instant::now(), checked.plan.stop_timeout);
+    let (mut is_long, mut deadline, mut later) = (false, None, Vec::new());
+    let opened = sender.clone();
+    let opening = thread::spawn(move || {
+        let service = Service::open(checked);
+        // Whoever receives it waits below.
+        let _ = opened.send(Event::Opened);
+        service
+    });
+    // It also ends by a panic.
+    while !opening.is_finished() {
+        let left = deadline.map(|deadline: Instant| deadline.saturating_duration_since(Instant::now()));
+        match events.recv_timeout(left.map_or(OPENING, |left| left.min(OPENING))) {
+            Ok(Event::Opened) => break,
+            Ok(Event::Stop) if deadline.is_none() => {
+                deadline = Some(Instant::now() + within);
+                say("stopping once everything is open; a second signal ends that");
+                later.push(Event::Stop);
+            }
+            Ok(Event::Stop) => return Err(not_opened()),
+            Ok(event) => later.push(event),
+            Err(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Err(not_opened()),
+            Err(_) => {
+                manager.opening(PATIENCE);
+                if since.elapsed() >= LONG && !is_long {
+                    is_long = true;
+                    say("still opening: a disk that leaves mode back-ssd gets first what only the SSD has");
+                }
+            }
+        }
+    }
+    later.into_iter().for_each(|event| drop(sender.send(event)));
+    opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn not_opened() -> Failure {
+    Failure::input("ended before clients were let in")
+        .remedy("what only the SSD has is there at the next start")
 }
 
 /// A service from when it is ready.
@@ -105,6 +161,8 @@ impl Life {
                 // If there is no room one is yet to begin, which will find the file as it is now.
                 Ok(Event::Reload) => drop(reloads.try_send(())),
                 Ok(Event::Stop | Event::Ended(_)) | Err(RecvTimeoutError::Disconnected) => return,
+                // It may come after it was seen.
+                Ok(Event::Opened) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     // It takes every lock that requests take: one that nobody gets keeps the watchdog waiting.
                     self.service.cache.stats();
@@ -148,7 +206,7 @@ impl Life {
                 }
                 Ok(Event::Stop) => self.hasten(),
                 // The service is at its end.
-                Ok(Event::Reload) => {}
+                Ok(Event::Reload | Event::Opened) => {}
                 Err(_) => {
                     let seconds = within.as_secs_f64();
                     let lost = self.what_is_lost();

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The way to a service manager; without one nothing is said.
 pub(super) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -27,13 +29,24 @@ impl Manager {
         self.watchdog.map(|time| time / 3)
     }
 
+    /// The service is still being opened, which may go on for `within` from now.
+    pub(super) fn opening(&self, within: Duration) {
+        self.tell(&format!(
+            "STATUS=opening the cache and the disks\nEXTEND_TIMEOUT_USEC={}",
+            within.as_micros()
+        ));
+    }
+
     pub(super) fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
 
     /// Until the next [`Self::ready`] the file is being read again; `systemctl reload` waits for that.
     pub(super) fn reloading(&self) {
-        self.tell("RELOADING=1\nSTATUS=reading the file again");
+        // With the time, systemd has `Type=notify-reload` from version 253 on tell this reload from those before.
+        let now = clock_gettime(ClockId::Monotonic);
+        let usec = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+        self.tell(&format!("RELOADING=1\nSTATUS=reading the file again\nMONOTONIC_USEC={usec}"));
     }
 
     pub(super) fn stopping(&self, within: Duration) {

@@ -19,6 +19,8 @@ use crate::units::{parse_duration_ns, parse_size};
 pub(super) const RAM_BYTES: u64 = 1 << 30;
 /// Longer than the destage of what RAM may have dirty by default takes on a disk of 150 MB/s.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Whoever may connect may read and write the disk.
+pub(super) const SOCKET_MODE: u32 = 0o600;
 
 /// Everything that the service is told.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -26,6 +28,9 @@ pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Plan {
     #[serde(default)]
     pub(super) listen: Vec<Address>,
+    /// Permissions of the Unix sockets of `listen`.
+    #[serde(default = "socket_mode", deserialize_with = "permissions")]
+    pub(super) socket_mode: u32,
     pub(super) control: Option<PathBuf>,
     /// Metrics and the page are here.
     pub(super) http: Option<HttpAddress>,
@@ -344,6 +349,21 @@ fn block_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BlockSize, D
     BlockSize::new(size(deserializer)?).map_err(serde::de::Error::custom)
 }
 
+/// Permissions as `chmod` takes them, in octal.
+pub(super) fn parse_permissions(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| mode <= 0o777);
+    mode.ok_or_else(|| "expected permissions in octal, such as 0660".into())
+}
+
+fn permissions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    // A number would be taken for decimal.
+    parse_permissions(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn socket_mode() -> u32 {
+    SOCKET_MODE
+}
+
 fn stop_timeout() -> Duration {
     STOP_TIMEOUT
 }
@@ -422,6 +442,7 @@ mod tests {
         assert_eq!((plan.cache.ram_size, plan.cache.ssd_size), (4 << 30, Some(100 << 30)));
         assert_eq!(plan.limits, LimitsPlan::default());
         assert_eq!((plan.stop_timeout, plan.log), (STOP_TIMEOUT, LogLevel::default()));
+        assert_eq!(plan.socket_mode, SOCKET_MODE);
         assert_eq!(plan.cache.block_size, BlockSize::DEFAULT);
         assert_eq!(plan.exports[0].write, Mode::BackSsd);
     }
@@ -443,6 +464,8 @@ mod tests {
             ("[cache]\nram = 5", "line 2: unknown field `ram`"),
             ("listen = [\"nowhere\"]", "expected unix:PATH or HOST:PORT"),
             ("http = \"unix:/x\"", "line 1: expected HOST:PORT"),
+            ("socket-mode = \"0999\"", "line 1: expected permissions in octal"),
+            ("socket-mode = 660", "line 1: "),
             ("[[export]]\nname = \"x\"", "missing field `backing`"),
             ("[[export]]\nbacking = \"x\"\nwrite = \"later\"", "line 3: unknown variant `later`"),
         ] {

@@ -83,7 +83,8 @@ impl Prepared {
         let backings = come.filter(is_free).map(open).collect::<Result<_>>()?;
         // Last: from here on clients may find a socket there.
         let come = wanted.listen.iter().filter(|address| !current.listen.contains(address));
-        let entrances = come.map(check::open_entrance).collect::<Result<_>>()?;
+        let open = |address| check::open_entrance(address, wanted.socket_mode);
+        let entrances = come.map(open).collect::<Result<_>>()?;
         Ok(Self { wanted, tls, entrances, backings })
     }
 }
@@ -224,6 +225,7 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
     let other_file =
         before.ssd_file.is_some() && after.ssd_file.is_some() && before.ssd_file != after.ssd_file;
     let mut waiting: Vec<String> = [
+        (current.socket_mode != wanted.socket_mode, "socket-mode"),
         (current.control != wanted.control, "control"),
         (current.http != wanted.http, "http"),
         (before.block_size != after.block_size, "block-size"),

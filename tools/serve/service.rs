@@ -22,16 +22,10 @@ use terrace_nbd::{ConnectionStats, Exports, Server, ServerStats};
 
 use super::check::Checked;
 use super::doors::Doors;
-use super::export::{About, VolumeExport};
-use super::helpers::Helpers;
+use super::export::{About, VolumeExport, Workers};
 use super::meter::OperationSnapshot;
 use super::plan::{ExportPlan, Mode, Plan};
 use crate::failure::{Failure, Result};
-
-/// Threads for calls that wait for a frame of the cache: few do, and not for long.
-const PATIENT_THREADS: usize = 4;
-/// Threads for what takes its time: block status, zeros that are written, blocks that are prefetched.
-const SLOW_THREADS: usize = 2;
 
 /// Everything that runs.
 pub(crate) struct Service {
@@ -43,8 +37,6 @@ pub(crate) struct Service {
     changing: Mutex<()>,
     force: Mutex<InForce>,
     what_if: Mutex<Option<WhatIf>>,
-    patient: Helpers,
-    slow: Helpers,
     since: Instant,
     is_stopping: AtomicBool,
 }
@@ -108,10 +100,6 @@ impl Service {
             Failure::caused("the cache cannot be opened", error)
                 .remedy("mend that, or leave the SSD file out")
         })?;
-        let no_threads = |error| {
-            Failure::caused("the system gives no threads or descriptors", error)
-                .remedy("raise the limits of this user")
-        };
         let exports = Arc::new(Exports::default());
         let service = Self {
             server: Server::new(exports.clone(), plan.limits.limits()),
@@ -119,8 +107,6 @@ impl Service {
             exports,
             served: RwLock::default(),
             what_if: Mutex::new(watch(&cache, &config)),
-            patient: Helpers::new("terrace-patient", PATIENT_THREADS).map_err(no_threads)?,
-            slow: Helpers::new("terrace-slow", SLOW_THREADS).map_err(no_threads)?,
             since: Instant::now(),
             is_stopping: AtomicBool::new(false),
             changing: Mutex::default(),
@@ -140,14 +126,14 @@ impl Service {
     /// Serves one more disk.
     pub(super) fn add(&self, plan: &ExportPlan, backing: Arc<FileBacking>) -> Result<()> {
         let name = &plan.name;
+        let workers = Workers::new().map_err(no_threads)?;
         let stale_ssd = self.force.lock().plan.stale_ssd.into();
         let mark = plan.mark.as_ref().map(|path| -> Arc<dyn MarkPlace> { Arc::new(FileMark::new(path)) });
         let options = AttachOptions { mark, stale_ssd, exclusive: plan.exclusive };
         let volume = self.cache.attach_with(name, backing, plan.mode(), &options);
         let volume = volume.map_err(|error| cannot_attach(name, error))?;
         let about = About { description: plan.description.clone(), read_only: plan.read_only };
-        let export = VolumeExport::new(volume.clone(), about, self.patient.clone(), self.slow.clone());
-        let export = Arc::new(export);
+        let export = Arc::new(VolumeExport::new(volume.clone(), about, workers));
         let served = Served { plan: plan.clone(), volume, export: export.clone() };
         self.served.write().insert(name.clone(), Arc::new(served));
         self.exports.insert(name, export);
@@ -379,6 +365,11 @@ impl Served {
             operations: self.export.meter().snapshot(),
         }
     }
+}
+
+fn no_threads(error: std::io::Error) -> Failure {
+    Failure::caused("the system gives no threads or descriptors", error)
+        .remedy("raise the limits of this user")
 }
 
 fn cannot_attach(name: &str, error: terrace::Error) -> Failure {

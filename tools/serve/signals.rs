@@ -15,6 +15,8 @@ pub(super) enum Event {
     Stop,
     /// SIGHUP.
     Reload,
+    /// The service is open, or cannot be opened.
+    Opened,
     /// All that ends the service in order has been done.
     Ended(Result<()>),
 }

@@ -117,7 +117,7 @@ fn dirty(report: &Report) -> Line<'static> {
     let now = &report.now;
     let in_blocks = |blocks: u64| show_bytes(blocks * report.block_bytes);
     Line::from(format!(
-        "dirty: RAM {}, SSD {}   unsynced {}   queues: disks {}, SSD {}",
+        "dirty RAM {} SSD {}  unsynced {}  queued disks {} SSD {}",
         in_blocks(now.dirty_blocks),
         in_blocks(now.ssd_dirty_blocks),
         in_blocks(now.unsynced_blocks),
@@ -129,7 +129,7 @@ fn dirty(report: &Report) -> Line<'static> {
 fn moved(lately: &Interval<'_>) -> Line<'static> {
     let rate = |of: fn(&Report) -> u64| show_bytes_rate(lately.rate(of));
     Line::from(format!(
-        "disks: read {}, written {}   SSD: read {}, written {}",
+        "disks read {} write {}  SSD read {} write {}",
         rate(|report| report.counters.disk_read_bytes),
         rate(|report| report.counters.disk_write_bytes),
         rate(|report| report.counters.ssd_read_bytes),
@@ -265,13 +265,10 @@ mod tests {
             "{lines:#?}"
         );
         assert_eq!(lines[2], format!("{}{}{}", "█".repeat(70), "▓".repeat(9), "░"));
-        assert!(line("dirty").contains("RAM 48 KiB, SSD 16 KiB   unsynced 32 KiB"), "{lines:#?}");
+        assert!(line("dirty").contains("RAM 48 KiB SSD 16 KiB  unsynced 32 KiB"), "{lines:#?}");
         let words = |start| line(start).split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(words("read ram"), "read ram 800/s 3.1 MiB/s 2.0 us 33 us 0");
-        assert_eq!(
-            words("disk"),
-            "disks: read 4 KiB/s, written 4 KiB/s SSD: read 4 KiB/s, written 390.6 KiB/s"
-        );
+        assert_eq!(words("disk"), "disks read 4 KiB/s write 4 KiB/s SSD read 4 KiB/s write 390.6 KiB/s");
         assert_eq!(words("192.0.2.7"), "192.0.2.7:40000 disk 5 1,010/s 1.1 MiB/s");
     }
 
@@ -279,6 +276,30 @@ mod tests {
     fn a_small_terminal_shows_what_fits_and_none_is_too_small() {
         for (width, height) in [(1, 1), (20, 3), (40, 8), (80, 7), (300, 90)] {
             assert_eq!(drawn(width, height, &a_report(11.0), None).len(), usize::from(height));
+        }
+    }
+
+    #[test]
+    fn eighty_columns_are_enough_for_a_busy_service() {
+        let mut report = a_report(12.0);
+        let blocks = |mib: u64| mib << 20 >> 14;
+        let now = &mut report.now;
+        (now.dirty_blocks, now.ssd_dirty_blocks, now.unsynced_blocks) =
+            (blocks(999), blocks(999), blocks(999));
+        (now.disk_queue_depth, now.ssd_queue_depth) = (128, 64);
+        let counters = &mut report.counters;
+        for bytes in [
+            &mut counters.disk_read_bytes,
+            &mut counters.disk_write_bytes,
+            &mut counters.ssd_read_bytes,
+            &mut counters.ssd_bytes_written,
+        ] {
+            *bytes += (2 * 999_900) << 10;
+        }
+        let lines = drawn(80, 24, &report, None);
+        for (start, end) in [("dirty ", "queued disks 128 SSD 64"), ("disks read", "write 976.8 MiB/s")] {
+            let line = lines.iter().find(|line| line.starts_with(start)).expect(start);
+            assert!(line.trim_end().ends_with(end), "{line}");
         }
     }
 

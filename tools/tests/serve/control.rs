@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use serde_json::Value;
 
 use crate::common::{Playground, Run};
-use crate::harness::{MIB, Server, have, make_disk, nbdsh, number, stats};
+use crate::harness::{MIB, Server, have, make_disk, nbdsh, number, run, stats};
 use crate::raw::{Ask, Client, READ};
 
 fn ctl(ground: &Playground, arguments: &[&str]) -> Run {
@@ -187,4 +187,31 @@ fn what_cannot_be_is_said_in_one_line_and_the_service_goes_on() {
         assert!(answer[key].is_string(), "{line}: {answer}");
     }
     assert_eq!(server.stop().code, Some(0));
+}
+
+/// The listener could not let the owner in for lack of descriptors, and tried again at once, on a whole processor.
+#[test]
+fn an_owner_for_whom_there_is_no_descriptor_costs_no_processor() {
+    if !have(&["prlimit"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "disk", MIB);
+    let mut server = Server::of_disk(&ground, &[]);
+    let pid = server.pid().to_string();
+    let limit = |count: &str| run(&ground, "prlimit", &["--pid", &pid, &format!("--nofile={count}:")]);
+    let since = std::time::Instant::now();
+    limit("3");
+    let owner = UnixStream::connect(ground.path().join("nbd.control")).expect("it listens");
+    let refused = "the owner could not be let in";
+    assert!(server.next_line().contains(refused));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    limit("1024");
+    let tries_max = 1 + since.elapsed().as_millis() / 100;
+    drop(owner);
+    assert_eq!(json(&ground, "exports")[0]["name"], "disk");
+    let ended = server.stop();
+    assert_eq!(ended.code, Some(0));
+    let tries = ended.stderr.lines().filter(|line| line.contains(refused)).count() as u128;
+    assert!(tries <= tries_max, "{tries} tries, and time for {tries_max}");
 }

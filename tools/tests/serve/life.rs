@@ -8,7 +8,7 @@ use crate::common::Playground;
 use crate::harness::{
     MIB, Server, contents, have, make_disk, nbdsh, noise, number, run, stats, stats_when_read, uri,
 };
-use crate::raw::Client;
+use crate::raw::{Client, Place};
 
 #[test]
 fn a_wish_to_end_makes_durable_what_nobody_flushed_while_a_client_is_connected() {
@@ -111,6 +111,22 @@ fn an_abandoned_socket_is_replaced_and_one_that_is_served_is_not() {
 }
 
 #[test]
+fn a_socket_is_its_owners_alone_unless_the_group_is_to_come_in_and_what_controls_it_always_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let ground = Playground::new();
+    make_disk(&ground, "disk", MIB);
+    let mode = |socket: &str| {
+        let found = fs::metadata(ground.path().join(socket)).expect("it is there");
+        found.permissions().mode() & 0o777
+    };
+    for (more, wanted) in [(&[][..], 0o600), (&["--socket-mode", "0660"], 0o660)] {
+        let server = Server::of_disk(&ground, more);
+        assert_eq!((mode("nbd"), mode("nbd.control")), (wanted, 0o600), "{more:?}");
+        assert_eq!(server.stop().code, Some(0));
+    }
+}
+
+#[test]
 fn a_server_takes_the_sockets_that_it_is_started_with() {
     if !have(&["nbdsh"]) {
         return;
@@ -123,4 +139,20 @@ assert h.get_size() == 1 << 20
 assert h.pread(1 << 20, 0) == open("disk", "rb").read()
 "#;
     run(&ground, "nbdsh", &["-c", &script.replace("TERRACE", env!("CARGO_BIN_EXE_terrace"))]);
+}
+
+#[test]
+fn who_comes_again_and_again_while_there_is_no_room_does_not_fill_the_log() {
+    let ground = Playground::new();
+    make_disk(&ground, "disk", MIB);
+    let server = Server::of_disk(&ground, &["--connections", "1"]);
+    let _first = Client::at(ground.path());
+    let nbd = Place::Unix(ground.path().join("nbd"));
+    for _ in 0..100 {
+        Client::silent(&nbd).expect("it listens").wait_for_end();
+    }
+    assert_eq!(stats(&ground)["clients"]["turned_away"], 100);
+    let ended = server.stop();
+    let told = ended.stderr.lines().filter(|line| line.contains("turned away")).count();
+    assert_eq!(told, 1, "{}", ended.stderr);
 }

@@ -1,13 +1,16 @@
 //! A service under a manager: what it tells it, and the unit of systemd.
 
+use std::io::{BufRead, BufReader};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::Playground;
-use crate::harness::{MIB, Server, have, make_disk, run};
+use crate::harness::{MIB, Server, contents, have, make_disk, run};
+use crate::raw::{Ask, Client, FLUSH};
+use crate::slow_disk::SlowDisk;
 
 /// The other end of NOTIFY_SOCKET.
 struct Manager(UnixDatagram);
@@ -44,8 +47,16 @@ fn a_manager_is_told_when_clients_may_come_when_the_file_is_read_again_and_when_
     assert!(manager.told().starts_with("READY=1\nSTATUS=ready at unix:"));
     assert_eq!(manager.told(), "WATCHDOG=1");
     ground.file("conf", CONFIG.replace("[[", "log = \"error\"\nstop-timeout = \"90s\"\n[[").as_bytes());
+    let now_usec = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+    };
+    let before = now_usec();
     server.signal(Signal::HUP);
-    assert!(manager.news().starts_with("RELOADING=1\nSTATUS="));
+    let reloading = manager.news();
+    assert!(reloading.starts_with("RELOADING=1\nSTATUS="), "{reloading}");
+    let since = reloading.split_once("\nMONOTONIC_USEC=").expect("it says when").1.parse().expect("a number");
+    assert!((before..=now_usec()).contains(&since), "{reloading}");
     assert_eq!(manager.news(), "READY=1\nSTATUS=changed: log, stop-timeout");
     ground.file("conf", b"nonsense");
     server.signal(Signal::HUP);
@@ -75,6 +86,56 @@ fn a_manager_behind_an_abstract_socket_that_wants_no_signs_of_life_gets_none() {
     assert!(manager.told().starts_with("STOPPING=1"), "nothing in between");
 }
 
+/// The disk takes two writes a second, and the SSD has forty for it. Left for another mode, it gets them before anybody is let
+/// in: a manager that is not told would end the service, and a signal was not looked at.
+#[test]
+fn while_a_disk_gets_what_only_the_ssd_has_a_manager_waits_and_a_wish_to_end_does_not() {
+    const BLOCKS: usize = 40;
+    let ground = Playground::new();
+    make_disk(&ground, "below", BLOCKS * MIB);
+    let Some(disk) = SlowDisk::of(ground.path(), "below", "disk", 2) else { return };
+    let manager = Manager::of(UnixDatagram::bind(ground.path().join("notify")).expect("a socket"));
+    let arguments =
+        ["serve", "--backing", "disk", "--listen", "unix:nbd", "--ssd-file", "ssd", "--ssd-size", "128MiB"];
+    let server = Server::start(&ground, &[&arguments[..], &["--write", "back-ssd"]].concat());
+    let mut client = Client::at(ground.path());
+    for block in 0..BLOCKS {
+        assert_eq!(client.write((block * MIB) as u64, &[7; 16 << 10], 0), Ok(vec![]));
+    }
+    assert_eq!(client.ask(&Ask { command: FLUSH, ..Ask::default() }, &[]), Ok(vec![]));
+    server.kill();
+    for (stop_timeout, signals) in [("3600s", 2), ("1s", 1)] {
+        let mut command = ground.command(&[&arguments[..], &["--stop-timeout", stop_timeout]].concat());
+        let mut opening =
+            command.env("NOTIFY_SOCKET", ground.path().join("notify")).spawn().expect("it was built");
+        let mut lines = BufReader::new(opening.stderr.take().expect("it is a pipe")).lines();
+        let mut said = || lines.next().expect("it says more").expect("text");
+        for _ in 0..signals {
+            assert_eq!(
+                manager.told(),
+                "STATUS=opening the cache and the disks\nEXTEND_TIMEOUT_USEC=30000000"
+            );
+        }
+        if signals == 2 {
+            assert!(said().starts_with("terrace: still opening: "));
+        }
+        for signal in 0..signals {
+            kill_process(Pid::from_child(&opening), Signal::TERM).expect("it runs");
+            if signal == 0 {
+                assert!(said().starts_with("terrace: stopping once everything is open"));
+            }
+        }
+        assert!(said().starts_with("terrace: ended before clients were let in; what only the SSD has "));
+        assert_eq!(opening.wait().expect("it ends").code(), Some(2));
+    }
+    // Ready when the disk has everything.
+    let server = Server::start(&ground, &arguments);
+    server.kill();
+    drop(disk);
+    let stored = contents(&ground.path().join("below"));
+    assert!(stored.chunks(MIB).all(|piece| piece[..16 << 10] == [7; 16 << 10]));
+}
+
 const UNIT: &str = include_str!("../../serve/terrace.service");
 
 #[test]
@@ -93,4 +154,18 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     let wrong =
         crate::harness::try_run(&ground, "systemd-analyze", &["verify", "--man=no", "./wrong.service"]);
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("WatchdogSecs"), "it looks at the file");
+}
+
+/// The file that the unit serves is the example with other disks: its folders are there, and may be written to.
+#[test]
+fn the_unit_makes_the_folders_that_the_example_names() {
+    let example = include_str!("../../serve/terrace.toml");
+    for (key, folder) in [
+        ("RuntimeDirectory", "/run/terrace/"),
+        ("CacheDirectory", "/var/cache/terrace/"),
+        ("StateDirectory", "/var/lib/terrace/"),
+    ] {
+        assert!(example.contains(folder), "{folder}");
+        assert!(UNIT.lines().any(|line| line == format!("{key}=terrace")), "{key}");
+    }
 }

@@ -82,15 +82,16 @@ fn what_waits_for_the_next_start_is_named_and_stays_as_it_is() {
     let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
     let cache = "[cache]\nblock-size = \"32KiB\"\nssd-write-budget = \"1GiB\"";
     let changed = config.replace("\"ssd\"", "\"other-ssd\"").replace("[cache]", cache);
-    let changed =
-        format!("control = \"other\"\nhttp = \"127.0.0.1:0\"{changed}description = \"the first\"\n");
+    let changed = format!(
+        "socket-mode = \"0660\"\ncontrol = \"other\"\nhttp = \"127.0.0.1:0\"{changed}description = \"the first\"\n"
+    );
     ground.file("conf", changed.as_bytes());
     for _ in 0..2 {
         server.signal(Signal::HUP);
         assert_eq!(
             server.next_line(),
-            "terrace: waits for the next start: control, http, block-size, ssd-write-budget, ssd-file, description \
-             of one"
+            "terrace: waits for the next start: socket-mode, control, http, block-size, ssd-write-budget, ssd-file, \
+             description of one"
         );
     }
     make_disk(&ground, "other.img", MIB);
