@@ -103,7 +103,7 @@ fn a_trace_of_writes_alone_is_no_ground_for_a_recommendation() {
     assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""));
     assert!(run.stderr.contains("has no reads") && run.stderr.contains("--as-reads"), "{}", run.stderr);
     let taken = &json(&ground.terrace(&[&tune[..], &["--as-reads", "--json"]].concat()))["recommendation"];
-    assert!(taken["ram_share"].as_f64() > Some(0.5), "{taken}");
+    assert_eq!(taken["disk_share"].as_f64(), Some(0.3), "300 blocks of 1000: {taken}");
 }
 
 #[test]

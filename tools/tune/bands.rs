@@ -60,8 +60,11 @@ mod tests {
     fn recording(seed: u64) -> Recording {
         let mut random = fastrand::Rng::with_seed(seed);
         let touch = |step: u64| {
-            let id =
-                if step / 4000 % 4 == 0 { 100_000 + step } else { (random.f64().powi(3) * 40_000.0) as u64 };
+            let id = if (step / 4000).is_multiple_of(4) {
+                100_000 + step
+            } else {
+                (random.f64().powi(3) * 40_000.0) as u64
+            };
             Touch { first: BlockId::from_u64(id), count: 1, is_write: false, time_us: step }
         };
         let block_size = BlockSize::new(4096).expect("a good size");
