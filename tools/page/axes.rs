@@ -73,6 +73,48 @@ impl Ranged for Bytes {
     }
 }
 
+/// From the beginning of a trace to its end: labels are whole minutes, hours or days of it, or whole numbers of references.
+pub(super) struct Times {
+    pub(super) end: f64,
+    pub(super) is_seconds: bool,
+}
+
+impl Times {
+    /// Apart from label to label: so that there are at most eight.
+    fn between_labels(&self) -> f64 {
+        const SECONDS: [f64; 19] = [
+            1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 10_800.0,
+            21_600.0, 43_200.0, 86_400.0, 172_800.0, 604_800.0,
+        ];
+        let least = self.end / 8.0;
+        let of_seconds =
+            SECONDS.into_iter().find(|&step| self.is_seconds && self.end >= 10.0 && step >= least);
+        // 1, 2 or 5 times a power of ten.
+        let power = 10f64.powf(least.max(1e-9).log10().floor());
+        let of_tens =
+            [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * power).find(|&step| step >= least);
+        of_seconds.or(of_tens).unwrap_or(self.end)
+    }
+}
+
+impl Ranged for Times {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        limit.0 + (value / self.end * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        let step = self.between_labels();
+        (0..=8).map(|times| f64::from(times) * step).take_while(|&value| value <= self.end).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        0.0..self.end
+    }
+}
+
 /// Places for bars, of width 1 from 0 on, each labelled in its middle.
 pub(super) struct Slots(pub(super) usize);
 
@@ -107,7 +149,8 @@ where
     Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     let mut builder = ChartBuilder::on(area);
-    builder.margin(12).x_label_area_size(44).y_label_area_size(76);
+    // On the right half of a label stands beside the axis.
+    builder.margin(12).margin_right(26).x_label_area_size(44).y_label_area_size(76);
     let mut chart = builder.build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
@@ -159,4 +202,31 @@ where
         .label(name)
         .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], color.stroke_width(2)));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_time_are_whole_units_of_it_and_at_most_nine() {
+        for (end, is_seconds, wanted) in [
+            (7200.0, true, 1200.0),
+            (601.0, true, 120.0),
+            (45.0, true, 10.0),
+            (3.0 * 86_400.0, true, 43_200.0),
+            (400.0 * 86_400.0, true, 5_000_000.0),
+            (4.0, true, 0.5),
+            (370_905.0, false, 50_000.0),
+        ] {
+            let times = Times { end, is_seconds };
+            assert!(
+                (times.between_labels() - wanted).abs() < 1e-6 * wanted,
+                "{end}: {}",
+                times.between_labels()
+            );
+            let points = times.key_points(10usize);
+            assert!((4..=9).contains(&points.len()), "{end}: {points:?}");
+        }
+    }
 }

@@ -103,9 +103,11 @@ pub(super) fn surface(report: &Report) -> Plot {
             area.draw(&Text::new(said, grid.middle(column, row), middle))?;
             if report.recommendation.is_some_and(|taken| taken == *one) {
                 let [(left, top), (right, bottom)] = grid.cell(column, row);
-                let frame =
-                    Rectangle::new([(left + 2, top + 2), (right - 1, bottom - 1)], MARK.stroke_width(3));
-                area.draw(&frame)?;
+                let (left, top, right, bottom) = (left + 2, top + 2, right - 1, bottom - 1);
+                // A rectangle's line has a width of 1 in the library's SVG, whatever it is told.
+                let corners =
+                    [(left, top), (right, top), (right, bottom), (left, bottom), (left, top), (right, top)];
+                area.draw(&PathElement::new(corners.to_vec(), MARK.stroke_width(3)))?;
             }
         }
         grid.label(area, &columns, &rows, ["SSD", "RAM"])
@@ -126,7 +128,8 @@ pub(super) fn reuse_distances(profile: &Profile, block_bytes: u64) -> Plot {
     let grid = Grid { columns: windows.len(), rows: classes };
     let most = windows.iter().flat_map(|window| &window.reuse_distances).max().copied().unwrap_or(0).max(1);
     let share = |count: u64| (count as f64 + 1.0).ln() / (most as f64 + 1.0).ln();
-    let end = |window: &crate::tune::Window| time(window.end, profile.windows_by_time);
+    let whole = windows.last().map_or(0.0, |window| window.end);
+    let end = |window: &crate::tune::Window| time(window.end, whole, profile.windows_by_time);
     let columns: Vec<String> = windows.iter().map(end).collect();
     let rows: Vec<String> = (0..classes).map(|class| show_bytes(block_bytes << class)).collect();
     let mut marks = 0;
@@ -150,13 +153,14 @@ pub(super) fn reuse_distances(profile: &Profile, block_bytes: u64) -> Plot {
     }
 }
 
-/// A moment of the trace.
-pub(super) fn time(end: f64, is_seconds: bool) -> String {
-    match end {
-        end if !is_seconds => show_count(end as u64),
-        end if end < 600.0 => format!("{end:.0} s"),
-        end if end < 7200.0 * 2.0 => format!("{:.0} min", end / 60.0),
-        end if end < 86_400.0 * 3.0 => format!("{:.0} h", end / 3600.0),
-        end => format!("{:.1} d", end / 86_400.0),
+/// A moment of the trace, in a unit for all moments of one that takes `whole`.
+pub(super) fn time(at: f64, whole: f64, is_seconds: bool) -> String {
+    match whole {
+        _ if !is_seconds => show_count(at as u64),
+        whole if whole < 10.0 => format!("{at:.1} s"),
+        whole if whole < 600.0 => format!("{at:.0} s"),
+        whole if whole < 4.0 * 3600.0 => format!("{:.0} min", at / 60.0),
+        whole if whole < 3.0 * 86_400.0 => format!("{:.0} h", at / 3600.0),
+        _ => format!("{:.1} d", at / 86_400.0),
     }
 }

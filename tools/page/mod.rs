@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::failure::{Failure, Result};
-use crate::tune::{Candidate, Report, changes, show_years, sizes};
+use crate::tune::{Candidate, MEASURED_HEAD, Measured, Report, changes, measured_row, show_years, sizes};
 use crate::units::{show_bytes, show_count, show_us};
 
 /// The colours of both themes, by role.
@@ -40,7 +40,7 @@ fn plots(report: &Report) -> Vec<Plot> {
     let plots = [
         Some(maps::surface(report)),
         Some(plots::disk_reads(report)),
-        report.curves.as_ref().map(plots::curves),
+        report.curves.as_ref().map(|curves| plots::curves(curves, report.curve_errors.as_ref())),
         Some(plots::wear(report)),
         Some(plots::latency(report)),
         of_trace.map(plots::request_sizes),
@@ -48,6 +48,21 @@ fn plots(report: &Report) -> Vec<Plot> {
         of_trace.map(plots::working_set),
     ];
     plots.into_iter().flatten().collect()
+}
+
+/// Whether there is a place for a page at `path`: to be told so before minutes of work, and not behind them.
+///
+/// # Errors
+/// When it has no directory, or is one.
+pub(crate) fn check_place(path: &Path) -> Result<()> {
+    let directory = path.parent().filter(|directory| *directory != Path::new("")).unwrap_or(Path::new("."));
+    let found = std::fs::metadata(directory).map_err(|error| cannot_write(path, error))?;
+    let error = match (found.is_dir(), path.is_dir()) {
+        (false, _) => std::io::ErrorKind::NotADirectory,
+        (true, true) => std::io::ErrorKind::IsADirectory,
+        (true, false) => return Ok(()),
+    };
+    Err(cannot_write(path, error.into()))
 }
 
 /// Writes the page to `path`.
@@ -80,10 +95,11 @@ fn page(report: &Report) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
          <title>Terrace: sizes for {trace}</title>\n<style>\n{THEME}{STYLE}</style>\n</head>\n<body>\n<main>\n{head}\
-         <div class=\"figures\">\n{figures}</div>\n{table}{method}</main>\n<div id=\"tip\" role=\"status\" hidden></div>\n\
+         <div class=\"figures\">\n{figures}</div>\n{measured}{table}{method}</main>\n<div id=\"tip\" role=\"status\" hidden></div>\n\
          <script type=\"application/json\" id=\"data\">{json}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
         trace = escape(&report.trace),
         head = head(report),
+        measured = measured(report),
         table = table(report),
         method = method(report),
     )
@@ -135,9 +151,18 @@ fn list(text: &mut String, class: &str, lines: &[String]) {
     }
     write!(text, "<ul class=\"{class}\">").expect("a string takes everything");
     for line in lines {
-        write!(text, "<li>{}</li>", escape(line)).expect("a string takes everything");
+        write!(text, "<li>{}</li>", with_flags_whole(&escape(line))).expect("a string takes everything");
     }
     text.push_str("</ul>\n");
+}
+
+/// The same text, in which no line ends inside a flag.
+fn with_flags_whole(text: &str) -> String {
+    let whole = |word: &str| match word.starts_with("--") {
+        true => format!("<code>{word}</code>"),
+        false => word.to_string(),
+    };
+    text.split(' ').map(whole).collect::<Vec<_>>().join(" ")
 }
 
 /// The figures of the recommendation.
@@ -166,6 +191,22 @@ fn tiles(taken: &Candidate) -> String {
 
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
+}
+
+/// What replays measured, beside what was predicted of them.
+fn measured(report: &Report) -> String {
+    if report.measured.is_empty() {
+        return String::new();
+    }
+    let cell = |cell: String| format!("<td>{}</td>", escape(&cell));
+    let row = |one: &Measured| format!("<tr>{}</tr>\n", measured_row(one).map(cell).concat());
+    let rows: String = report.measured.iter().map(row).collect();
+    let head = MEASURED_HEAD.map(|name| format!("<th>{name}</th>")).concat();
+    format!(
+        "<section>\n<h2>Predicted and measured</h2>\n<p>Replays with real reads and writes: shares of reads as they were \
+         predicted, as they were measured, and the difference in percentage points.</p>\n<div class=\"scroll\">\
+         <table id=\"measured\"><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>\n</section>\n"
+    )
 }
 
 /// All candidates, the cheapest first.
@@ -254,8 +295,18 @@ fn method(report: &Report) -> String {
             report.sample_rate * 100.0
         ),
     };
+    let recorded = report.units.as_ref().zip(report.volumes).zip(report.format);
+    let traffic = match recorded {
+        Some(((units, volumes), format)) => format!(
+            "{} The trace is {}: {}.",
+            crate::tune::traffic(report),
+            format.name(),
+            crate::tune::recorded(units, report.trace_seconds, volumes)
+        ),
+        None => crate::tune::traffic(report),
+    };
     let lines = [
-        crate::tune::traffic(report),
+        traffic,
         how,
         format!(
             "Of the pairs that keep every constraint, the cheapest is taken whose mean read latency is at most {} % above \

@@ -8,10 +8,10 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Plot;
-use super::axes::{Bytes, Powers, Slots, axes, bytes, legend, line, percent};
+use super::axes::{Bytes, Powers, Slots, Times, axes, bytes, legend, line, percent};
 use super::canvas::{INK, MARK, MUTED, SERIES, draw, text};
 use super::maps::time;
-use crate::tune::{Candidate, CurvePoint, Curves, Profile, Report, show_years, sizes};
+use crate::tune::{Candidate, CurveErrors, CurvePoint, Curves, Profile, Report, show_years, sizes};
 use crate::units::{show_bytes, show_us};
 
 /// Disk reads by SSD size, for up to four RAM sizes, the recommended one among them, with their error bands.
@@ -75,10 +75,26 @@ fn rows(report: &Report) -> Vec<&[Candidate]> {
     report.surface.chunk_by(|one, other| one.cell.ram_bytes == other.cell.ram_bytes).collect()
 }
 
-/// RAM alone: LRU's whole curve and the cache's own policy, with the knee.
-pub(super) fn curves(curves: &Curves) -> Plot {
+/// RAM alone: LRU's whole curve and the cache's own policy, with the knee, and with their error bands if they have errors.
+pub(super) fn curves(curves: &Curves, errors: Option<&CurveErrors>) -> Plot {
     let points = |points: &[CurvePoint]| -> Vec<(f64, f64)> {
         points.iter().map(|point| (point.bytes as f64, point.miss_ratio)).collect()
+    };
+    let band = |points: &[CurvePoint], errors: &[f64]| -> Vec<(f64, f64)> {
+        let at = |(point, error): (&CurvePoint, &f64), sign: f64| {
+            (point.bytes as f64, (point.miss_ratio + sign * error).clamp(0.0, 1.0))
+        };
+        let above = points.iter().zip(errors).map(|pair| at(pair, 1.0));
+        above.chain(points.iter().zip(errors).rev().map(|pair| at(pair, -1.0))).collect()
+    };
+    let bands: Vec<_> = errors.map_or(Vec::new(), |errors| {
+        vec![(band(&curves.lru, &errors.lru), SERIES[1]), (band(&curves.arc, &errors.arc), SERIES[0])]
+    });
+    let said = match errors {
+        None => "Both curves are exact for what was read.",
+        Some(_) => {
+            "The trace was too long to be kept whole. Bands: 95 % intervals over samples of what was kept."
+        }
     };
     let x = Powers::around(curves.lru.iter().map(|point| point.bytes));
     let knee = (curves.knee.bytes as f64, curves.knee.miss_ratio);
@@ -92,6 +108,9 @@ pub(super) fn curves(curves: &Curves) -> Plot {
             [&bytes, &percent],
         )?;
         let floor = [(ends.start, curves.compulsory_ratio), (ends.end, curves.compulsory_ratio)];
+        for (band, color) in &bands {
+            chart.draw_series(std::iter::once(Polygon::new(band.clone(), color.mix(0.16))))?;
+        }
         line(&mut chart, floor.to_vec(), MUTED, "first references")?;
         line(&mut chart, points(&curves.lru), SERIES[1], "LRU")?;
         line(&mut chart, points(&curves.arc), SERIES[0], "adaptive (the cache's)")?;
@@ -107,10 +126,10 @@ pub(super) fn curves(curves: &Curves) -> Plot {
             "Ring: the knee, at {}, where {:.1} % miss. More RAM than that gives less for its price than up to there. {}",
             show_bytes(curves.knee.bytes),
             curves.knee.miss_ratio * 100.0,
-            "Both curves are exact for what was read."
+            said
         ),
         svg,
-        marks: curves.arc.len() + 3,
+        marks: curves.arc.len() + 3 + bands.len(),
     }
 }
 
@@ -273,10 +292,11 @@ pub(super) fn working_set(profile: &Profile) -> Plot {
     let end = windows.last().map_or(1.0, |window| window.end).max(1e-9);
     let is_seconds = profile.windows_by_time;
     let svg = draw(|area| {
-        let label = |at: &f64| time(*at, is_seconds);
-        let x = RangedCoordf64::from(0.0..end);
+        // The legend stands above the lines.
+        let label = |at: &f64| time(*at, end, is_seconds);
+        let x = Times { end, is_seconds };
         let mut chart =
-            axes(area, x, Bytes { most: most * 1.05 }, ["time", "different blocks"], [&label, &bytes])?;
+            axes(area, x, Bytes { most: most * 1.3 }, ["time", "different blocks"], [&label, &bytes])?;
         let points = |of: &dyn Fn(&crate::tune::Window) -> u64| -> Vec<(f64, f64)> {
             windows.iter().map(|window| (window.end, of(window) as f64)).collect()
         };

@@ -21,7 +21,8 @@ const life = (years) => {
   if (years >= 100) {
     return "more than 100 years";
   }
-  return years < 1 ? `${(years * 365.25).toFixed(0)} days` : `${years.toFixed(1)} years`;
+  const days = Math.round(years * 365.25);
+  return years < 1 ? `${days} day${days === 1 ? "" : "s"}` : `${years.toFixed(1)} years`;
 };
 
 const describe = (one) => {

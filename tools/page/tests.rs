@@ -1,7 +1,7 @@
 //! The page as text: nothing from elsewhere, every plot with its marks, no value left out of the data.
 
 use super::*;
-use crate::tune::{report_of_a_small_cache, report_of_a_small_trace};
+use crate::tune::{Shares, report_of_a_small_cache, report_of_a_small_trace};
 
 #[test]
 fn the_page_needs_nothing_from_elsewhere_and_has_every_plot() {
@@ -26,8 +26,10 @@ fn page_is_whole(report: &Report) {
         assert!(!plot.svg.contains("NaN") && !plot.svg.contains("inf"), "{}", plot.name);
     }
     assert!(page.contains(&escape(&report.sentence())));
-    let heads = 1 + usize::from(!report.variants.is_empty());
-    assert_eq!(page.matches("<tr").count(), report.surface.len() + report.variants.len() + heads);
+    let others = [report.variants.len(), report.measured.len()];
+    let heads = 1 + others.iter().filter(|&&rows| rows > 0).count();
+    let rows = report.surface.len() + others.iter().sum::<usize>();
+    assert_eq!(page.matches("<tr").count(), rows + heads);
 }
 
 #[test]
@@ -36,6 +38,30 @@ fn a_name_with_markup_in_it_stays_text() {
     report.trace = "</script><b>\"&".into();
     let page = page(&report);
     assert!(!page.contains("</script><b>") && page.contains("&lt;/script&gt;&lt;b&gt;&quot;&amp;"));
+}
+
+#[test]
+fn replays_stand_in_the_page_as_predicted_and_as_measured() {
+    let mut report = report_of_a_small_trace(&[]);
+    assert!(!page(&report).contains("id=\"measured\""));
+    let shares = |ram| Shares { ram, ssd: 0.25, disk: 0.75 - ram };
+    report.measured = vec![Measured {
+        trace: "t<1>".into(),
+        block_bytes: 4096,
+        ram_bytes: 1 << 30,
+        ssd_bytes: 0,
+        predicted: shares(0.5),
+        measured: shares(0.4875),
+        predicted_ssd_bytes_written: 0,
+        measured_ssd_bytes_written: 0,
+        predicted_mean_us: None,
+        measured_mean_us: Some(150.0),
+    }];
+    let page = page(&report);
+    for text in ["t&lt;1&gt;", "50.00 %, 48.75 % (-1.25)", "25.00 %, 26.25 % (+1.25)", "-, 150 us"] {
+        assert!(page.contains(&format!("<td>{text}</td>")), "{text}");
+    }
+    page_is_whole(&report);
 }
 
 #[test]

@@ -9,7 +9,9 @@ use clap::ValueEnum;
 
 use super::PolicyName;
 use super::two_tiers::{self, Counts, Kind, Mode};
-use crate::replay::oracle_tests::{CLOUD, CLOUD_IDS, Case, LIRS, MSR, OLTP, P3, P12, dense, points, traces};
+use crate::replay::oracle_tests::{
+    CLOUD, CLOUD_IDS, Case, LIRS, MQSIM, MSR, OLTP, P3, P12, dense, points, traces,
+};
 
 fn names(policy: PolicyName) -> &'static str {
     match policy {
@@ -75,6 +77,7 @@ fn lru_fifo_arc_and_the_optimum_miss_as_often_as_published_to_the_miss() {
     hold(&[OLTP, P3, CLOUD, CLOUD_IDS], &EXACT);
     hold(&LIRS, &EXACT);
     hold(&MSR, &EXACT);
+    hold(&[MQSIM], &EXACT);
 }
 
 #[test]
@@ -89,9 +92,10 @@ fn on_the_longest_trace_they_do_too() {
 fn the_other_policies_miss_about_as_often_as_in_another_implementation() {
     let others: Vec<PolicyName> =
         PolicyName::value_variants().iter().copied().filter(|name| !EXACT.contains(name)).collect();
-    hold(&[OLTP, P3, CLOUD], &others);
+    hold(&[OLTP, P3, CLOUD, MQSIM], &others);
     // Below 100 blocks the other W-TinyLFU has no window and keeps nothing.
     let others: Vec<PolicyName> = others.into_iter().filter(|&name| name != PolicyName::WTinyLfu).collect();
+    hold(&[CLOUD_IDS], &others);
     hold(&LIRS, &others);
     hold(&MSR, &others);
 }

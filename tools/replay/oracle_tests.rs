@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use terrace::simulate::DenseTrace;
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
+use super::args::Write;
 use super::blocks::Addressing;
 use super::compare::numbered;
 use super::feeder::Feeder;
@@ -91,6 +92,8 @@ pub(crate) const MSR: [Case; 2] = [
     case("msr_rw_40_60_1370_4k", "msr/msr.cut.per_10k.rw_40_60.1370.trace.zst", Format::TraceRar),
 ];
 
+pub(crate) const MQSIM: Case = case("mqsim_wsrch-small_4k", "mqsim/wsrch-small.trace.zst", Format::DiskSim);
+
 /// References and misses of `case` with so many blocks of RAM.
 fn misses(directory: &Path, case: Case, blocks: u64, shards: Option<u32>) -> (u64, u64) {
     let mut config = Config::new(RamSize::Blocks(blocks));
@@ -108,7 +111,7 @@ fn counters(directory: &Path, case: Case, mut config: Config) -> Counters {
     let feeder = Feeder::new(reader, addressing, scan.renumbers, &progress);
     config.block_size = addressing.block_size;
     let mut simulation = Simulation::new(&config).expect("sizes that work");
-    simulate_pieces(&mut simulation, &feeder).expect("the trace can be read").pass.counters
+    simulate_pieces(&mut simulation, &feeder, Write::Through).expect("the trace can be read").pass.counters
 }
 
 /// The references of `case`, ids numbered off.

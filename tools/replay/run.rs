@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use terrace::{Background, Clock, Config, Device, RamSize, Recovery, SsdConfig, SsdSize};
 
-use super::args::ReplayArgs;
+use super::args::{Admit, ReplayArgs};
 use super::backing::{disk_model, open_backing};
 use super::checker::{Checker, Untouched};
 use super::compare;
@@ -169,6 +169,7 @@ fn config(args: &ReplayArgs, scan: &Scan, places: &Places) -> Result<Config> {
 pub(super) fn ssd_config(args: &ReplayArgs, path: std::path::PathBuf, size: SsdSize) -> SsdConfig {
     let mut config = SsdConfig::new(path, size);
     config.policy.write_budget_bytes_per_day = args.ssd_write_budget;
+    config.policy.admit_unearned = args.ssd_admit == Some(Admit::All);
     // Two runs over one file find the same from the first request on.
     config.recovery = if args.settle { Recovery::BeforeServing } else { Recovery::BesideServing };
     config

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use terrace::{Config, Simulation};
 
-use super::args::ReplayArgs;
+use super::args::{ReplayArgs, Write};
 use super::content::block_id;
 use super::feeder::{Feeder, Piece};
 use super::job::Job;
@@ -33,13 +33,17 @@ pub(super) fn simulate(args: &ReplayArgs, job: &Job) -> Result<Vec<Simulated>> {
             simulation.reopen();
         }
         let progress = job.progress("simulating");
-        passes.push(simulate_pieces(&mut simulation, &job.feeder(&progress)?)?);
+        passes.push(simulate_pieces(&mut simulation, &job.feeder(&progress)?, args.write)?);
     }
     Ok(passes)
 }
 
 /// Runs what `feeder` deals out through `simulation`; counts from where it stands.
-pub(super) fn simulate_pieces(simulation: &mut Simulation, feeder: &Feeder<'_>) -> Result<Simulated> {
+pub(super) fn simulate_pieces(
+    simulation: &mut Simulation,
+    feeder: &Feeder<'_>,
+    mode: Write,
+) -> Result<Simulated> {
     let before = Counters::of(&simulation.stats());
     let begun = Instant::now();
     let (mut requests, mut slowest) = (0, [0; 3]);
@@ -48,7 +52,12 @@ pub(super) fn simulate_pieces(simulation: &mut Simulation, feeder: &Feeder<'_>) 
         match piece.kind {
             Kind::Read => slowest[read(simulation, &piece)] += 1,
             Kind::Write => {
-                simulation.write(block_id(piece.volume, piece.first), piece.count, now_us(&piece));
+                let first = block_id(piece.volume, piece.first);
+                simulation.write(first, piece.count, now_us(&piece));
+                if mode == Write::Around {
+                    // No tier keeps what was written: it has gone through RAM, and others may have left for it.
+                    simulation.discard(first, piece.count);
+                }
             }
             Kind::Discard => discard(simulation, &piece, feeder.block_bytes()),
             // What is dirty when is nothing that a simulation knows.

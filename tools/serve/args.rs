@@ -137,6 +137,15 @@ pub(crate) struct ServeArgs {
     #[arg(long, help_heading = "Clients")]
     pub(super) insecure: bool,
 
+    /// Record what clients ask for, without the bytes, in files PATH.1, PATH.2 and so on, from the start on: `terrace trace`,
+    /// `tune` and `replay` take PATH as one trace. `terrace ctl record` does it in use
+    #[arg(long, value_name = "PATH", help_heading = "Service")]
+    pub(super) record: Option<PathBuf>,
+
+    /// The most that all files of --record take together; the oldest go [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "record", help_heading = "Service")]
+    pub(super) record_size: Option<u64>,
+
     /// How long ending may take, after which what is not durable is said and left
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration, help_heading = "Service")]
     pub(super) stop_timeout: Duration,
@@ -147,7 +156,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// What a file says in their place.
-const OF_ONE: [&str; 21] = [
+const OF_ONE: [&str; 23] = [
     "backing",
     "export",
     "write",
@@ -168,6 +177,8 @@ const OF_ONE: [&str; 21] = [
     "tls_key",
     "tls_ca",
     "insecure",
+    "record",
+    "record_size",
     "stop_timeout",
 ];
 
@@ -212,6 +223,8 @@ impl ServeArgs {
                 ssd_size: self.ssd_size,
                 ssd_write_budget: self.ssd_write_budget,
                 block_size: self.block_size,
+                record: self.record.clone(),
+                record_size: self.record_size,
             },
             limits: LimitsPlan { connections: self.connections, ..LimitsPlan::default() },
             tls: tls.map(|(cert, key)| TlsPlan { cert, key, ca: self.tls_ca.clone() }),

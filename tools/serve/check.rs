@@ -108,6 +108,10 @@ fn cache_config(plan: &CachePlan) -> Result<Config> {
     let mut config = Config::new(RamSize::Bytes(plan.ram_size));
     config.block_size = plan.block_size;
     config.ssd = ssd_config(plan)?;
+    if plan.record.is_none() && plan.record_size.is_some() {
+        return Err(Failure::input("a recording has a size and no place")
+            .remedy("add record, or leave record-size out"));
+    }
     config.ram_blocks().map_err(|error| Failure::input(error.to_string()))?;
     Ok(config)
 }

@@ -66,6 +66,11 @@ pub(super) struct CachePlan {
     pub(super) ssd_write_budget: Option<u64>,
     #[serde(deserialize_with = "block_size")]
     pub(super) block_size: BlockSize,
+    /// What clients ask for is recorded here, from the start on.
+    pub(super) record: Option<PathBuf>,
+    /// The most that all its files take.
+    #[serde(deserialize_with = "some_size")]
+    pub(super) record_size: Option<u64>,
 }
 
 impl Default for CachePlan {
@@ -76,6 +81,8 @@ impl Default for CachePlan {
             ssd_size: None,
             ssd_write_budget: None,
             block_size: BlockSize::DEFAULT,
+            record: None,
+            record_size: None,
         }
     }
 }
@@ -409,6 +416,7 @@ impl Plan {
         }
         self.control.as_mut().map(join);
         self.cache.ssd_file.as_mut().map(join);
+        self.cache.record.as_mut().map(join);
         if let Some(tls) = &mut self.tls {
             join(&mut tls.cert);
             join(&mut tls.key);
@@ -476,12 +484,17 @@ mod tests {
 
     #[test]
     fn paths_in_a_file_begin_at_its_folder() {
-        let mut plan = Plan::parse("listen = [\"unix:s\"]\n[[export]]\nbacking = \"disk\"\nmark = \"m\"")
-            .expect("it is right");
+        let text = "listen = [\"unix:s\"]\n[cache]\nrecord = \"r\"\nrecord-size = \"64MiB\"\n[[export]]\n\
+                    backing = \"disk\"\nmark = \"m\"";
+        let mut plan = Plan::parse(text).expect("it is right");
         plan.resolve(Path::new("/srv"));
         assert_eq!(plan.listen, [Address::Unix("/srv/s".into())]);
         assert_eq!(plan.exports[0].backing, Path::new("/srv/disk"));
         assert_eq!(plan.exports[0].mark, Some("/srv/m".into()));
+        assert_eq!(
+            (plan.cache.record.clone(), plan.cache.record_size),
+            (Some("/srv/r".into()), Some(64 << 20))
+        );
         plan.place_control();
         assert_eq!(plan.control, Some("/srv/s.control".into()));
     }

@@ -231,6 +231,8 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
         (before.block_size != after.block_size, "block-size"),
         (before.ssd_write_budget != after.ssd_write_budget, "ssd-write-budget"),
         (other_file, "ssd-file"),
+        (before.record != after.record, "record"),
+        (before.record_size != after.record_size, "record-size"),
     ]
     .into_iter()
     .filter(|&(differs, _)| differs)

@@ -116,6 +116,9 @@ impl Service {
         for (export, backing) in plan.exports.iter().zip(backings) {
             service.add(export, backing)?;
         }
+        if let Some(path) = &plan.cache.record {
+            service.record(path, plan.cache.record_size)?;
+        }
         // Last, since whoever comes in finds everything.
         for entrance in entrances {
             service.doors.open(&service.server, entrance).map_err(no_threads)?;

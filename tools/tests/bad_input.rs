@@ -81,6 +81,7 @@ fn sizes_that_do_not_fit_are_refused_before_anything_is_made() {
         &["--overwrite"],
         &["--disk-latency", "8ms"],
         &["--predict", "--disk-latency", "8"],
+        &["--ssd-admit", "all"],
         &["--frob"],
     ] {
         refused(&ground, &[&["replay", "t"], arguments].concat());
@@ -206,7 +207,7 @@ fn what_a_trace_does_not_have_cannot_be_asked_for() {
         (&["t.spc", "--speed", "1x", "--settle"], "--settle"),
         (&["t.spc", "--speed", "1x", "--simulate"], "simulation"),
         (&["t.spc", "--predict", "--simulate"], "--simulate"),
-        (&["t.spc", "--predict", "--write", "around"], "--predict"),
+        (&["t.spc", "--predict", "--write", "back-ssd", "--ssd-size", "64MiB"], "--predict"),
     ] {
         let line = refused(&ground, &[&["replay"], arguments].concat());
         assert!(line.contains(says), "{says}: {line}");

@@ -99,11 +99,35 @@ fn a_settled_replay_counts_what_the_simulation_counts() {
     let ground = Playground::new();
     ground.file("t", &msr_lines(1500));
     let run = ["replay", "t", "--json", "--block-size", "4k", "--ram-blocks", "300", "--ssd-blocks", "8192"];
-    let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
-    let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
-    for key in ["references", "reads", "writes", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written"] {
-        assert_eq!(with_data[key], without[key], "{key}");
-    }
+    let hits = ["around", "through", "back"].map(|mode| {
+        let run = [&run[..], &["--write", mode]].concat();
+        let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
+        let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
+        for key in
+            ["references", "reads", "writes", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written"]
+        {
+            assert_eq!(with_data[key], without[key], "{key} with {mode}");
+        }
+        count(&without, "ssd_hits")
+    });
+    assert!(hits[0] < hits[1] && hits[1] == hits[2], "only around keeps no copy: {hits:?}");
+}
+
+#[test]
+fn an_ssd_that_admits_all_is_written_more_and_a_settled_replay_counts_the_same() {
+    let ground = Playground::new();
+    ground.file("t", &many_ids(20_000));
+    let run = ["replay", "t", "--json", "--block-size", "4k", "--ram-blocks", "300", "--ssd-blocks", "1024"];
+    let written = ["earned", "all"].map(|admit| {
+        let run = [&run[..], &["--ssd-admit", admit]].concat();
+        let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
+        let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
+        for key in ["ram_hits", "ssd_hits", "ssd_blocks_written"] {
+            assert_eq!(with_data[key], without[key], "{key} with {admit}");
+        }
+        count(&without, "ssd_blocks_written")
+    });
+    assert!(written[1] > 2 * written[0], "{written:?}");
 }
 
 #[test]

@@ -49,11 +49,78 @@ fn constraints_are_kept_and_a_trace_without_times_is_asked_for_its_length() {
     let refused = ground.terrace(&tune);
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("--trace-time"), "{}", refused.stderr);
-    let report = json(&ground.terrace(&[&tune[..], &["--trace-time", "86400s", "--json"]].concat()));
+    let report = json(&ground.terrace(&[&tune[..], &["--trace-time", "1d", "--json"]].concat()));
     let taken = &report["recommendation"];
     assert!(taken["ssd_bytes"] == 0 || taken["life_years"].as_f64() >= Some(2.0), "{taken}");
     let report = json(&ground.terrace(&["tune", "ids", "--block-size", "4k", "--ram-max", "1MiB", "--json"]));
     assert!(report["recommendation"]["ram_bytes_total"].as_u64() <= Some(1 << 20));
+}
+
+#[test]
+fn a_replay_proves_the_prediction_in_the_same_report() {
+    let ground = Playground::new();
+    ground.file("t", &lines(4000));
+    let sizes = ["--block-size", "4k", "--ram-blocks", "300", "--ssd-blocks", "2000"];
+    let replay = |more: &[&str]| {
+        let run = ground.terrace(&[&["replay", "t", "--settle", "--json"], &sizes[..], more].concat());
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run.stdout
+    };
+    ground.file("proof", replay(&["--predict", "--disk-latency", "8ms"]).as_bytes());
+    ground.file("no-proof", replay(&[]).as_bytes());
+    let tune = ["tune", "t", "--block-size", "4k", "--measured"];
+    let report = json(&ground.terrace(&[&tune[..], &["proof", "--report", "page.html", "--json"]].concat()));
+    let one = &report["measured"][0];
+    assert_eq!((one["ram_bytes"].as_u64(), one["ssd_bytes"].as_u64()), (Some(300 * 4096), Some(2000 * 4096)));
+    // Settled, a replay does what the simulation does.
+    assert_eq!(one["predicted"], one["measured"]);
+    assert!(one["measured"]["ssd"].as_f64() > Some(0.01), "{one}");
+    assert!(one["predicted_mean_us"].as_f64() > Some(1.0) && one["measured_mean_us"].as_f64() > Some(0.0));
+    let page = std::fs::read_to_string(ground.path().join("page.html")).expect("the page is there");
+    let share = format!("{:.2} %", one["measured"]["ram"].as_f64().expect("a number") * 100.0);
+    assert!(page.contains(&format!("<td>{share}, {share} (+0.00)</td>")), "{share}");
+    let text = ground.terrace(&[&tune[..], &["proof"]].concat()).stdout;
+    assert!(text.contains("predicted and measured") && text.contains(&share), "{text}");
+    for (file, says) in [
+        ("no-proof", "without a prediction"),
+        ("t", "is no replay's JSON"),
+        ("missing", "cannot read missing"),
+    ] {
+        let run = ground.terrace(&[&tune[..], &[file]].concat());
+        assert_eq!(run.code, Some(2), "{file}");
+        assert!(run.stderr.contains(says) && run.stderr.contains("--predict --json"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_trace_of_writes_alone_is_no_ground_for_a_recommendation() {
+    let ground = Playground::new();
+    let writes: String =
+        (0..1000).map(|number| format!("0,{},4096,w,{number}\n", number % 300 * 8)).collect();
+    ground.file("t", writes.as_bytes());
+    let tune = ["tune", "t", "--block-size", "4k"];
+    let run = ground.terrace(&tune);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""));
+    assert!(run.stderr.contains("has no reads") && run.stderr.contains("--as-reads"), "{}", run.stderr);
+    let taken = &json(&ground.terrace(&[&tune[..], &["--as-reads", "--json"]].concat()))["recommendation"];
+    assert_eq!(taken["disk_share"].as_f64(), Some(0.3), "300 blocks of 1000: {taken}");
+}
+
+#[test]
+fn a_report_says_how_its_trace_was_understood() {
+    let ground = Playground::new();
+    ground.file(
+        "t",
+        b"time_ns,volume,operation,offset,bytes\n0,a,read,0,4096\n7200000000000,b,read,4096,4096\n",
+    );
+    let tune = ["tune", "t", "--block-size", "4k"];
+    let text = ground.terrace(&tune).stdout;
+    assert!(
+        text.starts_with("t (csv): 2 requests") && text.contains("as its columns say, 2 h 0 min, 2 volumes"),
+        "{text}"
+    );
+    let report = json(&ground.terrace(&[&tune[..], &["--json"]].concat()));
+    assert_eq!((report["units"].as_str(), report["volumes"].as_u64()), (Some("as its columns say"), Some(2)));
 }
 
 #[test]
@@ -64,6 +131,8 @@ fn bad_sizes_and_places_end_in_one_line_and_2() {
         &["--ram-sizes", "4k"][..],
         &["--ssd-sizes", "8k"],
         &["--report", "missing/page.html"],
+        &["--report", "."],
+        &["--trace-time", "0s"],
         &["--probe", "missing"],
         &["--within", "0"],
         &["--ssd-latency", "5ms,1ms"],

@@ -49,8 +49,9 @@ pub(super) fn detect(prefix: &[u8], name: &str, options: &Options) -> Result<For
     if prefix.is_empty() {
         return Err(Failure::input(format!("{name} is empty")).remedy("name a trace with requests in it"));
     }
+    let begin = without_greeting(prefix);
     for (magic, what, remedy) in KNOWN_BUT_NOT_READ {
-        if prefix.starts_with(magic) {
+        if begin.starts_with(magic) {
             return Err(Failure::input(format!("{name} is {what}, which is not read")).remedy(remedy));
         }
     }
@@ -65,6 +66,12 @@ pub(super) fn detect(prefix: &[u8], name: &str, options: &Options) -> Result<For
         let begins = if is_text { "text" } else { "binary data" };
         Failure::input(format!("{name} is {begins} of no format that is known by its content")).remedy(REMEDY)
     })
+}
+
+/// What comes behind the line in which bpftrace says what it attaches, if there is one.
+fn without_greeting(prefix: &[u8]) -> &[u8] {
+    let end = prefix.iter().position(|&byte| byte == b'\n').filter(|_| prefix.starts_with(b"Attaching "));
+    end.map_or(prefix, |end| &prefix[end + 1..])
 }
 
 /// The format that most lines are of, if it is half of them or the first. A bad line must not hide the format: the
@@ -178,7 +185,10 @@ mod tests {
     #[test]
     fn what_is_known_and_not_read_is_named_with_a_way_out() {
         assert!(found(b"BZh91").expect_err("bzip2").contains("bzip2"));
-        assert!(found(b"TIME(ms) DISK COMM PID LAT(ms)\n").expect_err("bpftrace").contains("no addresses"));
+        for greeting in ["", "Attaching 4 probes...\n"] {
+            let text = format!("{greeting}TIME(ms)     DISK    COMM             PID    LAT(ms)\n");
+            assert!(found(text.as_bytes()).expect_err("bpftrace").contains("no addresses"));
+        }
         assert!(found(b"").expect_err("empty").contains("empty"));
         assert!(found(b"hello, world\n").expect_err("prose").contains("--format"));
         assert!(found(&[0; 64]).is_err());

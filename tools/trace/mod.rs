@@ -131,7 +131,7 @@ impl Format {
             Self::Biosnoop => Box::new(biosnoop::BiosnoopParser),
             Self::Blkparse => Box::new(blkparse::BlkparseParser::default()),
             Self::Csv => Box::new(csv::CsvParser::new(options.columns.clone(), options.separator)),
-            Self::DiskSim => Box::new(disksim::DiskSimParser { time_unit_ns: options.time_unit_ns }),
+            Self::DiskSim => Box::new(disksim::DiskSimParser::new(options.time_unit_ns)),
             Self::Etw => Box::new(etw::EtwParser::default()),
             Self::Fio => Box::new(fio::FioParser::default()),
             Self::Fiu => Box::new(fiu::PARSER),

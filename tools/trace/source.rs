@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::ahead::Ahead;
 use super::detect::{self, PREFIX_BYTES};
+use super::formats::disksim;
 use super::formats::recording::{self, RecordingReader};
 use super::input::{Input, cannot_open};
 use super::merge::{Mapping, Merged};
@@ -32,6 +33,8 @@ pub(crate) struct Source {
     spooled: Option<tempfile::NamedTempFile>,
     options: Options,
     format: Format,
+    /// In what it counts, as far as its content shows it.
+    units: &'static str,
     packing: Packing,
     /// Of each file when it was opened: a cache that records itself goes on, and every pass must find the same.
     lengths: Vec<u64>,
@@ -57,6 +60,10 @@ impl Source {
             Some(format) => format,
             None => detect::detect(&prefix, &name, options)?,
         };
+        let units = match (format, options.time_unit_ns) {
+            (Format::DiskSim, None) => disksim::units(&prefix),
+            _ => format.units(),
+        };
         let paths = match format {
             Format::Terrace if is_numbered => numbered,
             Format::Blktrace => siblings(&path),
@@ -66,8 +73,18 @@ impl Source {
         let lengths = paths.iter().map(length).collect::<Result<Vec<_>>>()?;
         let options = options.clone();
         let volume_names = Vec::new();
-        let mut source =
-            Self { name, paths, is_numbered, spooled, options, format, packing, lengths, volume_names };
+        let mut source = Self {
+            name,
+            paths,
+            is_numbered,
+            spooled,
+            options,
+            format,
+            units,
+            packing,
+            lengths,
+            volume_names,
+        };
         if let Some(mut reader) = source.recording()? {
             let index = reader.index().map_err(|error| recording::explain(&source.name, error))?;
             source.volume_names = index.unwrap_or_default().volumes;
@@ -89,7 +106,7 @@ impl Source {
 
     /// In what addresses, sizes and times are counted, and what was said of them.
     pub(crate) fn units(&self) -> String {
-        let mut text = self.format.units().to_string();
+        let mut text = self.units.to_string();
         if let Some(unit_ns) = self.options.time_unit_ns {
             text.push_str(&format!(", the unit of time taken as {unit_ns} ns"));
         }

@@ -9,10 +9,10 @@ use super::devices::{Latency, Probe};
 use super::load::Limits;
 use crate::failure::{Failure, Result};
 use crate::trace::InputArgs;
-use crate::units::{parse_duration_us, parse_size};
+use crate::units::{parse_duration_ns, parse_duration_us, parse_size};
 
 /// What a service that runs knows itself, or cannot simulate.
-const OF_A_TRACE: [&str; 16] = [
+const OF_A_TRACE: [&str; 17] = [
     "trace",
     "format",
     "columns",
@@ -29,6 +29,7 @@ const OF_A_TRACE: [&str; 16] = [
     "ssd_sizes",
     "ssd_write_budget",
     "effort",
+    "measured",
 ];
 
 /// Say from a recorded trace what sizes of RAM and SSD to take
@@ -60,8 +61,8 @@ pub(crate) struct TuneArgs {
     #[arg(long, help_heading = "Trace")]
     pub(crate) as_reads: bool,
 
-    /// How long the recording took, e.g. 7200s, where the trace itself does not say: bytes a day follow from it
-    #[arg(long, value_name = "TIME", value_parser = parse_duration_us, help_heading = "Trace")]
+    /// How long the recording took, e.g. 90m, 2h, 7d, where the trace itself does not say: bytes a day follow from it
+    #[arg(long, value_name = "TIME", value_parser = parse_span_us, help_heading = "Trace")]
     pub(crate) trace_time: Option<u64>,
 
     /// Unit of caching
@@ -149,6 +150,11 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Effort::Auto, help_heading = "Run")]
     pub(crate) effort: Effort,
 
+    /// Put a replay of the trace into the report, what was measured beside what was predicted: FILE has what `terrace
+    /// replay TRACE --predict --json` printed. May be given again
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) measured: Vec<PathBuf>,
+
     /// One self-contained page with every plot
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) report: Option<PathBuf>,
@@ -190,6 +196,13 @@ impl Effort {
 
 fn block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
+}
+
+fn parse_span_us(text: &str) -> Result<u64, String> {
+    match parse_duration_ns(text)? / 1000 {
+        0 => Err("expected a time above 0, such as 90m, 2h or 7d".into()),
+        us => Ok(us),
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {

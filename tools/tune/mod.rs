@@ -3,6 +3,7 @@
 //! ```text
 //! trace ──> load::Recording ──> profile   what the trace is like, over time
 //!                 │   ├───────> curves    misses of RAM alone: LRU for every size, ARC for some, exactly
+//!                 │   ├───────> bands     how far off those are, where the trace was thinned
 //!                 │   └───────> surface   hits by tier for each RAM size over each SSD size: exact, or sampled
 //!                 │                │
 //!   devices ──────┼───────────> candidate   latency, wear, price of each
@@ -19,12 +20,14 @@
 //! `choose` tells what would change the answer.
 
 mod args;
+mod bands;
 mod candidate;
 mod choose;
 mod curves;
 mod devices;
 mod live;
 mod load;
+mod measured;
 mod probe;
 mod profile;
 mod report;
@@ -34,23 +37,28 @@ mod table;
 mod work;
 
 pub(crate) use args::{TuneArgs, Write};
+pub(crate) use bands::CurveErrors;
 pub(crate) use candidate::Candidate;
 pub(crate) use curves::{CurvePoint, Curves};
 pub(crate) use devices::{Latency, Mixture};
 #[cfg(test)]
 pub(crate) use live::tests::report as report_of_a_small_cache;
 pub(crate) use live::{Live, OutlookReport, live_report};
+pub(crate) use measured::Measured;
+#[cfg(test)]
+pub(crate) use measured::Shares;
 pub(crate) use profile::{Profile, Window};
 #[cfg(test)]
 pub(crate) use report::tests::report as report_of_a_small_trace;
 pub(crate) use report::{Report, sizes};
 pub(crate) use sweep::Variant;
-pub(crate) use table::{changes, show, show_years, traffic};
+pub(crate) use table::{MEASURED_HEAD, changes, measured_row, recorded, show, show_years, traffic};
 
 use crate::failure::Result;
 
 /// Runs the subcommand; `print` takes what goes to standard output.
 pub(crate) fn main(args: &TuneArgs, print: impl Fn(&str)) -> Result<()> {
+    args.report.as_deref().map_or(Ok(()), crate::page::check_place)?;
     let report = match (&args.live, &args.trace) {
         (Some(socket), _) => live::report_of_service(socket, args)?,
         (None, trace) => report::make(trace.as_deref().expect("one of both is demanded"), args)?,

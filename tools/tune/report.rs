@@ -1,20 +1,25 @@
 //! What `tune` found: the object that `--json` prints, of which table and page are made.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::Path;
 
 use serde::Serialize;
 use terrace::BlockSize;
 
 use super::args::TuneArgs;
+use super::bands::CurveErrors;
 use super::candidate::{Candidate, World};
 use super::choose::{Change, Choice, Constraints, choose};
 use super::curves::Curves;
 use super::load::{Grid, Recording, Survey};
+use super::measured::Measured;
 use super::probe;
 use super::profile::Profile;
 use super::surface::{Sizes, Surface, rate_for};
 use super::sweep::{Sweep, Variant};
+use super::table;
 use super::work::Work;
 use crate::failure::{Failure, Result};
 use crate::replay::Addressing;
@@ -23,9 +28,16 @@ use crate::trace::Source;
 /// With more first references than this the recording is too short to tell much of large caches.
 const COMPULSORY_RATIO_MAX: f64 = 0.5;
 
+/// Nobody wants to buy an SSD again sooner, and most are warranted for longer.
+const SHORT_LIFE_YEARS: f64 = 3.0;
+
 /// The keys of `--json`, and what they say.
 const KEYS: &[(&str, &str)] = &[
     ("trace, format", "what was read; of a cache that runs its name, and null"),
+    (
+        "units, volumes",
+        "in what its addresses, sizes and times are counted, and how many volumes it has; null of a running cache",
+    ),
     (
         "requests, references, unique_blocks",
         "of the trace: requests, blocks they touch, different blocks; null where a running cache does not know",
@@ -54,11 +66,22 @@ const KEYS: &[(&str, &str)] = &[
         "RAM alone: lru and arc as blocks, bytes, miss_ratio of references; knee; compulsory_ratio; null of a running cache",
     ),
     (
+        "curve_errors",
+        "half of a 95 % interval for each point of both curves, where the trace was too long to be kept whole; null where they \
+         are exact, and of a running cache",
+    ),
+    (
         "profile",
         "request sizes, and windows over the trace's time: working set, footprint, reuse distances in blocks; null of a \
          running cache",
     ),
     ("variants", "other block sizes, and a better shift, at the recommended sizes"),
+    (
+        "measured",
+        "each replay that --measured named: its trace, block_bytes, ram_bytes, ssd_bytes; predicted and measured shares of \
+         reads by ram, ssd, disk; predicted_ssd_bytes_written and measured_ssd_bytes_written; predicted_mean_us and \
+         measured_mean_us of a read, null where the replay did not know its disk",
+    ),
     ("warnings", "what to know before believing any of it"),
     ("uncached_mean_us", "mean latency of reads without any cache"),
     (
@@ -71,6 +94,8 @@ const KEYS: &[(&str, &str)] = &[
 pub(crate) struct Report {
     pub(crate) trace: String,
     pub(crate) format: Option<crate::trace::Format>,
+    pub(crate) units: Option<String>,
+    pub(crate) volumes: Option<usize>,
     pub(crate) requests: Option<u64>,
     pub(crate) references: u64,
     pub(crate) unique_blocks: Option<u64>,
@@ -93,8 +118,10 @@ pub(crate) struct Report {
     pub(crate) changes: Vec<Change>,
     pub(crate) surface: Vec<Candidate>,
     pub(crate) curves: Option<Curves>,
+    pub(crate) curve_errors: Option<CurveErrors>,
     pub(crate) profile: Option<Profile>,
     pub(crate) variants: Vec<Variant>,
+    pub(crate) measured: Vec<Measured>,
     pub(crate) warnings: Vec<String>,
     pub(crate) uncached_mean_us: f64,
     pub(crate) memory_peak_bytes: Option<u64>,
@@ -130,12 +157,17 @@ pub(crate) fn sizes(ram_bytes: u64, ssd_bytes: u64) -> String {
 /// Everything that `args` ask for of `trace`.
 pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
     args.check()?;
+    let measured = args.measured.iter().map(|path| Measured::read(path)).collect::<Result<_>>()?;
     let work = Work { is_shown: true };
     let source = Source::open(trace, &args.input.options())?;
     let addressing =
         Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads };
     let grid = Grid { addressing, shift_bytes: 0 };
     let survey = Survey::of(&source, &grid, &work)?;
+    if survey.sizes[0].iter().sum::<u64>() == 0 && !args.as_reads {
+        return Err(Failure::input(format!("{} has no reads, and sizes are judged by those", source.name()))
+            .remedy("take its writes for reads with --as-reads"));
+    }
     let mut world = World::of(args, survey.time_us);
     probe_devices(args, args.block_size, &mut world)?;
     if args.life_years.is_some() && world.trace_days.is_none() {
@@ -143,8 +175,16 @@ pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
             .remedy("say with --trace-time how long the recording took"));
     }
     let recording = Recording::load(&source, &grid, &survey, args.effort.limits(), &work)?;
+    let volumes = volumes(&recording);
+    if std::io::stderr().is_terminal() {
+        // Before anything long begins: whether the trace was understood.
+        let time_us = survey.time_us.map(|us| us as f64 / 1e6);
+        let said = table::recorded(&source.units(), time_us, volumes);
+        let _ = writeln!(std::io::stderr(), "{} ({}): {said}", source.name(), source.format().name());
+    }
     let trace = recording.dense();
     let curves = Curves::of(&trace, &recording, &work);
+    let curve_errors = CurveErrors::of(&curves, &recording, &work);
     let sizes = sizes_to_try(args, curves.unique_blocks << args.block_size.shift())?;
     let rate = rate_for(&recording, trace.unique().into(), &sizes, args.effort);
     let surface = Surface::simulate(&recording, &sizes, rate, &work)?;
@@ -154,7 +194,18 @@ pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
     // The variants read it again, each for itself.
     drop((trace, recording));
     let variants = variants(args, &source, grid, &profile, &choice, &work)?;
-    Ok(report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants))
+    let report =
+        report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants);
+    Ok(Report { volumes: Some(volumes), curve_errors, measured, ..report })
+}
+
+/// How many volumes the blocks of `recording` are of.
+fn volumes(recording: &Recording) -> usize {
+    let mut volumes = BTreeSet::new();
+    for pair in recording.touches.chunk_by(|one, other| one.first.volume() == other.first.volume()) {
+        volumes.insert(pair[0].first.volume());
+    }
+    volumes.len()
 }
 
 pub(super) fn probe_devices(args: &TuneArgs, block_size: BlockSize, world: &mut World) -> Result<()> {
@@ -252,6 +303,8 @@ fn report(
     let mut report = Report {
         trace: source.name().into(),
         format: Some(source.format()),
+        units: Some(source.units()),
+        volumes: None,
         requests: Some(survey.requests),
         references: survey.references,
         unique_blocks: Some(curves.unique_blocks),
@@ -273,8 +326,10 @@ fn report(
         refusal: choice.refusal,
         changes: choice.changes,
         curves: Some(curves),
+        curve_errors: None,
         profile: Some(profile),
         variants,
+        measured: Vec::new(),
         warnings: Vec::new(),
         uncached_mean_us: world.uncached_mean_us(),
         memory_peak_bytes: crate::memory::memory_peak_bytes(),
@@ -309,6 +364,16 @@ fn warnings(report: &Report) -> Vec<String> {
         warnings.push(
             "The trace is shorter than an hour: what an SSD wears in a day is told from it with little ground.".into(),
         );
+    }
+    if let Some(years) = report.recommendation.and_then(|taken| taken.life_years)
+        && years < SHORT_LIFE_YEARS
+        && report.constraints.life_years_min.is_none()
+    {
+        warnings.push(format!(
+            "The SSD that is recommended wears out in {}: --life-years 5 takes sizes that last. A larger drive of which the \
+             cache is given only so much lasts longer too, as many times as it is larger.",
+            table::show_years(years)
+        ));
     }
     if let Some(profile) = &report.profile
         && let Some(shift) = profile.better_shift_bytes

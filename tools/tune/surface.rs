@@ -251,7 +251,7 @@ fn deviation(values: &[f64]) -> f64 {
 }
 
 /// See the head of this file; 0 when all was simulated.
-fn error(values: &[f64]) -> f64 {
+pub(super) fn error(values: &[f64]) -> f64 {
     if values.len() == 1 { 0.0 } else { T_OVER_ROOT * deviation(values) + SCALING_ERROR }
 }
 

@@ -122,8 +122,16 @@ fn on_recorded_traces_the_mean_error_is_at_most_a_point_and_inside_the_error_bar
         "arc/P3.lis.zst",
         "arc/P12.lis.zst",
         "cloudphysics/cloudPhysicsIO.vscsi.zst",
-        "lirs/sprite.trc.zst",
+        "lirs/cpp.trc.zst",
+        "lirs/loop.trc.zst",
+        "lirs/multi1.trc.zst",
+        "lirs/multi2.trc.zst",
         "lirs/multi3.trc.zst",
+        "lirs/scan.trc.zst",
+        "lirs/sprite.trc.zst",
+        "mqsim/wsrch-small.trace.zst",
+        "msr/msr.cut.per_10k.rw_20_80.105.trace.zst",
+        "msr/msr.cut.per_10k.rw_40_60.1370.trace.zst",
     ];
     for file in files {
         let recording = recording(&directory.join(file), Limits::BOUNDED);

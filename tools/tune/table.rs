@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use super::candidate::Candidate;
+use super::measured::Measured;
 use super::report::{Report, sizes};
 use crate::table::table;
-use crate::units::{show_bytes, show_count, show_us};
+use crate::units::{show_bytes, show_count, show_seconds, show_us};
 
 /// The whole answer.
 pub(crate) fn show(report: &Report) -> String {
@@ -27,6 +28,11 @@ pub(crate) fn show(report: &Report) -> String {
         writeln!(text, "\nAt the recommended sizes:\n{}", variants(report))
             .expect("a string takes everything");
     }
+    if !report.measured.is_empty() {
+        let rows = report.measured.iter().map(|one| measured_row(one).into()).collect();
+        writeln!(text, "\nReplayed, predicted and measured:\n{}", table(&MEASURED_HEAD, rows))
+            .expect("a string takes everything");
+    }
     for line in changes(report).into_iter().chain(report.warnings.iter().cloned()) {
         writeln!(text, "{line}").expect("a string takes everything");
     }
@@ -42,7 +48,20 @@ fn heading(report: &Report) -> String {
     };
     let traffic = traffic(report);
     let traffic = traffic.trim_end_matches('.');
-    format!("{}: {traffic}; {how}\nShare of reads that wait for the disk, by RAM and SSD:\n", report.trace)
+    let name = report.format.map_or(String::new(), |format| format!(" ({})", format.name()));
+    let units = report.units.as_ref().zip(report.volumes);
+    let recorded = units.map(|(units, volumes)| recorded(units, report.trace_seconds, volumes) + "\n");
+    format!(
+        "{}{name}: {traffic}; {how}\n{}Share of reads that wait for the disk, by RAM and SSD:\n",
+        report.trace,
+        recorded.unwrap_or_default()
+    )
+}
+
+/// How a trace was understood: what it counts in, how long it took, how many volumes it has.
+pub(crate) fn recorded(units: &str, seconds: Option<f64>, volumes: usize) -> String {
+    let time = seconds.map_or(String::new(), |seconds| format!(", {}", show_seconds(seconds)));
+    format!("{units}{time}, {volumes} volume{}", if volumes == 1 { "" } else { "s" })
 }
 
 /// What was asked for, in a sentence.
@@ -107,7 +126,10 @@ fn row(name: &str, one: &Candidate) -> Vec<String> {
 pub(crate) fn show_years(years: f64) -> String {
     match years {
         years if years >= 100.0 => "> 100 years".into(),
-        years if years < 1.0 => format!("{:.0} days", years * 365.25),
+        years if years < 1.0 => {
+            let days = (years * 365.25).round();
+            format!("{days} day{}", if days == 1.0 { "" } else { "s" })
+        }
         years => format!("{years:.1} years"),
     }
 }
@@ -128,6 +150,30 @@ fn variants(report: &Report) -> comfy_table::Table {
     let head =
         ["block", "shift", "references", "disk reads / 1000 requests", "disk read", "SSD written", "index"];
     table(&head, rows.collect())
+}
+
+/// Of replays: what was predicted, what was measured, and by how many points shares of reads differ.
+pub(crate) const MEASURED_HEAD: [&str; 8] =
+    ["replay of", "block", "RAM", "SSD", "from RAM", "from SSD", "from disk", "mean read"];
+
+/// `predicted, measured (difference)` in each column.
+pub(crate) fn measured_row(one: &Measured) -> [String; 8] {
+    let share = |predicted: f64, measured: f64| {
+        let (predicted, measured) = (predicted * 100.0, measured * 100.0);
+        format!("{predicted:.2} %, {measured:.2} % ({:+.2})", measured - predicted)
+    };
+    let (predicted, measured) = (&one.predicted, &one.measured);
+    let mean = |us: Option<f64>| us.map_or_else(|| "-".to_string(), show_us);
+    [
+        one.trace.clone(),
+        show_bytes(one.block_bytes),
+        show_bytes(one.ram_bytes),
+        if one.ssd_bytes == 0 { "-".into() } else { show_bytes(one.ssd_bytes) },
+        share(predicted.ram, measured.ram),
+        share(predicted.ssd, measured.ssd),
+        share(predicted.disk, measured.disk),
+        format!("{}, {}", mean(one.predicted_mean_us), mean(one.measured_mean_us)),
+    ]
 }
 
 /// What would change the answer, a line each.

@@ -162,6 +162,28 @@ fn what_clients_ask_is_recorded_while_that_is_wanted() {
 }
 
 #[test]
+fn a_service_that_is_told_to_records_from_its_start_on_and_goes_on_behind_that_at_the_next() {
+    if !have(&["nbdsh"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    for files in [1, 2] {
+        let server = Server::of_disk(&ground, &["--record", "trace", "--record-size", "64MiB"]);
+        nbdsh(&ground, "h.pread(4096, 0)\nh.pwrite(b'x', 5)\nh.flush()\n");
+        assert!(refused(&ground, &["record", "another"]).contains("a recording is running"));
+        assert_eq!(server.stop().code, Some(0));
+        let info = ground.terrace(&["trace", "info", "trace", "--json"]);
+        let info: Value = serde_json::from_str(&info.stdout).expect("JSON");
+        assert_eq!((number(&info["files"]), number(&info["requests"])), (files, 3 * files));
+    }
+    let serve = ["serve", "--backing", "disk", "--listen", "unix:nbd", "--record", "missing/trace"];
+    let run = ground.terrace(&serve);
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("nothing is recorded"), "{}", run.stderr);
+}
+
+#[test]
 fn what_cannot_be_is_said_in_one_line_and_the_service_goes_on() {
     let ground = Playground::new();
     make_disk(&ground, "disk", 4 * MIB);

@@ -6,34 +6,65 @@
 //! | TraceRAR | `time device offset size op` | milliseconds          | bytes            | 1              |
 //!
 //! The unit of DiskSim's time is a setting of its reader (`--time-unit`): whole numbers are taken for nanoseconds, as
-//! MQSim has them, and fractions for milliseconds, as DiskSim has them.
+//! MQSim has them, and fractions for milliseconds, as DiskSim has them. The first line decides; one that looks otherwise is
+//! refused, since its time would be off by a factor of a million.
 
-use super::super::Kind;
 use super::super::text::{
-    Line, LineParser, MILLISECOND_NS, Plain, Row, SECTOR_BYTES, bytes, number, time, units, words,
+    Line, LineParser, MILLISECOND_NS, Plain, Row, SECTOR_BYTES, bytes, number, split_words, time, words,
 };
+use super::super::{Kind, text};
 
 pub(in super::super) const TRACERAR: Plain =
     Plain { expected: "`time device offset size 0 or 1`, in bytes and milliseconds", row: tracerar };
 
 pub(in super::super) struct DiskSimParser {
-    /// Of the time, nanoseconds; by the look of it where none is given.
-    pub(in super::super) time_unit_ns: Option<u64>,
+    /// Of the time, nanoseconds, if it was given.
+    time_unit_ns: Option<u64>,
+    /// Else whether times have a fraction, once the first of them was seen.
+    has_fractions: Option<bool>,
+}
+
+impl DiskSimParser {
+    pub(in super::super) fn new(time_unit_ns: Option<u64>) -> Self {
+        Self { time_unit_ns, has_fractions: None }
+    }
 }
 
 impl LineParser for DiskSimParser {
     fn expected(&self) -> &'static str {
-        "`time device sector sectors flag`, the flag 0 or 1"
+        match (self.time_unit_ns, self.has_fractions) {
+            (None, Some(true)) => {
+                "`time device sector sectors flag`, the flag 0 or 1 and the time with a fraction as before, or --time-unit"
+            }
+            (None, Some(false)) => {
+                "`time device sector sectors flag`, the flag 0 or 1 and the time a whole number as before, or --time-unit"
+            }
+            _ => "`time device sector sectors flag`, the flag 0 or 1",
+        }
     }
 
     fn parse<'a>(&'a mut self, line: &'a [u8]) -> Option<Line<'a>> {
         let [at, volume, first, count, flag] = words(line)?;
-        let looks_like = if at.contains(&b'.') { MILLISECOND_NS } else { 1 };
+        let has_fraction = at.contains(&b'.');
+        let looks_like = if has_fraction { MILLISECOND_NS } else { 1 };
         let time_ns = time(at, self.time_unit_ns.unwrap_or(looks_like))?;
         let kind = kind(flag)?;
         number(volume)?;
-        let span = units(kind, number(first)?, number(count)?, SECTOR_BYTES)?;
+        let span = text::units(kind, number(first)?, number(count)?, SECTOR_BYTES)?;
+        if self.time_unit_ns.is_none() && *self.has_fractions.get_or_insert(has_fraction) != has_fraction {
+            return None;
+        }
         Some(Line::Request(Row { volume, kind, span, time_ns: Some(time_ns) }))
+    }
+}
+
+/// In what a trace that begins like this counts, as its first line shows it.
+pub(in super::super) fn units(prefix: &[u8]) -> &'static str {
+    let first = prefix.split(|&byte| byte == b'\n').find_map(|line| split_words(line).next());
+    if first.is_some_and(|at| at.contains(&b'.')) {
+        "512-byte sectors, times in ms (they have fractions; see --time-unit)"
+    } else {
+        "512-byte sectors, times in ns (they are whole numbers; see --time-unit)"
     }
 }
 
@@ -87,6 +118,29 @@ mod tests {
         assert_eq!(times(b"1.5 0 8 1 1", None), Some(1_500_000));
         assert_eq!(times(b"15 0 8 1 1", Some(1000)), Some(15_000));
         assert_eq!(times(b"1.5 0 8 1 1", Some(1_000_000_000)), Some(1_500_000_000));
+        assert!(super::units(b"\n1.5 0 8 1 1\n2 0").contains("in ms"));
+        assert!(super::units(b"15 0 8 1 1\n2.5 0").contains("in ns"));
+    }
+
+    /// Two recordings one behind the other, or times that a tool printed without their zeros, were read as nanoseconds here
+    /// and as milliseconds there.
+    #[test]
+    fn a_line_whose_time_is_of_another_unit_is_named_by_its_number_unless_the_unit_is_given() {
+        for (text, expected) in [
+            (
+                &b"1.5 0 8 1 1\n2 0 8 1 1\n"[..],
+                "line 2: expected `time device sector sectors flag`, the flag 0 or 1 and the time with a fraction",
+            ),
+            (
+                b"1500000 0 8 1 1\n2.0 0 8 1 1\n",
+                "line 2: expected `time device sector sectors flag`, the flag 0 or 1 and the time a whole number",
+            ),
+        ] {
+            let error = read_all(Format::DiskSim, text).expect_err(expected);
+            assert!(error.contains(expected) && error.contains("--time-unit"), "{error}");
+            let options = Options { time_unit_ns: Some(1_000_000), ..Options::default() };
+            assert_eq!(read_all_with(Format::DiskSim, &options, text).map(|all| all.len()), Ok(2));
+        }
     }
 
     #[test]
