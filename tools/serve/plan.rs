@@ -59,6 +59,8 @@ pub(super) struct CachePlan {
     /// Bytes a day.
     #[serde(deserialize_with = "some_size")]
     pub(super) ssd_write_budget: Option<u64>,
+    /// See [`terrace::Config::ordered_destage`].
+    pub(super) ordered: bool,
     #[serde(deserialize_with = "block_size")]
     pub(super) block_size: BlockSize,
 }
@@ -70,6 +72,7 @@ impl Default for CachePlan {
             ssd_file: None,
             ssd_size: None,
             ssd_write_budget: None,
+            ordered: false,
             block_size: BlockSize::DEFAULT,
         }
     }
@@ -136,6 +139,8 @@ pub(super) struct ExportPlan {
     pub(super) exclusive: bool,
     /// See [`terrace::AttachOptions::mark`].
     pub(super) mark: Option<PathBuf>,
+    /// See [`terrace::AttachOptions::generation`].
+    pub(super) generation: Option<u64>,
     #[serde(default)]
     pub(super) description: String,
 }
