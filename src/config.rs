@@ -140,6 +140,12 @@ pub struct AttachOptions {
     /// covered; otherwise a volume that was not left in order comes back cold. Attaching costs a sync of the backing store.
     /// Needs a place for the mark, and changes nothing without one.
     pub exclusive: bool,
+    /// The caller's own number for what the backing store holds, in place of its time of change and inode: for one that has
+    /// none, such as a block device, or whose time says nothing. A volume that was left in order comes back warm with the
+    /// number that it was last attached with, and the size that it had; with any other, or none, as one that was changed.
+    /// Whoever changes the store without the cache gives another number next time. Beside [`Self::exclusive`], which says that
+    /// nobody does, it has nothing to say.
+    pub generation: Option<u64>,
 }
 
 /// A recording of all that callers ask for, which `terrace trace`, `tune` and `replay` read.

@@ -140,6 +140,23 @@ pub struct Identity {
     pub device: u64,
 }
 
+impl Identity {
+    /// No file has this inode, on a device of this number.
+    const NUMBERED: u64 = u64::MAX;
+
+    /// Of a content that its owner numbers: another number when it was changed.
+    pub fn of_generation(bytes: u64, generation: u64) -> Self {
+        let modified_ns = i128::from(generation);
+        Self { bytes, modified_ns, inode: Self::NUMBERED, device: Self::NUMBERED }
+    }
+
+    /// The number that its owner gave it, if that is what tells it from others.
+    pub fn generation(&self) -> Option<u64> {
+        let is_numbered = (self.inode, self.device) == (Self::NUMBERED, Self::NUMBERED);
+        u64::try_from(self.modified_ns).ok().filter(|_| is_numbered)
+    }
+}
+
 /// Bytes whose memory starts on a page, so that direct I/O takes them as they are.
 ///
 /// Over-allocated by a page and cut to size, which needs no unsafe code and costs a page.
@@ -203,6 +220,15 @@ mod tests {
             buffer.fill(7);
             assert!(buffer.iter().all(|&byte| byte == 7));
         }
+    }
+
+    #[test]
+    fn a_generation_is_told_from_a_time_of_change() {
+        let numbered = Identity::of_generation(4096, 7);
+        assert_eq!((numbered.bytes, numbered.generation()), (4096, Some(7)));
+        assert_ne!(numbered, Identity::of_generation(4096, 8));
+        assert_ne!(numbered, Identity::of_generation(8192, 7));
+        assert_eq!(Identity { inode: 3, device: 4, ..numbered }.generation(), None);
     }
 
     #[test]

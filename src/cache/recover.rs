@@ -262,7 +262,7 @@ impl Inner {
         self.check_open()?;
         let mut judged = Judged::load(&*device, options)?;
         // Before any lock is taken: this may ask the file system, for each file of a set.
-        let identity = device.identity();
+        let found = device.identity();
         // No SSD comes or goes meanwhile.
         let closing = self.closing.lock();
         self.check_open()?;
@@ -276,19 +276,22 @@ impl Inner {
                 "volume {name} has more than 2^40 blocks; make the blocks larger"
             )));
         }
-        let lane = self.lane_for(identity);
+        let lane = self.lane_for(found);
+        let numbered = options.generation.map(|number| Identity::of_generation(len_bytes, number));
         let ssd = self.ssd_in_use();
         judged.settle(name, ssd.as_deref(), options.stale_ssd)?;
         let is_exclusive = options.exclusive && judged.has_place();
         let keeps = is_exclusive && judged.has_serial();
         let mark = judged.into_mark(ssd.as_deref(), options.mark.is_some())?;
         let id = match self.ssd() {
-            Some(ssd) => ssd.with(|tier| tier.attach_again(name, identity, keeps)).map_err(Arc::new)?,
+            Some(ssd) => {
+                ssd.with(|tier| tier.attach_again(name, numbered.or(found), keeps)).map_err(Arc::new)?
+            }
             None => VolumeId::new(self.volumes_attached.fetch_add(1, Ordering::Relaxed)),
         };
         // No number is given out twice, also when the SSD goes.
         self.volumes_attached.fetch_max(id.number() + 1, Ordering::Relaxed);
-        let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes });
+        let padded = Arc::new(Padded { device: Arc::new(Steady(device)), len_bytes, numbered });
         let version = Version::from_u64(self.version.load(Ordering::Relaxed));
         let ssd = self.ssd().filter(|_| self.limits.ordered_destage);
         let first_epoch = ssd.map(|ssd| ssd.with(|tier| tier.last_epoch(id)) + 1);
@@ -422,6 +425,8 @@ impl Inner {
 struct Padded {
     device: Arc<dyn Device>,
     len_bytes: u64,
+    /// Its identity, if the caller gave it a number.
+    numbered: Option<Identity>,
 }
 
 impl Device for Padded {
@@ -470,7 +475,7 @@ impl Device for Padded {
     }
 
     fn identity(&self) -> Option<Identity> {
-        self.device.identity()
+        self.numbered.or_else(|| self.device.identity())
     }
 
     fn alignment(&self) -> usize {

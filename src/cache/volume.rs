@@ -37,8 +37,8 @@ impl Cache {
     /// Puts the cache in front of `device`, whose size must not change while it is attached.
     ///
     /// `name` is how the cache file remembers the volume: a volume that comes back under its name, with a backing
-    /// store that was not changed meanwhile (size, time of change, inode), finds its copies on the SSD again. Not for
-    /// callbacks to call.
+    /// store that was not changed meanwhile (size, time of change, inode, or what [`AttachOptions::generation`] says in their
+    /// place), finds its copies on the SSD again. Not for callbacks to call.
     ///
     /// # Errors
     /// [`Error::AlreadyAttached`], and [`Error::Config`] when the device has more blocks than ids.

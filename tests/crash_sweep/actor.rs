@@ -127,6 +127,7 @@ pub(crate) struct Opened {
     is_dead: Arc<AtomicBool>,
     /// The SSD takes nothing.
     is_ssd_broken: Arc<AtomicBool>,
+    is_shaken: bool,
     ssd: SsdConfig,
 }
 
@@ -136,22 +137,27 @@ impl Opened {
         let threads = if script.background == Background::OnSettle { 1 } else { threads };
         let is_dead = Arc::new(AtomicBool::new(false));
         let is_ssd_broken = Arc::new(AtomicBool::new(false));
-        let with = |inner: &Arc<dyn Device>, is_broken: &Arc<AtomicBool>| -> Arc<dyn Device> {
-            let (is_dead, is_broken) = (is_dead.clone(), is_broken.clone());
-            Arc::new(OfProcess { inner: inner.clone(), is_dead, is_broken, is_shaken: threads > 1 })
-        };
-        let of_process = |inner: &Arc<dyn Device>| with(inner, &Arc::default());
-        let ssd = SsdConfig::on_device(with(&stage.ssd, &is_ssd_broken), SsdSize::Blocks(script.ssd_blocks));
+        let (inner, is_shaken) = (stage.ssd.clone(), threads > 1);
+        let (dead, broken) = (is_dead.clone(), is_ssd_broken.clone());
+        let ssd = Arc::new(OfProcess { inner, is_dead: dead, is_broken: broken, is_shaken });
+        let ssd = SsdConfig::on_device(ssd, SsdSize::Blocks(script.ssd_blocks));
         let cache = Cache::open(&config(script, &ssd, threads))?;
-        let disks = stage.disks.iter().zip(&stage.marks).zip(script.modes).enumerate();
-        let volumes = disks
-            .map(|(index, ((disk, mark), &mode))| {
-                let place: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(of_process(mark)));
-                let place = Place { mark: place, exclusive: script.exclusive };
-                attach(&cache, &format!("disk {index}"), &of_process(disk), mode, &place)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { cache, volumes, is_dead, is_ssd_broken, ssd })
+        let mut opened = Self { cache, volumes: Vec::new(), is_dead, is_ssd_broken, is_shaken, ssd };
+        for (index, &mode) in script.modes.iter().enumerate() {
+            let volume = opened.attach(script, stage, index, mode)?;
+            opened.volumes.push(volume);
+        }
+        Ok(opened)
+    }
+
+    fn attach(&self, script: &Script, stage: &Stage, index: usize, mode: WriteMode) -> Result<Volume, Error> {
+        let of_process = |inner: &Arc<dyn Device>| -> Arc<dyn Device> {
+            let (inner, is_dead, is_shaken) = (inner.clone(), self.is_dead.clone(), self.is_shaken);
+            Arc::new(OfProcess { inner, is_dead, is_broken: Arc::default(), is_shaken })
+        };
+        let mark: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(of_process(&stage.marks[index])));
+        let place = Place { mark, exclusive: script.exclusive };
+        attach(&self.cache, &format!("disk {index}"), &of_process(&stage.disks[index]), mode, &place)
     }
 
     /// What each volume holds, and how many of its blocks came from the SSD.
@@ -182,7 +188,8 @@ fn attach(
     place: &Place,
 ) -> Result<Volume, Error> {
     let Place { mark, exclusive } = place;
-    let options = |stale_ssd| AttachOptions { mark: Some(mark.clone()), stale_ssd, exclusive: *exclusive };
+    let given = AttachOptions { mark: Some(mark.clone()), exclusive: *exclusive, ..AttachOptions::default() };
+    let options = |stale_ssd| AttachOptions { stale_ssd, ..given.clone() };
     match cache.attach_with(name, disk.clone(), mode, &options(StaleSsd::Refuse)) {
         Err(Error::SsdOlder { .. }) => {
             cache.attach_with(name, disk.clone(), mode, &options(StaleSsd::Forget))
@@ -281,6 +288,12 @@ impl<'a> Actor<'a> {
                 let changes = self.script.changes;
                 self.opened.volumes[volume].set_mode(changes[self.random.usize(..changes.len())])?;
             }
+            Step::Detach => {
+                self.opened.volumes[volume].detach()?;
+                self.promise(volume);
+                let mode = self.random.choice(self.script.changes).unwrap_or(&self.script.modes[volume]);
+                self.opened.volumes[volume] = self.opened.attach(self.script, &self.stage, volume, *mode)?;
+            }
             Step::Read => {
                 let count = self.random.u64(1..=left.min(4));
                 return self.read(volume, block * BLOCK_SECTORS, count * BLOCK_SECTORS);
@@ -368,6 +381,7 @@ impl<'a> Actor<'a> {
 
     fn write_beside(&mut self, volume: usize, block: u64, count: u64) -> Result<(), Error> {
         let (sender, receiver) = mpsc::channel();
+        let first = self.number + 1;
         for half in 2 * block..2 * (block + count) {
             let (sectors, sender) = (BLOCK_SECTORS / 2, sender.clone());
             let data = self.begin(volume, half * sectors, sectors);
@@ -375,6 +389,8 @@ impl<'a> Actor<'a> {
             self.opened.volumes[volume].write_with(self.script.offset_of(half * sectors), data, done);
         }
         drop(sender);
+        let sectors = block * BLOCK_SECTORS..(block + count) * BLOCK_SECTORS;
+        self.life.histories[volume].note_at_once(sectors, first);
         receiver.into_iter().try_for_each(|result| result.map(drop))
     }
 

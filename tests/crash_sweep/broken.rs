@@ -51,6 +51,8 @@ pub(crate) enum Flaw {
     WriteLate(Region),
     /// Only the first half of every third write of the region gets there.
     WriteTorn(Region),
+    /// Of what a crash left, the SSD is not looked at, nor what the marks say of it: no block counts as dirty.
+    Forgotten,
     /// Of two writes to the same sector between two syncs the first one wins.
     OldOverNew,
 }
@@ -241,6 +243,12 @@ pub(crate) const BROKEN: &[Broken] = &[
     },
     Broken {
         part: Part::Ssd,
+        flaw: Flaw::Forgotten,
+        promise: "what is dirty is asked for after a crash",
+        script: "a log of dirty blocks",
+    },
+    Broken {
+        part: Part::Ssd,
         flaw: Flaw::WriteLost(Region::Checkpoints),
         promise: "the checkpoint that a superblock names is there",
         script: "overwritten after a close",
@@ -278,7 +286,7 @@ impl Flaw {
             | Self::EveryOtherWriteLost(region)
             | Self::WriteLate(region)
             | Self::WriteTorn(region) => region,
-            Self::SyncLate | Self::SyncMissesLast | Self::OldOverNew => Region::Anywhere,
+            Self::SyncLate | Self::SyncMissesLast | Self::OldOverNew | Self::Forgotten => Region::Anywhere,
         }
     }
 }
@@ -394,7 +402,7 @@ impl Device for Flawed {
         state.writes += u64::from(self.is_meant(offset));
         let all = data.len();
         let gets_there = match self.flaw {
-            Flaw::SyncSkipped(_) | Flaw::OwnSyncSkipped(_) => all,
+            Flaw::SyncSkipped(_) | Flaw::OwnSyncSkipped(_) | Flaw::Forgotten => all,
             Flaw::WriteLost(_) | Flaw::WriteLate(_) if self.is_meant(offset) => 0,
             Flaw::EveryOtherWriteLost(_) if self.is_meant(offset) && state.writes.is_multiple_of(2) => 0,
             Flaw::WriteLost(_) | Flaw::WriteLate(_) | Flaw::EveryOtherWriteLost(_) => all,

@@ -44,6 +44,12 @@ pub(crate) fn recover(
         Ok((opened, found, ssd_blocks))
     })?;
     judge_all(life, known, &found, "of the cache")?;
+    for volume in (0..script.modes.len()).filter(|&volume| script.is_logged(volume)) {
+        let blocks = (0..).step_by(BLOCK_SECTORS as usize).zip(found[volume].chunks(BLOCK_SECTORS as usize));
+        for (sector, block) in blocks {
+            life.judge_block(known, volume, sector, block)?;
+        }
+    }
     for (volume, mode) in script.modes.iter().enumerate().filter(|(volume, _)| script.is_whole_below(*volume))
     {
         let differs = found[volume].iter().zip(&below[volume]).position(|(above, below)| above != below);

@@ -21,6 +21,8 @@ pub(crate) struct History {
 struct Entry {
     number: u64,
     shows: Found,
+    /// The number of the first of those that were made at once, its own where it was alone, 0 of what was there at first.
+    order: u64,
     /// It was gone when the process had died so many times.
     lost_by: Option<u32>,
 }
@@ -42,7 +44,7 @@ impl History {
     /// A volume that was found to hold this.
     fn of(found: &[Found]) -> Self {
         let entry = |found: &Found| match found {
-            Found::Write(number) => Entry::new(*number, *found),
+            Found::Write(number) => Entry { order: 0, ..Entry::new(*number, *found) },
             Found::Zeros | Found::Rubbish => Entry::new(0, Found::Zeros),
         };
         Self { sectors: found.iter().map(|found| vec![entry(found)]).collect() }
@@ -53,6 +55,12 @@ impl History {
             let shows = if is_zeros { Found::Zeros } else { Found::Write(number) };
             self.sectors[sector as usize].push(Entry::new(number, shows));
         }
+    }
+
+    /// The writes of these sectors from `number` on were made at once: in no order.
+    pub(crate) fn note_at_once(&mut self, sectors: Range<u64>, number: u64) {
+        let entries = self.sectors[sectors.start as usize..sectors.end as usize].iter_mut().flatten();
+        entries.filter(|entry| entry.number >= number).for_each(|entry| entry.order = number);
     }
 
     /// What `number` left of the sectors from `sector` on, which is not its own.
@@ -76,11 +84,28 @@ impl History {
     }
 
     fn allowed(&self, sector: u64, bounds: Bounds) -> impl Iterator<Item = &Entry> {
-        let is_there = move |entry: &&Entry| entry.lost_by.is_none_or(|deaths| bounds.deaths < deaths);
+        let is_there = move |entry: &&Entry| entry.is_there(bounds);
         let entries = &self.sectors[sector as usize];
         let durable = entries.iter().filter(is_there).rfind(|entry| entry.number <= bounds.durable);
         let first = durable.map_or(0, |entry| entry.number);
         entries.iter().filter(is_there).filter(move |entry| (first..=bounds.begun).contains(&entry.number))
+    }
+
+    /// Whether the sectors from `sector` on hold this after some write, and nothing of those after that one: a write that
+    /// was made alone is there as a whole or not at all.
+    fn is_one(&self, sector: u64, found: &[Found], bounds: Bounds) -> bool {
+        let sectors = &self.sectors[sector as usize..][..found.len()];
+        let begun = |entry: &&Entry| entry.is_there(bounds) && entry.number <= bounds.begun;
+        let shows = |entries: &[Entry], order| {
+            entries.iter().filter(begun).rfind(|entry| entry.order <= order).map(|entry| entry.shows)
+        };
+        sectors.iter().flatten().filter(begun).any(|last| {
+            let is_alone = last.order == last.number || last.order == 0;
+            sectors.iter().zip(found).all(|(entries, &found)| {
+                shows(entries, last.order) == Some(found)
+                    || !is_alone && shows(entries, last.order - 1) == Some(found)
+            })
+        })
     }
 
     fn allows(&self, sector: u64, bounds: Bounds, found: Found) -> bool {
@@ -90,7 +115,11 @@ impl History {
 
 impl Entry {
     fn new(number: u64, shows: Found) -> Self {
-        Self { number, shows, lost_by: None }
+        Self { number, shows, order: number, lost_by: None }
+    }
+
+    fn is_there(&self, bounds: Bounds) -> bool {
+        self.lost_by.is_none_or(|deaths| bounds.deaths < deaths)
     }
 }
 
@@ -265,6 +294,23 @@ impl Life {
         } else {
             Err(format!("volume {volume} is of no epoch of the backing store: {found:?}"))
         }
+    }
+
+    /// Whether a block of a volume that goes to the log alone may hold this after a crash now: what some write left of it.
+    pub(crate) fn judge_block(
+        &self,
+        known: &Known,
+        volume: usize,
+        sector: u64,
+        found: &[Found],
+    ) -> Result<(), String> {
+        if let Some((earlier, then)) = self.earlier.as_ref().filter(|_| !known.is_seen) {
+            return earlier.judge_block(then, volume, sector, found);
+        }
+        if self.histories[volume].is_one(sector, found, known.bounds[volume]) {
+            return Ok(());
+        }
+        Err(format!("the block from sector {sector} of volume {volume} on is torn: {found:?}"))
     }
 
     /// Whether a sector of a volume may hold this after a crash now; else what it may hold.

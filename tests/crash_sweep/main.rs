@@ -4,7 +4,7 @@
 //! power failure at any place of the run. For every place and every pattern of loss (`sweep`) a new cache is opened on
 //! that and read (`check`), and an oracle (`history`) says of each sector of 512 bytes whether it may be so:
 //!
-//! 1. It is the last value that was flushed, or one written later.
+//! 1. It is the last value that was flushed, or one written later. Of a volume with a log so is each block.
 //! 2. What was read after a crash stays until it is overwritten: a part of the runs goes on after the crash and is cut
 //!    again.
 //! 3. Where the log goes below epoch by epoch, the backing store alone is what some flush left, with a part of what came
@@ -28,7 +28,9 @@ mod script;
 mod scripts;
 mod sweep;
 
-use broken::{BROKEN, Broken, WITHSTOOD};
+use std::sync::Mutex;
+
+use broken::{BROKEN, Broken, Flaw, WITHSTOOD};
 use script::{Script, Step, outlives_process};
 use scripts::SCRIPTS;
 use sweep::{Run, Tally, sweep};
@@ -61,6 +63,9 @@ fn script_called(name: &str) -> &'static Script {
     SCRIPTS.iter().find(|script| script.name == name).expect("a script of this name")
 }
 
+/// Held while broken devices are swept: what the sweep found comes last.
+static SWEEPING_BROKEN: Mutex<()> = Mutex::new(());
+
 #[test]
 #[expect(clippy::print_stdout, reason = "the sweep says what it did")]
 fn what_was_promised_survives_every_power_failure() {
@@ -69,15 +74,20 @@ fn what_was_promised_survives_every_power_failure() {
     let (tally, violations) = sweep(wanted, |number| {
         let seed = first_seed.wrapping_add(number);
         match &only {
-            Some(Only { script, seed: only_seed, position }) => {
-                Run { script, seed: only_seed.unwrap_or(seed), position: *position, points: u64::MAX }
-            }
+            Some(Only { script, seed: only_seed, position }) => Run {
+                script,
+                seed: only_seed.unwrap_or(seed),
+                position: *position,
+                points: u64::MAX,
+                forgets: false,
+            },
             None => {
                 let script = &SCRIPTS[(number % scripts) as usize];
-                Run { script, seed, position: None, points: (wanted / scripts / 2).max(1) }
+                Run { script, seed, position: None, points: (wanted / scripts / 2).max(1), forgets: false }
             }
         }
     });
+    drop(SWEEPING_BROKEN.lock());
     for violation in &violations {
         println!("{violation}");
     }
@@ -119,7 +129,8 @@ fn sweep_broken(broken: &Broken, first_seed: u64, points_max: u64) -> (Option<St
     let script = script_called(broken.script);
     let mut tally = Tally::default();
     for number in 0.. {
-        let run = Run { script, seed: first_seed.wrapping_add(number), position: None, points: 300 };
+        let (seed, forgets) = (first_seed.wrapping_add(number), broken.flaw == Flaw::Forgotten);
+        let run = Run { script, seed, position: None, points: 300, forgets };
         if let Err(violation) = run.sweep(&|stage| broken.stage(script, stage), &mut tally) {
             return (Some(violation.to_string()), tally.points);
         }
@@ -133,6 +144,7 @@ fn sweep_broken(broken: &Broken, first_seed: u64, points_max: u64) -> (Option<St
 #[test]
 #[expect(clippy::print_stdout, reason = "it says what was caught where")]
 fn every_broken_device_is_caught() {
+    let _sweeping = SWEEPING_BROKEN.lock();
     let seed = common::seed();
     for broken in BROKEN {
         let (caught, points) = sweep_broken(broken, seed, POINTS_TO_CATCH);

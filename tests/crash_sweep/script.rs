@@ -29,6 +29,8 @@ pub(crate) enum Step {
     Forget,
     /// Changes the mode of the volume, to one of [`Script::changes`].
     ChangeMode,
+    /// Takes the volume out of the cache and puts it back, where there are changes in the mode of one of them.
+    Detach,
     /// Reads some blocks, mostly the same few.
     Read,
     /// Reads the whole volume: all leaves RAM.
@@ -87,6 +89,12 @@ impl Script {
     /// crash.
     pub(crate) fn is_whole_below(&self, volume: usize) -> bool {
         self.changes.iter().chain([&self.modes[volume]]).all(|&mode| is_whole_below(mode))
+    }
+
+    /// Whether all of a volume goes to the log before it goes anywhere else: a crash then leaves each block of it whole.
+    pub(crate) fn is_logged(&self, volume: usize) -> bool {
+        let may_fail = self.mixture.iter().any(|(_, step)| *step == Step::BreakSsd);
+        self.modes[volume] == WriteMode::BackSsd && self.changes.is_empty() && !may_fail
     }
 
     /// Blocks from this one on to the end of its stretch.

@@ -5,8 +5,8 @@ use terrace::WriteMode::{Around, Back, BackSsd, Through};
 
 use super::script::Script;
 use super::script::Step::{
-    AttachSsd, BreakSsd, ChangeMode, DetachSsd, Die, Discard, Flush, FlushBehind, Forget, Read, Reopen,
-    ResizeRam, ResizeSsd, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
+    AttachSsd, BreakSsd, ChangeMode, Detach, DetachSsd, Die, Discard, Flush, FlushBehind, Forget, Read,
+    Reopen, ResizeRam, ResizeSsd, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
 };
 
 const DEFAULT: Script = Script {
@@ -183,6 +183,25 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (3, Flush),
             (1, FlushBehind),
             (4, ChangeMode),
+            (1, Detach),
+            (1, Reopen),
+        ],
+        ..DEFAULT
+    },
+    Script {
+        name: "volumes come and go",
+        modes: &[BackSsd, Back, Through],
+        blocks: 20,
+        mixture: &[
+            (5, WritePart),
+            (3, WriteBlocks),
+            (2, WriteAgain),
+            (2, Discard),
+            (4, Read),
+            (3, Scan),
+            (2, Flush),
+            (1, FlushBehind),
+            (4, Detach),
             (1, Reopen),
         ],
         ..DEFAULT

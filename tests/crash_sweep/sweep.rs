@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use terrace::tiers::testing::{Cut, Loss};
+use terrace::Device;
+use terrace::tiers::testing::{Cut, Loss, MemoryDevice};
 
 use super::actor::{Actor, Opened, Stage, THREADS};
 use super::check::{Survivor, recover, without_panic};
@@ -27,6 +28,8 @@ pub(crate) struct Run {
     pub(crate) position: Option<usize>,
     /// About so many crash points, spread over the run; all there are when that is fewer.
     pub(crate) points: u64,
+    /// Whoever comes after a crash finds an SSD and marks that have nothing.
+    pub(crate) forgets: bool,
 }
 
 /// What was checked.
@@ -153,7 +156,7 @@ impl Run {
     }
 
     fn one_crash(&self, cut: &Cut, point: Point, life: &Life, known: &Known, tally: &mut Tally) -> Checked {
-        let images = cut.images(point.loss, self.loss_seed(point));
+        let images = self.images(cut, point);
         let survivor = recover(self.script, images, life, known, None)
             .map_err(|what| (vec![point], what, cut.recent(RECENT)))?;
         tally.ssd_blocks += survivor.ssd_blocks;
@@ -170,7 +173,7 @@ impl Run {
         tally: &mut Tally,
     ) -> Checked {
         tally.second_lives += 1;
-        let images = cut.images(point.loss, self.loss_seed(point));
+        let images = self.images(cut, point);
         let second = self
             .second_life(images, life, known, self.loss_seed(point), tally)
             .map_err(|what| (vec![point], what, cut.recent(RECENT)))?;
@@ -196,7 +199,7 @@ impl Run {
 
     fn second_life(
         &self,
-        images: Vec<terrace::tiers::testing::MemoryDevice>,
+        images: Vec<MemoryDevice>,
         earlier: &Arc<Life>,
         known: &Known,
         seed: u64,
@@ -219,6 +222,17 @@ impl Run {
             actor.close().map_err(|error| format!("after a crash it does not close: {error}"))?;
         }
         Ok(actor.life)
+    }
+
+    /// What each device holds then: the SSD, the disks, their marks.
+    fn images(&self, cut: &Cut, point: Point) -> Vec<MemoryDevice> {
+        let mut images = cut.images(point.loss, self.loss_seed(point));
+        if self.forgets {
+            let disks = 1..=self.script.modes.len();
+            let emptied = images.iter_mut().enumerate().filter(|(index, _)| !disks.contains(index));
+            emptied.for_each(|(_, device)| *device = MemoryDevice::new(device.len_bytes()));
+        }
+        images
     }
 
     /// What is lost at a point does not depend on what was checked before it.

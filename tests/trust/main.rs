@@ -35,6 +35,7 @@
 //! | two overwrites without a sync between them    | `two_overwrites_without_a_sync_between_them_leave_one_of_the_three_whole`       |
 //! | what overflows a queue is dropped in silence  | `what_the_ssd_cannot_take_is_counted_when_clean_and_waited_for_when_dirty`      |
 //! | write-back that starves readers               | `reads_are_answered_while_every_write_below_hangs`                              |
+//! | a cache that stands still when all of it is dirty | `reads_are_answered_while_nothing_more_may_be_dirty`                       |
 //! | a cleaner that waits until nobody asks        | `write_back_goes_on_beside_readers_that_never_pause`                            |
 //! | the same, and a lane that is never idle       | `write_back_goes_on_while_a_read_hangs`                                         |
 //! | what cannot be read counts as gone            | `a_dirty_copy_that_could_not_be_read_once_is_an_error_and_neither_gone_nor_stuck` |

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::sync::{Arc, mpsc};
 
 use terrace::tiers::testing::{Fault, Journal, Loss, MemoryDevice, Operation};
-use terrace::{Cache, Config, Device, Error, SsdConfig, SsdSize, WriteMode};
+use terrace::{AttachOptions, Cache, Config, Device, Error, SsdConfig, SsdSize, WriteMode};
 
 use crate::common::{BLOCK, block_on, content, eventually, held, seed, small, ssd_bytes, without_hanging};
 use crate::{BLOCK_U64, answered, below, open, read, with_ssd, write};
@@ -65,6 +65,48 @@ fn a_volume_that_was_detached_comes_back_warm_and_others_go_on() {
     assert_eq!(cache.stats().read_ssd_hits, before);
     cache.settle().expect("the cache settles");
     cache.assert_quiet();
+    cache.close().expect("the cache closes");
+}
+
+/// A device whose time of change is another one each time: only the caller knows whether it changed.
+#[test]
+fn a_volume_that_its_caller_numbers_comes_back_warm_with_the_same_number_alone() {
+    let disk = Arc::new(MemoryDevice::new(64 * BLOCK_U64));
+    let (config, _ssd) = with_ssd(held(32), 200);
+    let cache = Cache::open(&config).expect("the cache opens");
+    let attach = |generation, mode| {
+        // Zeros over zeros, and when it fails too.
+        let _ = disk.write(0, &[IoSlice::new(&[0; 512])]);
+        let options = AttachOptions { generation, ..AttachOptions::default() };
+        cache.attach_with("disk", disk.clone(), mode, &options)
+    };
+    // Those of the first pass, which finds what an earlier life left.
+    let ssd_hits = |generation| {
+        let volume = attach(generation, WriteMode::Back).expect("it attaches");
+        let before = cache.stats().read_ssd_hits;
+        (0..64).for_each(|block| drop(read(&volume, block)));
+        let hits = cache.stats().read_ssd_hits - before;
+        for _ in 0..2 {
+            cache.settle().expect("the cache settles");
+            (0..64).for_each(|block| drop(read(&volume, block)));
+        }
+        volume.detach().expect("it is detached");
+        hits
+    };
+    assert_eq!(ssd_hits(Some(7)), 0);
+    assert!(ssd_hits(Some(7)) >= 16, "the same number");
+    assert_eq!(ssd_hits(Some(8)), 0, "another one");
+    assert!(ssd_hits(Some(8)) >= 16, "that again");
+    assert_eq!(ssd_hits(None), 0, "none");
+    // Newer blocks in the log are of the store as it was.
+    disk.fail(Fault::every(Operation::Write));
+    let volume = attach(Some(9), WriteMode::BackSsd).expect("it attaches");
+    write(&volume, 5, 1);
+    volume.detach().expect("the log has it");
+    assert!(attach(Some(10), WriteMode::BackSsd).is_err() && attach(None, WriteMode::BackSsd).is_err());
+    let volume = attach(Some(9), WriteMode::BackSsd).expect("it attaches");
+    assert!(read(&volume, 5) == content(5, 1));
+    disk.clear_faults();
     cache.close().expect("the cache closes");
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
-use crate::serve::report::{ConnectionReport, ExportReport, OperationReport, Report, Unplug};
+use crate::serve::report::{ConnectionReport, ExportReport, Lost, OperationReport, Report, Unplug};
 use crate::table::{share, table, table_with_text};
 use crate::tune::OutlookReport;
 use crate::units::{show_bytes, show_count, show_seconds, show_us};
@@ -17,6 +17,7 @@ pub(super) fn show(command: &Command, answer: Value) -> Result<String> {
         Command::Exports => exports(&read::<Vec<ExportReport>>(answer)?),
         Command::Connections => connections(&read::<Vec<ConnectionReport>>(answer)?),
         Command::WhatIf => outlooks(&read::<Vec<OutlookReport>>(answer)?),
+        Command::Lost { .. } => lost(&read::<Vec<Lost>>(answer)?),
         Command::SafeToUnplug => {
             let unplug: Unplug = read(answer)?;
             format!("{}: {}", if unplug.safe { "yes" } else { "no" }, unplug.why)
@@ -92,6 +93,15 @@ fn exports(exports: &[ExportReport]) -> String {
     };
     table_with_text(&["export", "size", "mode", "backing store"], exports.iter().map(row).collect())
         .to_string()
+}
+
+fn lost(lost: &[Lost]) -> String {
+    if lost.is_empty() {
+        return "nothing is lost".into();
+    }
+    // Bytes, as `forget` takes them.
+    let row = |lost: &Lost| vec![lost.export.clone(), lost.offset.to_string(), lost.bytes.to_string()];
+    table_with_text(&["export", "offset", "bytes"], lost.iter().map(row).collect()).to_string()
 }
 
 fn connections(connections: &[ConnectionReport]) -> String {

@@ -129,6 +129,14 @@ fn choose_one<'a>(args: &DrainArgs, volume: &'a VolumeInfo) -> Result<Drained<'a
         .remedy("name the backing store that the volume was attached with"));
     }
     let is_as_left = volume.identity.is_none() || volume.identity == backing.identity();
+    if let Some(number) = volume.identity.and_then(|identity| identity.generation())
+        && !args.insist
+    {
+        return Err(Failure::input(format!(
+            "volume {name} was left with generation {number}, and nothing tells whether {shown} is still that"
+        ))
+        .remedy("add --insist if nobody changed it since"));
+    }
     if !is_as_left && !args.insist {
         return Err(Failure::input(format!(
             "{shown} was changed since volume {name} was left, or is another file"

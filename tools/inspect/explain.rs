@@ -160,7 +160,10 @@ fn answer(explanation: &Explanation, warmth: Warmth) -> (&'static str, &'static 
             ("log", "reads get it from the log: the backing store does not have it")
         }
         (CopyPlace::Record { .. }, false) => ("log", "reads of it fail: the only copy of it is damaged"),
-        (CopyPlace::Slot { .. }, _) if warmth != Warmth::Warm => (
+        (CopyPlace::Slot { .. }, true) if warmth == Warmth::WarmIfExclusive => {
+            ("slot", "reads get it from its slot, if the volume is attached as exclusive")
+        }
+        (CopyPlace::Slot { .. }, true) if warmth != Warmth::Warm => (
             "backing",
             "reads get it from the backing store: the volume comes back cold, without its clean copies",
         ),
@@ -237,6 +240,25 @@ mod tests {
             copies: vec![copy],
         };
         keys::tests::assert_explained(&report, KEYS);
+    }
+
+    #[test]
+    fn a_clean_copy_answers_where_its_volume_may_come_back_warm_and_the_copy_is_whole() {
+        for (warmth, is_whole, answered_by) in [
+            (Warmth::Warm, true, "slot"),
+            (Warmth::WarmIfExclusive, true, "slot"),
+            (Warmth::ColdNotDetached, true, "backing"),
+            (Warmth::ColdNoIdentity, true, "backing"),
+            (Warmth::Warm, false, "backing"),
+            (Warmth::WarmIfExclusive, false, "backing"),
+        ] {
+            let place = CopyPlace::Slot { segment: 1, generation: 2, slot: 3 };
+            let version = Version::first_of_opening(1);
+            let copies = vec![FoundCopy { place, version, is_whole, verdict: Verdict::Wins }];
+            let block = BlockId::new(VolumeId::new(0), 1);
+            let explanation = Explanation { block, is_buried: false, copies };
+            assert_eq!(answer(&explanation, warmth).0, answered_by, "{warmth:?} {is_whole}");
+        }
     }
 
     #[test]

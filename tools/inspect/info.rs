@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde::Serialize;
+use terrace::tiers::device::Identity;
 use terrace::tiers::ssd::{FileAtRest, FileInfo, VolumeInfo, Warmth};
 
 use super::drain::parse_volume;
@@ -66,9 +67,16 @@ const KEYS: Keys = &[
         "what its backing store looked like when it was left in order; null when it was not, or says nothing",
     ),
     ("volumes.identity.bytes", "its size"),
-    ("volumes.identity.modified_ns", "when it was changed last, in nanoseconds since 1970"),
-    ("volumes.identity.inode", "its inode"),
-    ("volumes.identity.device", "the device that it is on"),
+    (
+        "volumes.identity.generation",
+        "the number that its owner gave it in place of what follows; null without one",
+    ),
+    (
+        "volumes.identity.modified_ns",
+        "when it was changed last, in nanoseconds since 1970; null of one with a number",
+    ),
+    ("volumes.identity.inode", "its inode; null of one with a number"),
+    ("volumes.identity.device", "the device that it is on; null of one with a number"),
     ("volumes.clean_blocks", "copies that the backing store has too"),
     ("volumes.dirty_blocks", "blocks that the backing store does not have"),
     ("volumes.dirty_bytes", "bytes of them that were written"),
@@ -163,10 +171,11 @@ struct VolumeReport {
 #[derive(Serialize)]
 struct IdentityReport {
     bytes: u64,
+    generation: Option<u64>,
     /// None beyond the year 2262.
     modified_ns: Option<i64>,
-    inode: u64,
-    device: u64,
+    inode: Option<u64>,
+    device: Option<u64>,
 }
 
 pub(super) fn main(args: &InfoArgs, print: impl Fn(&str)) -> Result<()> {
@@ -240,12 +249,7 @@ impl VolumeReport {
             number: volume.id.number(),
             warm: volume.warmth == Warmth::Warm,
             why,
-            identity: volume.identity.map(|identity| IdentityReport {
-                bytes: identity.bytes,
-                modified_ns: i64::try_from(identity.modified_ns).ok(),
-                inode: identity.inode,
-                device: identity.device,
-            }),
+            identity: volume.identity.map(|identity| IdentityReport::of(&identity)),
             clean_blocks: volume.clean_blocks,
             dirty_blocks: volume.dirty_blocks,
             dirty_bytes: volume.dirty_bytes,
@@ -258,6 +262,20 @@ impl VolumeReport {
                 .iter()
                 .find(|given| given.volume == volume.name)
                 .map(|given| given.report(info.file_id, volume)),
+        }
+    }
+}
+
+impl IdentityReport {
+    fn of(identity: &Identity) -> Self {
+        let generation = identity.generation();
+        let is_found = generation.is_none();
+        Self {
+            bytes: identity.bytes,
+            generation,
+            modified_ns: i64::try_from(identity.modified_ns).ok().filter(|_| is_found),
+            inode: is_found.then_some(identity.inode),
+            device: is_found.then_some(identity.device),
         }
     }
 }
@@ -394,7 +412,6 @@ fn show_age(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use terrace::tiers::device::Identity;
     use terrace::tiers::mark::Mark;
     use terrace::tiers::ssd::{FileCounters, Geometry, SegmentCounts};
     use terrace::{BlockSize, VolumeId};

@@ -70,6 +70,18 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", help_heading = "Export")]
     pub(super) mark: Option<PathBuf>,
 
+    /// Your own number for what the disk holds, in place of its time of change: copies on the SSD outlive a restart if it is
+    /// the same. Give another one after the disk was changed without the service; for block devices, which have no such
+    /// time [default: a file's time of change, size and inode]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "ssd_file",
+        conflicts_with = "exclusive",
+        help_heading = "Export"
+    )]
+    pub(super) generation: Option<u64>,
+
     /// RAM for blocks, their directory included; the SSD index comes on top, 20 bytes a block [default: 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Tiers")]
     pub(super) ram_size: Option<u64>,
@@ -86,6 +98,12 @@ pub(crate) struct ServeArgs {
     /// [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "ssd_file", help_heading = "Tiers")]
     pub(super) ssd_write_budget: Option<u64>,
+
+    /// What --write back-ssd left on the SSD goes on to the disk flush by flush, so that the disk alone is at any moment what
+    /// some flush left and a part of what came next: for a disk that must be of use when the SSD dies. It costs more
+    /// writes there, one of a block for each flush that it was written before
+    #[arg(long, requires = "ssd_file", help_heading = "Tiers")]
+    pub(super) ordered: bool,
 
     /// Unit of caching: a power of two from 4KiB to 1MiB. Larger blocks cost less index and more bytes a miss. A cache
     /// file keeps the one that it was made with
@@ -156,17 +174,19 @@ pub(crate) struct ServeArgs {
 }
 
 /// What a file says in their place.
-const OF_ONE: [&str; 23] = [
+const OF_ONE: [&str; 25] = [
     "backing",
     "export",
     "write",
     "read_only",
     "exclusive",
     "mark",
+    "generation",
     "ram_size",
     "ssd_file",
     "ssd_size",
     "ssd_write_budget",
+    "ordered",
     "block_size",
     "listen",
     "socket_mode",
@@ -222,6 +242,7 @@ impl ServeArgs {
                 ssd_file: self.ssd_file.clone(),
                 ssd_size: self.ssd_size,
                 ssd_write_budget: self.ssd_write_budget,
+                ordered: self.ordered,
                 block_size: self.block_size,
                 record: self.record.clone(),
                 record_size: self.record_size,
@@ -235,6 +256,7 @@ impl ServeArgs {
                 read_only: self.read_only,
                 exclusive: self.exclusive,
                 mark: self.mark.clone(),
+                generation: self.generation,
                 description: String::new(),
             }],
             stale_ssd: self.stale_ssd,

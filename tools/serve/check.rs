@@ -83,6 +83,12 @@ fn check_names(plan: &Plan) -> Result<()> {
             ))
             .remedy("add an SSD file with its size, or choose another mode"));
         }
+        if export.exclusive && export.generation.is_some() {
+            return Err(Failure::input(format!(
+                "export {name} has a generation, which says whether it changed, and is exclusive, which says that it did not"
+            ))
+            .remedy("leave out one of them"));
+        }
     }
     Ok(())
 }
@@ -107,6 +113,7 @@ fn check_limits(plan: &Plan) -> Result<()> {
 fn cache_config(plan: &CachePlan) -> Result<Config> {
     let mut config = Config::new(RamSize::Bytes(plan.ram_size));
     config.block_size = plan.block_size;
+    config.ordered_destage = plan.ordered;
     config.ssd = ssd_config(plan)?;
     if plan.record.is_none() && plan.record_size.is_some() {
         return Err(Failure::input("a recording has a size and no place")

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`Command`] has every command with its arguments; sizes are bytes. `result` is text for people, but of `stats`, `exports`,
-//! `connections`, `what-if` and `safe-to-unplug`, which answer with objects (see `report.rs`). A connection may send any
+//! `connections`, `what-if`, `lost` and `safe-to-unplug`, which answer with objects (see `report.rs`). A connection may send any
 //! number of commands; each waits for the one before, and other connections do not. Who may open the socket is who may do
 //! all of this: it is made with mode 0600.
 
@@ -89,6 +89,24 @@ pub(crate) enum Command {
     },
     /// Wait until the disks durably have everything
     Drain,
+    /// Blocks that were acknowledged and nobody can give any more: reads of them fail, and so does every flush of their
+    /// export, until each is written whole, trimmed or forgotten
+    Lost {
+        /// One export; all without it
+        export: Option<String>,
+    },
+    /// Drop what the tiers have of a range, for good, also what the disk lacks: for a disk that was changed behind the
+    /// service, or never will take it. The disk stays as it is
+    Forget {
+        /// Its name
+        export: String,
+        /// Where the range begins, in bytes or with a unit; between two blocks, as its end is
+        #[arg(value_parser = parse_size)]
+        offset: u64,
+        /// How long it is
+        #[arg(value_name = "SIZE", value_parser = parse_size)]
+        bytes: u64,
+    },
     /// Whether the SSD can be pulled out now, without a loss
     SafeToUnplug,
     /// What more or less RAM and SSD would give, from a sample of the traffic
@@ -240,6 +258,11 @@ fn execute(service: &Service, command: &Command) -> Result<Value> {
         Command::Connections => value(&report::Report::of(&service.snapshot()).connections),
         Command::WhatIf => value(&report::Report::of(&service.snapshot()).outlooks),
         Command::SafeToUnplug => value(&report::Unplug::of(&service.snapshot())),
+        Command::Lost { export } => value(&service.lost(export.as_deref())?),
+        Command::Forget { export, offset, bytes } => {
+            service.forget(export, *offset, *bytes)?;
+            format!("{bytes} bytes at {offset} of {export} are what the disk has").into()
+        }
         Command::Flush { export } => {
             service.flush(export.as_deref())?;
             "everything written before is durable".into()

@@ -64,6 +64,8 @@ pub(super) struct CachePlan {
     /// Bytes a day.
     #[serde(deserialize_with = "some_size")]
     pub(super) ssd_write_budget: Option<u64>,
+    /// See [`terrace::Config::ordered_destage`].
+    pub(super) ordered: bool,
     #[serde(deserialize_with = "block_size")]
     pub(super) block_size: BlockSize,
     /// What clients ask for is recorded here, from the start on.
@@ -80,6 +82,7 @@ impl Default for CachePlan {
             ssd_file: None,
             ssd_size: None,
             ssd_write_budget: None,
+            ordered: false,
             block_size: BlockSize::DEFAULT,
             record: None,
             record_size: None,
@@ -148,6 +151,8 @@ pub(super) struct ExportPlan {
     pub(super) exclusive: bool,
     /// See [`terrace::AttachOptions::mark`].
     pub(super) mark: Option<PathBuf>,
+    /// See [`terrace::AttachOptions::generation`].
+    pub(super) generation: Option<u64>,
     #[serde(default)]
     pub(super) description: String,
 }

@@ -230,6 +230,7 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
         (current.http != wanted.http, "http"),
         (before.block_size != after.block_size, "block-size"),
         (before.ssd_write_budget != after.ssd_write_budget, "ssd-write-budget"),
+        (before.ordered != after.ordered, "ordered"),
         (other_file, "ssd-file"),
         (before.record != after.record, "record"),
         (before.record_size != after.record_size, "record-size"),
@@ -240,12 +241,14 @@ fn waiting(current: &Plan, wanted: &Plan) -> Vec<String> {
     .collect();
     for export in &wanted.exports {
         let Some(before) = find(current, export) else { continue };
-        let ExportPlan { name, backing, write: _, read_only, exclusive, mark, description } = export;
+        let ExportPlan { name, backing, write: _, read_only, exclusive, mark, generation, description } =
+            export;
         let differing = [
             (before.backing != *backing, "backing"),
             (before.read_only != *read_only, "read-only"),
             (before.exclusive != *exclusive, "exclusive"),
             (before.mark != *mark, "mark"),
+            (before.generation != *generation, "generation"),
             (before.description != *description, "description"),
         ];
         let differing = differing.into_iter().filter(|&(differs, _)| differs);

@@ -124,6 +124,14 @@ pub(crate) struct ConnectionReport {
     pub(crate) bytes_written: u64,
 }
 
+/// Bytes that were acknowledged, and that nobody can give any more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    pub(crate) export: String,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
 /// Whether the SSD may be pulled out now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Unplug {
@@ -160,6 +168,18 @@ impl Report {
             outlooks: OutlookReport::of(&snapshot.outlooks, snapshot.block_bytes),
             recording: snapshot.recording.as_ref().map(RecordingReport::of),
         }
+    }
+}
+
+impl Lost {
+    /// Of blocks in ascending order, neighbours in one. The last block of an export may reach past its end.
+    pub(super) fn of(export: &str, blocks: &[u64], block_bytes: u64, export_bytes: u64) -> Vec<Self> {
+        let range = |blocks: &[u64]| {
+            let offset = blocks[0] * block_bytes;
+            let bytes = (blocks.len() as u64 * block_bytes).min(export_bytes - offset);
+            Self { export: export.to_owned(), offset, bytes }
+        };
+        blocks.chunk_by(|one, next| one + 1 == *next).map(range).collect()
     }
 }
 
@@ -280,6 +300,14 @@ impl Unplug {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn lost_blocks_are_ranges_that_end_with_the_export() {
+        let lost = Lost::of("disk", &[0, 1, 5, 6], 4096, 6 * 4096 + 512);
+        let ranges: Vec<_> = lost.iter().map(|lost| (lost.offset, lost.bytes)).collect();
+        assert_eq!(ranges, [(0, 8192), (5 * 4096, 4096 + 512)]);
+        assert_eq!(Lost::of("disk", &[], 4096, 8192), []);
+    }
 
     /// Of a service that runs for so many seconds, with one of everything; what only grows is larger the longer it runs.
     pub(crate) fn a_report(seconds: f64) -> Report {

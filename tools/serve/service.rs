@@ -25,6 +25,7 @@ use super::doors::Doors;
 use super::export::{About, VolumeExport, Workers};
 use super::meter::OperationSnapshot;
 use super::plan::{ExportPlan, Mode, Plan};
+use super::report::Lost;
 use crate::failure::{Failure, Result};
 
 /// Everything that runs.
@@ -132,7 +133,8 @@ impl Service {
         let workers = Workers::new().map_err(no_threads)?;
         let stale_ssd = self.force.lock().plan.stale_ssd.into();
         let mark = plan.mark.as_ref().map(|path| -> Arc<dyn MarkPlace> { Arc::new(FileMark::new(path)) });
-        let options = AttachOptions { mark, stale_ssd, exclusive: plan.exclusive };
+        let options =
+            AttachOptions { mark, stale_ssd, exclusive: plan.exclusive, generation: plan.generation };
         let volume = self.cache.attach_with(name, backing, plan.mode(), &options);
         let volume = volume.map_err(|error| cannot_attach(name, error))?;
         let about = About { description: plan.description.clone(), read_only: plan.read_only };
@@ -206,6 +208,23 @@ impl Service {
             let what = format!("export {} is not flushed", served.plan.name);
             served.volume.flush().map_err(|error| failed(&what, error))?;
         }
+        Ok(())
+    }
+
+    /// What nobody can give any more, of one export or of all.
+    pub(super) fn lost(&self, name: Option<&str>) -> Result<Vec<Lost>> {
+        let lost = |served: Arc<Served>| {
+            let volume = &served.volume;
+            let block_bytes = volume.block_size().bytes() as u64;
+            Lost::of(&served.plan.name, &volume.lost_blocks(), block_bytes, volume.len_bytes())
+        };
+        Ok(self.chosen(name)?.into_iter().flat_map(lost).collect())
+    }
+
+    pub(super) fn forget(&self, name: &str, offset: u64, bytes: u64) -> Result<()> {
+        let what = format!("nothing of export {name} is forgotten");
+        self.served(name)?.volume.forget(offset, bytes).map_err(|error| failed(&what, error))?;
+        tracing::warn!(export = name, offset, bytes, "a range was forgotten");
         Ok(())
     }
 

@@ -58,6 +58,33 @@ fn reads_are_answered_while_every_write_below_hangs() {
     });
 }
 
+/// All that may be dirty is: RAM as far as its mark, and the log where there is one. Writers wait.
+#[test]
+fn reads_are_answered_while_nothing_more_may_be_dirty() {
+    without_hanging(|| {
+        for (mode, log_blocks) in [(WriteMode::Back, 0), (WriteMode::BackSsd, SSD_BLOCKS / 4)] {
+            let world = World::new();
+            let (cache, volume) = world.open(held(16), mode);
+            world.disk.stall(Operation::Write);
+            let writer = {
+                let volume = volume.clone();
+                std::thread::spawn(move || (0..DISK_BLOCKS).for_each(|block| write(&volume, block, 1)))
+            };
+            eventually("writers wait", || {
+                let stats = cache.stats();
+                stats.dirty_blocks >= 14 && stats.ssd.dirty_blocks >= log_blocks
+            });
+            let blocks = [0..8, 100..140, 500..512, 0..8];
+            let numbers =
+                blocks.into_iter().flatten().map(|block| (block, number_of(block, &read(&volume, block))));
+            assert!(numbers.into_iter().all(|(block, number)| number == 1 || block >= 8), "{mode:?}");
+            assert!(!writer.is_finished(), "{mode:?}");
+            world.disk.resume();
+            writer.join().expect("no write fails");
+        }
+    });
+}
+
 #[test]
 fn write_back_goes_on_beside_readers_that_never_pause() {
     for mode in [WriteMode::Back, WriteMode::BackSsd] {

@@ -93,6 +93,31 @@ fn modes_change_and_the_ssd_goes_and_comes_while_the_service_runs() {
     assert_eq!(server.stop().code, Some(0));
 }
 
+/// The disk is written by somebody else meanwhile, which nobody may, and the service does not look.
+#[test]
+fn what_is_forgotten_is_what_the_disk_has() {
+    let ground = Playground::new();
+    let disk = make_disk(&ground, "disk", 4 * MIB);
+    let server = Server::of_disk(&ground, &["--write", "back"]);
+    let mut client = Client::at(ground.path());
+    let mut first_byte = |block: u64| {
+        let ask = Ask { command: READ, offset: block << 14, length: 1, ..Ask::default() };
+        client.ask(&ask, &[]).expect("it is read")[0]
+    };
+    assert_eq!((first_byte(0), first_byte(1), first_byte(2)), (0, 0, 0));
+    std::fs::write(disk, vec![7; 4 * MIB]).expect("it is ours");
+    assert_eq!((first_byte(0), first_byte(1), first_byte(2)), (0, 0, 0), "it has them in RAM");
+    let said = told(&ground, &["forget", "disk", "16KiB", "16KiB"]);
+    assert_eq!(said, "16384 bytes at 16384 of disk are what the disk has");
+    assert_eq!((first_byte(0), first_byte(1), first_byte(2)), (0, 7, 0));
+    assert!(refused(&ground, &["forget", "disk", "1", "16KiB"]).contains("not whole blocks"));
+    assert!(refused(&ground, &["forget", "disk", "0", "5MiB"]).contains("past the end"));
+    assert!(refused(&ground, &["forget", "dusk", "0", "16KiB"]).contains("there is no export dusk"));
+    assert_eq!(told(&ground, &["lost"]), "nothing is lost");
+    assert!(refused(&ground, &["lost", "dusk"]).contains("there is no export dusk"));
+    assert_eq!(server.stop().code, Some(0));
+}
+
 #[test]
 fn a_tier_has_the_size_that_was_told_when_its_resize_is_answered() {
     let ground = Playground::new();

@@ -8,7 +8,7 @@ use crate::common::Playground;
 use crate::harness::{
     MIB, Server, contents, have, make_disk, nbdsh, noise, number, run, stats, stats_when_read, uri,
 };
-use crate::raw::{Client, Place};
+use crate::raw::{Client, FUA, Place};
 
 #[test]
 fn a_wish_to_end_makes_durable_what_nobody_flushed_while_a_client_is_connected() {
@@ -88,6 +88,50 @@ fn copies_on_the_ssd_outlive_a_restart() {
     read_all();
     let after = stats(&ground);
     assert_eq!(number(&after["counters"]["ssd_hits"]), cached, "every block is read once: {after}");
+    assert_eq!(server.stop().code, Some(0));
+}
+
+/// The disk looks changed each time, which the number has the last word on.
+#[test]
+fn copies_on_the_ssd_outlive_a_restart_with_the_number_of_before_and_no_other() {
+    if !have(&["nbdcopy"]) {
+        return;
+    }
+    for (number_now, is_warm) in [("1", true), ("2", false)] {
+        let ground = Playground::new();
+        ground.file("disk", &noise(1, 32 * MIB));
+        let ssd = ["--ssd-file", "ssd", "--ssd-size", "128MiB", "--generation"];
+        let start =
+            |number| Server::of_disk_on(&ground, &[&ssd[..], &[number, "--ram-size", "16MiB"]].concat());
+        let read_all = || run(&ground, "nbdcopy", &["--requests=2", &uri(&ground, ""), "null:"]);
+        let server = start("1");
+        read_all();
+        assert_eq!(server.stop().code, Some(0));
+        let disk = fs::File::options().write(true).open(ground.path().join("disk")).expect("it is ours");
+        disk.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("the time can be set");
+        let server = start(number_now);
+        stats_when_read(&ground);
+        read_all();
+        let after = stats(&ground);
+        assert_eq!(number(&after["counters"]["ssd_hits"]) > 0, is_warm, "{after}");
+        assert_eq!(server.stop().code, Some(0));
+    }
+}
+
+#[test]
+fn an_ordered_service_writes_below_what_each_flush_left() {
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    let ssd = ["--ssd-file", "ssd", "--ssd-size", "128MiB", "--write", "back-ssd", "--ordered"];
+    let server = Server::of_disk(&ground, &ssd);
+    let mut client = Client::at(ground.path());
+    for number in 0..200u8 {
+        assert_eq!(client.write(0, &[number; 4096], FUA), Ok(vec![]));
+    }
+    let drained = ground.terrace(&["ctl", "--socket", "nbd.control", "drain"]);
+    assert_eq!(drained.code, Some(0), "{}", drained.stderr);
+    let written = number(&stats(&ground)["counters"]["disk_write_bytes"]);
+    assert_eq!(written, 200 * 4096, "one page, 200 flushes");
     assert_eq!(server.stop().code, Some(0));
 }
 

@@ -35,6 +35,8 @@ fn what_cannot_be_served_is_refused_before_anything_is_made() {
     make_disk(&ground, "disk", MIB);
     ground.file("empty", b"");
     ground.file("foreign", &vec![0x5a; 1 << 20]);
+    let both = "listen = [\"unix:nbd\"]\n[[export]]\nbacking = \"disk\"\nexclusive = true\ngeneration = 1\n";
+    ground.file("both", both.as_bytes());
     let listen = ["--listen", "unix:nbd"];
     for arguments in [
         &["--ram-size", "32MiB"][..],
@@ -55,6 +57,8 @@ fn what_cannot_be_served_is_refused_before_anything_is_made() {
         &["--backing", "disk", "--ssd-file", "./disk", "--ssd-size", "128MiB"],
         &["--backing", "disk", "--ssd-file", "no/folder", "--ssd-size", "128MiB"],
         &["--backing", "disk", "--exclusive"],
+        &["--backing", "disk", "--generation", "1"],
+        &["--backing", "disk", "--ordered"],
         &["--backing", "disk", "--connections", "0"],
         &["--backing", "disk", "--stop-timeout", "0s"],
         &["--backing", "disk", "--stop-timeout", "5"],
@@ -63,6 +67,7 @@ fn what_cannot_be_served_is_refused_before_anything_is_made() {
         &["--backing", "disk", "--control", "disk"],
         &["--backing", "disk", "--control", "no/folder"],
         &["--config", "missing"],
+        &["--config", "both"],
         &["--config", "foreign"],
     ] {
         let needs_address = !arguments.contains(&"--config");

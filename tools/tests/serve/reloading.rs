@@ -80,7 +80,7 @@ fn what_waits_for_the_next_start_is_named_and_stays_as_it_is() {
     let config = CONFIG.replace("[cache]", "[cache]\nssd-file = \"ssd\"\nssd-size = \"128MiB\"");
     ground.file("conf", config.as_bytes());
     let mut server = Server::start(&ground, &["serve", "--config", "conf"]);
-    let cache = "[cache]\nblock-size = \"32KiB\"\nssd-write-budget = \"1GiB\"";
+    let cache = "[cache]\nblock-size = \"32KiB\"\nssd-write-budget = \"1GiB\"\nordered = true";
     let changed = config.replace("\"ssd\"", "\"other-ssd\"").replace("[cache]", cache);
     let changed = format!(
         "socket-mode = \"0660\"\ncontrol = \"other\"\nhttp = \"127.0.0.1:0\"{changed}description = \"the first\"\n"
@@ -90,14 +90,15 @@ fn what_waits_for_the_next_start_is_named_and_stays_as_it_is() {
         server.signal(Signal::HUP);
         assert_eq!(
             server.next_line(),
-            "terrace: waits for the next start: socket-mode, control, http, block-size, ssd-write-budget, ssd-file, \
-             description of one"
+            "terrace: waits for the next start: socket-mode, control, http, block-size, ssd-write-budget, ordered, \
+             ssd-file, description of one"
         );
     }
     make_disk(&ground, "other.img", MIB);
     for (line, named) in [
         ("exclusive = true", "exclusive"),
         ("mark = \"one.mark\"", "mark"),
+        ("generation = 2", "generation"),
         ("read-only = true\nexclusive = true", "read-only of one, exclusive"),
         ("backing = \"other.img\"", "backing"),
     ] {
