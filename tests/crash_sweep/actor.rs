@@ -127,6 +127,8 @@ pub(crate) struct Opened {
     is_dead: Arc<AtomicBool>,
     /// The SSD takes nothing.
     is_ssd_broken: Arc<AtomicBool>,
+    /// The disk of the first volume does not.
+    is_disk_broken: Arc<AtomicBool>,
     ssd: SsdConfig,
 }
 
@@ -136,6 +138,7 @@ impl Opened {
         let threads = if script.background == Background::OnSettle { 1 } else { threads };
         let is_dead = Arc::new(AtomicBool::new(false));
         let is_ssd_broken = Arc::new(AtomicBool::new(false));
+        let is_disk_broken = Arc::new(AtomicBool::new(false));
         let with = |inner: &Arc<dyn Device>, is_broken: &Arc<AtomicBool>| -> Arc<dyn Device> {
             let (is_dead, is_broken) = (is_dead.clone(), is_broken.clone());
             Arc::new(OfProcess { inner: inner.clone(), is_dead, is_broken, is_shaken: threads > 1 })
@@ -148,10 +151,11 @@ impl Opened {
             .map(|(index, ((disk, mark), &mode))| {
                 let place: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(of_process(mark)));
                 let place = Place { mark: place, exclusive: script.exclusive };
-                attach(&cache, &format!("disk {index}"), &of_process(disk), mode, &place)
+                let disk = if index == 0 { with(disk, &is_disk_broken) } else { of_process(disk) };
+                attach(&cache, &format!("disk {index}"), &disk, mode, &place)
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { cache, volumes, is_dead, is_ssd_broken, ssd })
+        Ok(Self { cache, volumes, is_dead, is_ssd_broken, is_disk_broken, ssd })
     }
 
     /// What each volume holds, and how many of its blocks came from the SSD.
@@ -246,6 +250,8 @@ impl<'a> Actor<'a> {
 
     fn step(&mut self, step: Step) -> Result<Result<(), String>, Error> {
         let volume = self.random.usize(..self.opened.volumes.len());
+        // What a volume has that nobody takes stays in RAM, and nobody waits for room there for ever.
+        let volume = volume.max(usize::from(self.is_disk_broken()));
         let block = self.block();
         let left = self.script.left_from(block);
         match step {
@@ -304,7 +310,11 @@ impl<'a> Actor<'a> {
                 });
             }
             Step::Settle => {
-                self.opened.cache.settle()?;
+                let settled = self.opened.cache.settle();
+                if settled.is_err() && self.is_disk_broken() {
+                    return Ok(Ok(()));
+                }
+                settled?;
                 self.promise_all();
             }
             Step::ResizeRam => {
@@ -322,6 +332,18 @@ impl<'a> Actor<'a> {
             }
             Step::Die => return self.die(),
             Step::BreakSsd => self.opened.is_ssd_broken.store(true, Ordering::SeqCst),
+            Step::BreakDisk if self.is_disk_broken() => {}
+            Step::BreakDisk => {
+                self.opened.volumes[0].flush()?;
+                self.promise(0);
+                self.opened.is_disk_broken.store(true, Ordering::SeqCst);
+                // No more than others can go on beside when it finds no room in the log.
+                self.write(0, block * BLOCK_SECTORS, left.min(2) * BLOCK_SECTORS)?;
+                if self.opened.volumes[0].flush().is_ok() {
+                    self.promise(0);
+                }
+            }
+            Step::MendDisk => self.opened.is_disk_broken.store(false, Ordering::SeqCst),
             Step::DetachSsd => {
                 let detached = self.opened.cache.detach_ssd();
                 if !self.is_ssd_broken() {
@@ -435,8 +457,17 @@ impl<'a> Actor<'a> {
         self.opened.is_ssd_broken.load(Ordering::SeqCst)
     }
 
+    fn is_disk_broken(&self) -> bool {
+        self.opened.is_disk_broken.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn close(&mut self) -> Result<(), Error> {
         let mut closed = self.opened.cache.close();
+        // What it has that found no room in the log goes nowhere else.
+        if closed.is_err() && self.is_disk_broken() {
+            self.opened.is_disk_broken.store(false, Ordering::SeqCst);
+            closed = self.opened.cache.close();
+        }
         for _ in 0..FAILURES_BEFORE_A_CLOSE {
             if closed.is_ok() || !self.is_ssd_broken() {
                 break;
