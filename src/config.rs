@@ -104,6 +104,9 @@ pub enum WriteMode {
     Back,
     /// RAM has it; the log on the SSD gets it in the background, and durably at the next flush. It goes on to the backing
     /// store later, also after a restart. Needs an SSD tier, which then has data that nothing else has.
+    ///
+    /// All volumes share the log. While it is full of what another volume's backing store does not take, or what an absent
+    /// volume left there, a flush waits for its own backing store instead, as in [`WriteMode::Back`].
     BackSsd,
 }
 
@@ -238,7 +241,8 @@ pub struct Config {
     /// ends at a flush. Nothing of the next is written there before all of one is synced, so that the backing store alone
     /// is, at any moment, what it was at some flush and a part of what came until the next: for a store that must be of use
     /// when the SSD dies. A block that is written in many epochs is then written below as often, and takes the log's
-    /// room as often. Otherwise only its newest version goes below, in the order of addresses.
+    /// room as often. Otherwise only its newest version goes below, in the order of addresses. A log that stays full, since
+    /// another volume's backing store takes nothing, then holds up the flushes of all: none goes past it.
     pub ordered_destage: bool,
     /// Worker threads for each backing device.
     pub disk_threads: u32,

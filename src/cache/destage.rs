@@ -176,6 +176,12 @@ impl Inner {
         }
     }
 
+    /// Whether something of `volume` is to go below, and nothing could when that was tried last.
+    pub(super) fn fails_to_destage(&self, volume: &VolumeState) -> bool {
+        let has_failed = volume.destage.lock().failure.is_some();
+        has_failed && self.ssd().is_some_and(|ssd| ssd.with(|tier| tier.has_destage(volume.id)))
+    }
+
     pub(super) fn is_destaging(&self, volume: &VolumeState) -> bool {
         let destage = volume.destage.lock();
         destage.is_running || destage.failure.is_some()
@@ -423,6 +429,7 @@ impl Inner {
                 Err(cause) => Err(still_dirty(volume, blocks, cause.clone())),
             });
         }
+        let may_stay_full = result.is_err() || ssd.has_bad.load(Ordering::Relaxed);
         if let Err(error) = result {
             let (waits_for_room, began) = {
                 let dirty = volume.dirty.lock();
@@ -433,6 +440,9 @@ impl Inner {
                 self.after_failed_group(volume, waits_for_room, began, &error);
             }
             self.ticker.watch(volume);
+        }
+        if may_stay_full {
+            self.look_past_log(&ssd);
         }
     }
 }

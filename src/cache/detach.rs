@@ -32,6 +32,9 @@ impl Inner {
         });
         if detached.is_err() {
             volume.is_detached.store(false, Ordering::SeqCst);
+        } else if let Some(ssd) = self.ssd() {
+            // What it leaves in the log stays.
+            self.look_past_log(&ssd);
         }
         detached
     }

@@ -126,6 +126,11 @@ impl VolumeState {
         self.first_epoch.map_or(0, |first| first + epoch)
     }
 
+    /// Whether what goes below by the log goes there in order.
+    pub(super) fn has_epochs(&self) -> bool {
+        self.first_epoch.is_some()
+    }
+
     /// Whether what became dirty in `epoch` may not go to the log yet, since not all before it is there: so whatever is in
     /// the log of an epoch, all of the ones before is there too.
     pub(super) fn must_keep_order(&self, dirty: &Dirty, epoch: u64) -> bool {

@@ -5,7 +5,8 @@
 //!    goes. That is all a caller waits for, and it takes as long as there are blocks in RAM, however large the range is.
 //! 3. **Run**: when no older write to the range is under way, what the SSD has of it is void, durably (rule 1), and the
 //!    device discards it. Only then the fence is lifted and newer writes go below. In mode `back-ssd` one tombstone in
-//!    the log does for both (rule 2: what it voids may be all there is), and `destage` has the device discard.
+//!    the log does for both (rule 2: what it voids may be all there is), and `destage` has the device discard; when there are
+//!    too many tombstones and none can be run, see [`super::full_log`].
 //! 4. **Sync**: a discard that a failed sync should have covered is placed and run again, and so is every write below
 //!    after it (rule 7).
 //!
@@ -24,6 +25,7 @@ use terrace_tiers::device::PageBuf;
 use super::dirty::{Began, VolumeState};
 use super::fence::{Discard, Fence, Step, Stretch, Swept};
 use super::flush::FlushDone;
+use super::full_log::RefusedDiscard;
 use super::index::Shard;
 use super::mode::Route;
 use super::{Inner, Result};
@@ -187,32 +189,28 @@ impl Inner {
             ssd.void_range(stretch.first(), stretch.count(), version);
         }
         let prepared = self.before_write_below(volume);
-        let start = blocks.start << volume.block_shift;
-        let end = volume.len_bytes.min(blocks.end << volume.block_shift);
-        let discard = || discard_below(volume, start, end - start).map_err(Arc::new);
-        let result = prepared.and_then(|()| discard());
-        self.note_below(volume);
+        if let Err(cause) = prepared.and_then(|()| self.discard_now(volume, &blocks)) {
+            return self.discard_failed(volume, id, began, &cause);
+        }
         let mut dirty = volume.dirty.lock();
         let covered_by = dirty.syncs.started + 1;
         // A sync that failed meanwhile may have dropped what this gave to the device.
         let is_again = dirty.syncs.failures != began.sync_failures;
-        dirty.fences.discard(id).step = match &result {
-            Ok(()) if is_again => Step::Waiting,
-            Ok(()) => Step::Written { covered_by },
-            Err(_) => Step::HeldBack,
-        };
-        if let Err(cause) = result {
-            dirty.note_failure();
-            let flushes = dirty.take_failed_flushes(began);
-            let blocks = dirty.dirty_blocks();
-            drop(dirty);
-            return self.discard_failed(volume, flushes, blocks, &cause);
-        }
+        dirty.fences.discard(id).step = if is_again { Step::Waiting } else { Step::Written { covered_by } };
         drop(dirty);
         if is_again {
             return self.go_on_behind_fences(volume);
         }
         self.lift_fence(volume, id, blocks, Some(epoch));
+    }
+
+    /// Has the device discard `blocks`, of which the SSD's copies are void.
+    pub(super) fn discard_now(&self, volume: &VolumeState, blocks: &Range<u64>) -> Result<(), TierError> {
+        let start = blocks.start << volume.block_shift;
+        let end = volume.len_bytes.min(blocks.end << volume.block_shift);
+        let result = discard_below(volume, start, end - start).map_err(Arc::new);
+        self.note_below(volume);
+        result
     }
 
     /// The log has the discard of a volume in mode `back-ssd`, as a tombstone; `destage` brings it below.
@@ -231,49 +229,53 @@ impl Inner {
                 self.lift_fence(volume, id, blocks, Some(epoch));
             }
             Ok(false) => {
-                dirty.fences.discard(id).step = Step::PutOff;
-                volume.fence_changed.notify_all();
                 drop(dirty);
-                self.retry_if_room_was_made(volume, &ssd, before);
+                let refused = RefusedDiscard { id, blocks, epoch, began, before };
+                self.go_on_without_tombstone(volume, &ssd, refused);
             }
-            // It goes below when all that the log has is there.
             Err(_) if ssd.is_off() => {
-                dirty.fences.discard(id).step = Step::PutOff;
-                volume.fence_changed.notify_all();
                 drop(dirty);
-                self.leave_log_if_off(volume, None);
-                if volume.mode() != WriteMode::BackSsd {
-                    self.take_put_off(volume);
-                }
-                return;
+                return self.discard_without_log(volume, id);
             }
             Err(cause) => {
-                dirty.fences.discard(id).step = Step::HeldBack;
-                dirty.note_failure();
-                let flushes = dirty.take_failed_flushes(began);
-                let blocks = dirty.dirty_blocks();
                 drop(dirty);
-                return self.discard_failed(volume, flushes, blocks, &cause);
+                return self.discard_failed(volume, id, began, &cause);
             }
         }
         self.start_destage(volume);
     }
 
+    /// The SSD was switched off: the discard goes below when all that the log has is there.
+    pub(super) fn discard_without_log(self: &Arc<Self>, volume: &Arc<VolumeState>, id: u64) {
+        volume.dirty.lock().fences.discard(id).step = Step::PutOff;
+        volume.fence_changed.notify_all();
+        self.leave_log_if_off(volume, None);
+        if volume.mode() != WriteMode::BackSsd {
+            self.take_put_off(volume);
+        }
+    }
+
     /// The version of a discard that is run: higher than that of every copy from before its fence stood, and lower than
     /// that of every one from after it is lifted.
-    fn date_discard(&self, volume: &VolumeState) -> Version {
+    pub(super) fn date_discard(&self, volume: &VolumeState) -> Version {
         let version = self.next_version();
         volume.raise_version(version);
         version
     }
 
-    fn discard_failed(
+    pub(super) fn discard_failed(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
-        flushes: Vec<FlushDone>,
-        blocks: u64,
+        id: u64,
+        began: Began,
         cause: &TierError,
     ) {
+        let mut dirty = volume.dirty.lock();
+        dirty.fences.discard(id).step = Step::HeldBack;
+        dirty.note_failure();
+        let flushes = dirty.take_failed_flushes(began);
+        let blocks = dirty.dirty_blocks();
+        drop(dirty);
         volume.fence_changed.notify_all();
         self.tell_still_dirty(volume, flushes, blocks, cause);
         self.pump(volume);

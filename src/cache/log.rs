@@ -14,7 +14,8 @@
 //!   lacks some of these sectors waits for a fill.
 //! - A record or a sync that fails gives up everything that is not durable; the blocks are dirty again, and the log goes
 //!   on after a checkpoint that says where it ended (rule 7).
-//! - When the log is full the blocks stay dirty in RAM until destage has made room, and writers wait at the high mark.
+//! - When the log is full the blocks stay dirty in RAM until destage has made room, and writers wait at the high mark; but
+//!   when destage can make none they go below (see `full_log`).
 
 use crate::sync::atomic::Ordering;
 use std::io::IoSliceMut;
@@ -29,6 +30,7 @@ use super::Inner;
 use super::dirty::{Began, Dirty, VolumeState};
 use super::fence::Swept;
 use super::fill::{PlannedFill, Runner, Source};
+use super::full_log::Refused;
 use super::mode::Route;
 use super::ssd::SsdTier;
 use super::writeback::{Group, TakenBlock};
@@ -42,22 +44,7 @@ use crate::sync::wake_all;
 /// it are neighbours.
 const DESTAGE_LOAD: f64 = 0.25;
 
-/// What there may come to be room by.
-#[derive(Clone, Copy)]
-pub(super) struct LogRoom {
-    /// Nothing is given back before that is over.
-    is_recovering: bool,
-    /// See [`super::ssd::SsdState`].
-    times_made: u64,
-}
-
 impl SsdTier {
-    /// To be asked before the log is asked for room, so that who is refused sees what came in between.
-    pub(super) fn room(&self) -> LogRoom {
-        let state = self.state.lock();
-        LogRoom { is_recovering: state.tier.is_recovering(), times_made: state.times_room_was_made }
-    }
-
     /// The clean copy of `block` is older than what is written now; the one in the log stays until that is durable.
     pub(super) fn void_clean(&self, block: BlockId, version: Version) {
         let mut state = self.state.lock();
@@ -178,7 +165,7 @@ pub(super) type LoggedGroups = SmallVec<[LoggedGroup; 1]>;
 
 impl Inner {
     /// Writes a group to the log, on this thread; syncs it if someone waits for that, and else leaves that to others.
-    pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group) {
+    pub(super) fn log_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
         let ssd = self.ssd().expect("a volume in this mode has an SSD");
         let began = volume.dirty.lock().begin();
         let copy_of = |taken: &TakenBlock| {
@@ -208,7 +195,8 @@ impl Inner {
             }
         };
         if count < blocks.len() {
-            self.await_room(volume, &ssd, &blocks.split_off(count), before);
+            let refused = Refused { blocks: blocks.split_off(count), began, before, priority };
+            self.go_on_without_room(volume, &ssd, refused);
         }
         let mut dirty = volume.dirty.lock();
         let is_empty = blocks.is_empty();
@@ -223,37 +211,6 @@ impl Inner {
             volume.end_logging();
         }
         self.settle_logged(volume, logged);
-    }
-
-    /// The log had no room for these blocks, which it was asked for when there was as much as `before`.
-    fn await_room(
-        self: &Arc<Self>,
-        volume: &Arc<VolumeState>,
-        ssd: &Arc<SsdTier>,
-        blocks: &[TakenBlock],
-        before: LogRoom,
-    ) {
-        self.start_reclaim(ssd);
-        self.put_off(volume, blocks);
-        self.go_on_behind_fences(volume);
-        self.make_room(volume);
-        if before.is_recovering {
-            self.retry_after_scan(volume, ssd);
-        }
-        self.retry_if_room_was_made(volume, ssd, before);
-    }
-
-    /// Something of `volume` was put off that was refused when there was as much room as `before`: whoever made room since
-    /// may not have seen it, and there may be nobody left who makes more.
-    pub(super) fn retry_if_room_was_made(
-        self: &Arc<Self>,
-        volume: &Arc<VolumeState>,
-        ssd: &SsdTier,
-        before: LogRoom,
-    ) {
-        if ssd.room().times_made != before.times_made {
-            self.take_put_off(volume);
-        }
     }
 
     /// Something waits for the end of what is on its way to the log: it is not left for a later sync.
@@ -313,7 +270,7 @@ impl Inner {
     }
 
     /// The log did not take this group.
-    fn refuse_group(
+    pub(super) fn refuse_group(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         ssd: &SsdTier,
@@ -377,7 +334,7 @@ impl Inner {
     }
 
     /// The log had no room for these blocks: they are dirty as before, and wait until something is destaged.
-    fn put_off(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
+    pub(super) fn put_off(self: &Arc<Self>, volume: &Arc<VolumeState>, blocks: &[TakenBlock]) {
         let mut swept = Swept::default();
         for taken in blocks {
             let mut shard = self.shard(taken.block);

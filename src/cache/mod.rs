@@ -27,6 +27,7 @@
 //! | `journal`   | what recovery must know of the SSD: journal and checkpoint                    |
 //! | `log`       | dirty blocks go to the log on the SSD                                         |
 //! | `destage`   | and from there below                                                          |
+//! | `full_log`  | what becomes of them when nothing makes room in it                            |
 //! | `fall_back` | what becomes of them when the SSD fails                                       |
 //! | `mark`      | what is known of the SSD beside the backing store                             |
 //! | `synced`    | which clean copies outlive a crash                                             |
@@ -62,6 +63,7 @@ mod fence;
 mod fill;
 mod flush;
 mod forget;
+mod full_log;
 mod index;
 mod journal;
 mod log;

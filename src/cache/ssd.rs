@@ -82,7 +82,8 @@ pub(super) struct SsdState {
     pub(super) seals: Vec<SealPlan>,
     pub(super) is_sealing: bool,
     pub(super) is_reclaiming: bool,
-    /// How often there may have come to be room in the log: something was destaged, or segments were emptied.
+    /// How often there may have come to be room in the log, since something was destaged or segments were emptied, or a way
+    /// past it.
     pub(super) times_room_was_made: u64,
     pub(super) journal_is_writing: bool,
     pub(super) checkpoint_is_running: bool,

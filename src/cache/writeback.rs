@@ -25,6 +25,7 @@ use super::flush::FlushDone;
 use super::index::Shard;
 use super::log::LoggedGroups;
 use super::mode::Route;
+use super::ssd::SsdTier;
 use super::write::WriteWaiter;
 use super::{Inner, Result};
 use crate::config::WriteMode;
@@ -135,7 +136,7 @@ impl Inner {
     /// Writes a group below, on this thread, and finishes it.
     fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
         if group.is_logged {
-            return self.log_group(volume, group);
+            return self.log_group(volume, group, priority);
         }
         self.submit_group(volume, group, priority, Lane::run_write);
     }
@@ -153,6 +154,17 @@ impl Inner {
             let began = volume.dirty.lock().begin();
             return self.finish_group(volume, &group.blocks, began, Err(error));
         }
+        self.submit_runs(volume, group, priority, submit);
+    }
+
+    /// The same of what may go below now.
+    fn submit_runs(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        group: Group,
+        priority: Priority,
+        submit: fn(&Lane, WriteRequest),
+    ) {
         let under_way = Arc::new(GroupUnderWay {
             blocks: group.blocks,
             began: volume.dirty.lock().begin(),
@@ -391,6 +403,50 @@ impl Inner {
         }
     }
 
+    /// Has blocks written below that were taken to go to the log, which has nothing of them that is not there.
+    pub(super) fn write_past_log(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        ssd: &Arc<SsdTier>,
+        blocks: Vec<TakenBlock>,
+        priority: Priority,
+    ) {
+        let mut group = Group {
+            blocks: Vec::new(),
+            is_logged: false,
+            run_bytes_max: self.limits.run_bytes_max,
+            runs: Vec::new(),
+        };
+        for taken in blocks {
+            let number = taken.block.number();
+            let start = taken.block.byte_offset(self.size);
+            group.push_pieces(start, volume.bytes_of_block(number), &taken.sectors, &taken.frame);
+            group.blocks.push(taken);
+        }
+        volume.dirty.lock().writing_runs += 1;
+        let (inner, volume_again, ssd) = (self.clone(), volume.clone(), ssd.clone());
+        let job = move || inner.run_work(&volume_again, Work::PastLog(group, ssd), priority);
+        volume.lane.task(priority, Box::new(job));
+    }
+
+    /// The SSD itself has to know that its copies are void. One that cannot is to be left, and first goes below what the log
+    /// has of the volume (see `fall_back`).
+    fn run_past_log(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        group: Group,
+        ssd: &SsdTier,
+        priority: Priority,
+    ) {
+        let began = volume.dirty.lock().begin();
+        self.void_destaged(volume, &group.blocks);
+        self.make_voids_durable();
+        if let Err(error) = ssd.make_all_durable() {
+            return self.refuse_group(volume, ssd, &group.blocks, began, error);
+        }
+        self.submit_runs(volume, group, priority, Lane::run_write);
+    }
+
     /// What is to be done next; whoever takes it runs it.
     fn take_work(&self, volume: &VolumeState, dirty: &mut Dirty) -> Option<Work> {
         let is_logged = volume.mode() == WriteMode::BackSsd;
@@ -418,6 +474,7 @@ impl Inner {
                     self.run_group(volume, group, priority);
                 }
             }
+            Work::PastLog(group, ssd) => self.run_past_log(volume, group, &ssd, priority),
             Work::Settle(groups) => self.settle_logged(volume, groups),
         }
         volume.dirty.lock().writing_runs -= 1;
@@ -457,6 +514,8 @@ impl Inner {
 enum Work {
     /// Brings these blocks below, or to the log.
     Run(Vec<u64>),
+    /// Writes this below, past the log of this SSD.
+    PastLog(Group, Arc<SsdTier>),
     /// Makes these durable, which are in the log.
     Settle(LoggedGroups),
 }

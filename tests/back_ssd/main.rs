@@ -6,6 +6,7 @@ mod common;
 mod discards;
 mod failures;
 mod flushes;
+mod full_log;
 mod parts;
 
 use std::sync::Arc;

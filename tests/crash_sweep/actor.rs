@@ -127,6 +127,8 @@ pub(crate) struct Opened {
     is_dead: Arc<AtomicBool>,
     /// The SSD takes nothing.
     is_ssd_broken: Arc<AtomicBool>,
+    /// The disk of the first volume does not.
+    is_disk_broken: Arc<AtomicBool>,
     is_shaken: bool,
     ssd: SsdConfig,
 }
@@ -137,12 +139,14 @@ impl Opened {
         let threads = if script.background == Background::OnSettle { 1 } else { threads };
         let is_dead = Arc::new(AtomicBool::new(false));
         let is_ssd_broken = Arc::new(AtomicBool::new(false));
+        let is_disk_broken = Arc::new(AtomicBool::new(false));
         let (inner, is_shaken) = (stage.ssd.clone(), threads > 1);
         let (dead, broken) = (is_dead.clone(), is_ssd_broken.clone());
         let ssd = Arc::new(OfProcess { inner, is_dead: dead, is_broken: broken, is_shaken });
         let ssd = SsdConfig::on_device(ssd, SsdSize::Blocks(script.ssd_blocks));
         let cache = Cache::open(&config(script, &ssd, threads))?;
-        let mut opened = Self { cache, volumes: Vec::new(), is_dead, is_ssd_broken, is_shaken, ssd };
+        let mut opened =
+            Self { cache, volumes: Vec::new(), is_dead, is_ssd_broken, is_disk_broken, is_shaken, ssd };
         for (index, &mode) in script.modes.iter().enumerate() {
             let volume = opened.attach(script, stage, index, mode)?;
             opened.volumes.push(volume);
@@ -151,13 +155,15 @@ impl Opened {
     }
 
     fn attach(&self, script: &Script, stage: &Stage, index: usize, mode: WriteMode) -> Result<Volume, Error> {
-        let of_process = |inner: &Arc<dyn Device>| -> Arc<dyn Device> {
+        let with = |inner: &Arc<dyn Device>, is_broken: Arc<AtomicBool>| -> Arc<dyn Device> {
             let (inner, is_dead, is_shaken) = (inner.clone(), self.is_dead.clone(), self.is_shaken);
-            Arc::new(OfProcess { inner, is_dead, is_broken: Arc::default(), is_shaken })
+            Arc::new(OfProcess { inner, is_dead, is_broken, is_shaken })
         };
-        let mark: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(of_process(&stage.marks[index])));
+        let mark: Arc<dyn MarkPlace> = Arc::new(DeviceMark::new(with(&stage.marks[index], Arc::default())));
         let place = Place { mark, exclusive: script.exclusive };
-        attach(&self.cache, &format!("disk {index}"), &of_process(&stage.disks[index]), mode, &place)
+        let breaks = if index == 0 { self.is_disk_broken.clone() } else { Arc::default() };
+        let disk = with(&stage.disks[index], breaks);
+        attach(&self.cache, &format!("disk {index}"), &disk, mode, &place)
     }
 
     /// What each volume holds, and how many of its blocks came from the SSD.
@@ -253,6 +259,8 @@ impl<'a> Actor<'a> {
 
     fn step(&mut self, step: Step) -> Result<Result<(), String>, Error> {
         let volume = self.random.usize(..self.opened.volumes.len());
+        // What a volume has that nobody takes stays in RAM, and nobody waits for room there for ever.
+        let volume = volume.max(usize::from(self.is_disk_broken()));
         let block = self.block();
         let left = self.script.left_from(block);
         match step {
@@ -317,7 +325,11 @@ impl<'a> Actor<'a> {
                 });
             }
             Step::Settle => {
-                self.opened.cache.settle()?;
+                let settled = self.opened.cache.settle();
+                if settled.is_err() && self.is_disk_broken() {
+                    return Ok(Ok(()));
+                }
+                settled?;
                 self.promise_all();
             }
             Step::ResizeRam => {
@@ -335,6 +347,18 @@ impl<'a> Actor<'a> {
             }
             Step::Die => return self.die(),
             Step::BreakSsd => self.opened.is_ssd_broken.store(true, Ordering::SeqCst),
+            Step::BreakDisk if self.is_disk_broken() => {}
+            Step::BreakDisk => {
+                self.opened.volumes[0].flush()?;
+                self.promise(0);
+                self.opened.is_disk_broken.store(true, Ordering::SeqCst);
+                // No more than others can go on beside when it finds no room in the log.
+                self.write(0, block * BLOCK_SECTORS, left.min(2) * BLOCK_SECTORS)?;
+                if self.opened.volumes[0].flush().is_ok() {
+                    self.promise(0);
+                }
+            }
+            Step::MendDisk => self.opened.is_disk_broken.store(false, Ordering::SeqCst),
             Step::DetachSsd => {
                 let detached = self.opened.cache.detach_ssd();
                 if !self.is_ssd_broken() {
@@ -451,8 +475,17 @@ impl<'a> Actor<'a> {
         self.opened.is_ssd_broken.load(Ordering::SeqCst)
     }
 
+    fn is_disk_broken(&self) -> bool {
+        self.opened.is_disk_broken.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn close(&mut self) -> Result<(), Error> {
         let mut closed = self.opened.cache.close();
+        // What it has that found no room in the log goes nowhere else.
+        if closed.is_err() && self.is_disk_broken() {
+            self.opened.is_disk_broken.store(false, Ordering::SeqCst);
+            closed = self.opened.cache.close();
+        }
         for _ in 0..FAILURES_BEFORE_A_CLOSE {
             if closed.is_ok() || !self.is_ssd_broken() {
                 break;

@@ -48,6 +48,10 @@ pub(crate) enum Step {
     Reopen,
     /// The SSD takes nothing any more, until the next process has it.
     BreakSsd,
+    /// The disk of the first volume takes nothing any more, until the next process has it or [`Step::MendDisk`]. The log has
+    /// something of it then, and it is left be.
+    BreakDisk,
+    MendDisk,
     /// Takes the SSD out of the cache, if it is there.
     DetachSsd,
     /// Puts it back.

@@ -5,8 +5,9 @@ use terrace::WriteMode::{Around, Back, BackSsd, Through};
 
 use super::script::Script;
 use super::script::Step::{
-    AttachSsd, BreakSsd, ChangeMode, Detach, DetachSsd, Die, Discard, Flush, FlushBehind, Forget, Read,
-    Reopen, ResizeRam, ResizeSsd, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks, WritePart,
+    AttachSsd, BreakDisk, BreakSsd, ChangeMode, Detach, DetachSsd, Die, Discard, Flush, FlushBehind, Forget,
+    MendDisk, Read, Reopen, ResizeRam, ResizeSsd, Scan, Settle, WriteAgain, WriteBeside, WriteBlocks,
+    WritePart,
 };
 
 const DEFAULT: Script = Script {
@@ -219,6 +220,31 @@ pub(crate) const SCRIPTS: &[Script] = &[
             (3, Scan),
             (4, Read),
             (3, Flush),
+            (1, Settle),
+            (1, Reopen),
+            (1, Die),
+        ],
+        ..DEFAULT
+    },
+    // What the first one has in the log keeps it full, and the second one goes past it.
+    Script {
+        name: "a sick volume beside a sound one",
+        modes: &[BackSsd, BackSsd],
+        blocks: 24,
+        steps: 70,
+        mixture: &[
+            (6, BreakDisk),
+            (2, MendDisk),
+            (8, WriteBlocks),
+            (6, WritePart),
+            (1, WriteBeside),
+            (2, WriteAgain),
+            (3, Discard),
+            (1, Forget),
+            (3, Read),
+            (2, Scan),
+            (8, Flush),
+            (1, FlushBehind),
             (1, Settle),
             (1, Reopen),
             (1, Die),

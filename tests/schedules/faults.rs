@@ -51,6 +51,44 @@ fn a_log_that_fails_is_left_beside_writes_and_flushes() {
     });
 }
 
+/// What a dead disk keeps in the log fills it; another volume goes past it, and through it again when the disk works.
+#[test]
+fn a_log_that_a_dead_disk_keeps_full_is_passed_beside_writes_reads_and_discards() {
+    explore("a_log_that_a_dead_disk_keeps_full_is_passed_beside_writes_reads_and_discards", || {
+        let sick = World::new(WriteMode::BackSsd);
+        let sound = sick.beside(WriteMode::BackSsd);
+        sick.disk.fail(Fault::every(Operation::Write));
+        sick.write(0, 2);
+        sick.volume.flush().expect("the log has room");
+        let rewrite = |values: std::ops::Range<u64>| {
+            move |world: &World| {
+                for value in values {
+                    (0..3).for_each(|block| world.write(block, value));
+                    world.volume.flush().expect("the other volume is none of its business");
+                }
+            }
+        };
+        rewrite(2..5)(&sound);
+        join([
+            sound.spawn(rewrite(5..8)),
+            sound.spawn(|world| {
+                world.write(3, 2);
+                world.discard(3, 2);
+                world.write(4, 3);
+                world.volume.flush().expect("the other volume is none of its business");
+                assert!(world.is_zeros(3) && world.read(4) == 3);
+            }),
+            sound.spawn(|world| world.watch(0, 2)),
+            sick.spawn(|world| world.disk.clear_faults()),
+        ]);
+        sound.cache.settle().expect("the disk works again");
+        assert_eq!((sick.read(0), sick.on_disk(0)), (2, 2));
+        sound.drive_out();
+        assert!(sound.is_zeros(3));
+        sound.rests_with(&[(0, 7), (1, 7), (2, 7), (4, 3)]);
+    });
+}
+
 #[test]
 fn an_ssd_whose_syncs_fail_is_switched_off_beside_writes() {
     explore("an_ssd_whose_syncs_fail_is_switched_off_beside_writes", || {

@@ -49,16 +49,17 @@ impl World {
 
     pub(super) fn tuned(mode: WriteMode, tune: impl FnOnce(&mut Config)) -> Self {
         let journal = Arc::new(Journal::default());
-        let disk = MemoryDevice::new(DISK_BLOCKS * BLOCK as u64);
-        for block in 0..DISK_BLOCKS {
-            let bytes = content(block, 1);
-            disk.write(block * BLOCK as u64, &[std::io::IoSlice::new(&bytes)])
-                .expect("no fault was asked for");
-        }
-        let disk = Arc::new(disk.recorded_in(&journal));
+        let disk = Arc::new(new_disk().recorded_in(&journal));
         let geometry = Geometry::for_blocks(block_size(), SSD_BLOCKS).expect("a layout");
         let ssd = Arc::new(MemoryDevice::new(geometry.file_bytes()).recorded_in(&journal));
         Self::open(mode, disk, ssd, journal, tune)
+    }
+
+    /// Another volume of the same cache, on a disk of its own.
+    pub(super) fn beside(&self, mode: WriteMode) -> Self {
+        let disk = Arc::new(new_disk().recorded_in(&self.journal));
+        let volume = self.cache.attach("beside", disk.clone(), mode).expect("the volume attaches");
+        Self { volume, disk, ..self.clone() }
     }
 
     /// The same devices with another cache, which finds on the SSD what this one leaves there.
@@ -168,6 +169,15 @@ impl World {
         self.cache.assert_quiet();
         self.cache.close().expect("the cache closes");
     }
+}
+
+fn new_disk() -> MemoryDevice {
+    let disk = MemoryDevice::new(DISK_BLOCKS * BLOCK as u64);
+    for block in 0..DISK_BLOCKS {
+        let bytes = content(block, 1);
+        disk.write(block * BLOCK as u64, &[std::io::IoSlice::new(&bytes)]).expect("no fault was asked for");
+    }
+    disk
 }
 
 pub(super) fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {

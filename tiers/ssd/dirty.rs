@@ -8,10 +8,12 @@
 //! discard: put_tombstone -> plan_destage -> discard and sync below -> finish_tombstone
 //! ```
 
+use std::collections::BTreeSet;
+
 use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId, mask};
 
 use super::Ssd;
-use super::dirty_log::{Copies, CopyState, LogFate, LogSync, LogTicket, NewCopy, Room};
+use super::dirty_log::{Copies, CopyState, LogFate, LogKeepers, LogSync, LogTicket, NewCopy, Room};
 use super::encoding::{self, CheckpointItem, DirtySegmentEntry, JournalEntry};
 use super::log_read::{LogPart, LogRead};
 use super::plan::ReadVerdict;
@@ -206,6 +208,28 @@ impl Ssd {
         self.dirty.holds_back(block)
     }
 
+    /// The same of any of `count` blocks from `first` on.
+    pub fn holds_any_back(&self, first: BlockId, count: u64) -> bool {
+        let ids = first.as_u64()..first.as_u64().saturating_add(count);
+        self.dirty.tombstones.touches(&ids)
+            || self.dirty.blocks_within(&ids).into_iter().any(|block| self.dirty.holds_back(block))
+    }
+
+    /// Whether a copy of `block` cannot be read, so that nothing of it goes below.
+    pub fn is_bad(&self, block: BlockId) -> bool {
+        self.dirty.is_bad(block)
+    }
+
+    /// What keeps a full log full. Nothing before recovery is over: there may be more room then.
+    pub fn log_keepers(&self) -> LogKeepers {
+        if self.scan.is_some() { LogKeepers::default() } else { self.dirty.keepers() }
+    }
+
+    /// The volumes that have tombstones: so many are all that there may be.
+    pub fn tombstone_keepers(&self) -> BTreeSet<VolumeId> {
+        self.dirty.tombstones.iter().map(Tombstone::volume).collect()
+    }
+
     /// Takes the copies of `blocks` in the log out, which the backing store all has, or which are bad: something newer goes
     /// there by another way.
     pub fn void_destaged(&mut self, blocks: impl Iterator<Item = BlockId>, version: Version) {
@@ -232,19 +256,30 @@ impl Ssd {
         }
     }
 
-    /// Gives segments back that nothing keeps; they are free when the journal is durable.
-    pub fn retire_unneeded(&mut self) {
+    /// Gives segments back that nothing keeps; they are free when the journal is durable. Whether there were any.
+    pub fn retire_unneeded(&mut self) -> bool {
         // What is in the log tells which copies are old that summaries name, now or to the next opening.
         if self.scan.is_some() {
-            return;
+            return false;
         }
         if self.dirty.dirty_count() == 0 && self.dirty.is_settled() {
             self.dirty.close_open();
         }
+        let mut any = false;
         while let Some((segment, generation)) = self.dirty.take_unneeded() {
             let seq = self.queue(JournalEntry::Retire { segment, generation });
             self.log.retire_dirty(segment, seq);
+            any = true;
         }
+        any
+    }
+
+    /// The same for a log that just refused room: nothing fits its open segment.
+    pub fn retire_refusing(&mut self) -> bool {
+        if self.dirty.is_open_unneeded() {
+            self.dirty.close_open();
+        }
+        self.retire_unneeded()
     }
 
     /// The clean copy of `block` is older than what comes into RAM now; the one in the log stays (rule 2).

@@ -99,7 +99,7 @@ use crate::error::{Error, Result};
 pub use admission::SsdPolicy;
 pub use checkpoint::CheckpointPlan;
 pub use dirty::DestageRun;
-pub use dirty_log::{LogFate, LogSync, LogTicket, NewCopy};
+pub use dirty_log::{LogFate, LogKeepers, LogSync, LogTicket, NewCopy};
 pub use geometry::Geometry;
 pub use inspect::{
     CopyPlace, Explanation, FileAtRest, FileCounters, FileInfo, Finding, FoundCopy, Row, SegmentCounts,

@@ -108,6 +108,11 @@ impl Tombstones {
         before.is_some_and(|(_, &end)| block.as_u64() < end)
     }
 
+    /// Whether one covers any of `ids`.
+    pub(super) fn touches(&self, ids: &Range<u64>) -> bool {
+        self.list.iter().any(|one| one.ids.start < ids.end && ids.start < one.ids.end)
+    }
+
     /// Whether one takes the place of this version of `block`.
     pub(super) fn bury(&self, block: BlockId, version: Version) -> bool {
         let is_it = |one: &Tombstone| version < one.version && one.ids.contains(&block.as_u64());

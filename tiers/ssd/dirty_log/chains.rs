@@ -162,6 +162,10 @@ impl Chains {
         CopyHead { generation, index, version, epoch, state }
     }
 
+    pub(super) fn block(&self, id: CopyId) -> BlockId {
+        self.slot(id.0).block
+    }
+
     pub(super) fn state(&self, id: CopyId) -> CopyState {
         self.slot(id.0).state
     }

@@ -70,6 +70,7 @@ use order::DestageOrder;
 pub(super) use records::Room;
 pub use records::{LogFate, LogSync, LogTicket, NewCopy};
 use records::{OpenRecord, PendingCopy};
+pub use segments::LogKeepers;
 pub(super) use segments::{DirtySegment, is_dead_in};
 
 type Hasher = foldhash::fast::FixedState;
@@ -321,6 +322,10 @@ impl DirtyLog {
         !self.bad.contains(&block) && self.chains.ids(block).any(is_dirty)
             || self.pending.contains_key(&block)
             || self.tombstones.covers(block)
+    }
+
+    pub(super) fn is_bad(&self, block: BlockId) -> bool {
+        self.bad.contains(&block)
     }
 
     /// The first epoch of which the volume has dirty blocks.

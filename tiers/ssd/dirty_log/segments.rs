@@ -1,6 +1,8 @@
 //! The segments of the dirty stream, in the order in which they were opened and go.
 
-use crate::block::BlockId;
+use std::collections::BTreeSet;
+
+use crate::block::{BlockId, VolumeId};
 
 use super::chains::CopyId;
 use super::{CopyState, DirtyLog, LogCopy};
@@ -66,6 +68,15 @@ impl DirtySegment {
     }
 }
 
+/// What keeps the first segment of the log, and so all of them.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct LogKeepers {
+    /// Whose dirty copies are in it that can go below.
+    pub volumes: BTreeSet<VolumeId>,
+    /// It has dirty copies that cannot: they are bad, or in the chain of one that is.
+    pub has_bad: bool,
+}
+
 /// Whether copy number `index` is dead in a segment's words.
 pub(in super::super) fn is_dead_in(words: &[u64], index: u32) -> bool {
     words.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
@@ -110,6 +121,28 @@ impl DirtyLog {
     /// The number of the segment of this generation.
     pub(in super::super) fn segment_of(&self, generation: u32) -> u32 {
         self.segments[self.segment_at(generation)].segment
+    }
+
+    pub(in super::super) fn keepers(&self) -> LogKeepers {
+        let mut keepers = LogKeepers::default();
+        let Some(first) = self.segments.front() else { return keepers };
+        let is_in = |id: &&CopyId| self.chains.is_in(**id, first.generation);
+        for &id in first.ids.iter().filter(is_in) {
+            let block = self.chains.block(id);
+            match self.chains.state(id) {
+                CopyState::Destaged => {}
+                _ if self.bad.contains(&block) => keepers.has_bad = true,
+                _ => {
+                    keepers.volumes.insert(block.volume());
+                }
+            }
+        }
+        keepers
+    }
+
+    /// Whether nothing keeps the open segment, and it is the only one.
+    pub(in super::super) fn is_open_unneeded(&self) -> bool {
+        self.segments.len() == 1 && self.segments[0].needed == 0
     }
 
     /// The next segment that nothing keeps, with its generation; out of the log with this call.

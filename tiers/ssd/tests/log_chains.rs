@@ -120,6 +120,23 @@ fn a_segment_stays_for_the_one_sector_that_only_a_copy_in_it_has() {
 }
 
 #[test]
+fn what_keeps_the_first_segment_is_named_until_nothing_does() {
+    let mut writer = Writer::new();
+    assert_eq!(writer.ssd.log_keepers(), LogKeepers::default());
+    flush(&mut writer, 0, 0..32);
+    let first = writer.ssd.plan_log_read(writer.block(0)).expect("it is there");
+    let volumes = [writer.volume].into();
+    assert_eq!(writer.ssd.log_keepers(), LogKeepers { volumes, has_bad: false });
+    writer.ssd.finish_log_read(&first, Some(first.version));
+    assert_eq!(writer.ssd.log_keepers(), LogKeepers { has_bad: true, ..LogKeepers::default() });
+    assert!(!writer.ssd.retire_refusing());
+    writer.forget(0..1);
+    assert_eq!(writer.ssd.log_keepers(), LogKeepers::default());
+    assert!(writer.ssd.retire_refusing(), "the open one too, which has no room for anything");
+    assert!(writer.ssd.dirty.segments.is_empty());
+}
+
+#[test]
 fn a_chain_that_is_too_long_is_written_as_one_copy() {
     let size = BlockSize::new(64 << 10).expect("a block size");
     let most = chain_max(size);
