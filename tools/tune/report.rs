@@ -136,6 +136,7 @@ pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
         Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads };
     let grid = Grid { addressing, shift_bytes: 0 };
     let survey = Survey::of(&source, &grid, &work)?;
+    args.effort.check(survey.references)?;
     let mut world = World::of(args, survey.time_us);
     probe_devices(args, args.block_size, &mut world)?;
     if args.life_years.is_some() && world.trace_days.is_none() {
@@ -144,15 +145,16 @@ pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
     }
     let recording = Recording::load(&source, &grid, &survey, args.effort.limits(), &work)?;
     let trace = recording.dense();
-    let curves = Curves::of(&trace, &recording, &work);
+    let profile = Profile::of(&trace, &recording, &survey);
+    let unique = trace.unique().into();
+    let curves = Curves::of(trace, &recording, &work);
     let sizes = sizes_to_try(args, curves.unique_blocks << args.block_size.shift())?;
-    let rate = rate_for(&recording, trace.unique().into(), &sizes, args.effort);
+    let rate = rate_for(&recording, unique, &sizes, args.effort);
     let surface = Surface::simulate(&recording, &sizes, rate, &work)?;
     let constraints = constraints(args);
     let choice = choose(&surface.cells, &world, &constraints);
-    let profile = Profile::of(&trace, &recording, &survey);
     // The variants read it again, each for itself.
-    drop((trace, recording));
+    drop(recording);
     let variants = variants(args, &source, grid, &profile, &choice, &work)?;
     Ok(report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants))
 }
