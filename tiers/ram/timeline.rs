@@ -65,6 +65,19 @@ impl Timeline {
         self.marks[word(entry)][row] & bit(entry) != 0
     }
 
+    #[inline]
+    fn is_marked(&self, entry: u32) -> bool {
+        let [recent, frequent] = self.marks[word(entry)];
+        (recent | frequent) & bit(entry) != 0
+    }
+
+    #[inline]
+    fn unmark(&mut self, entry: u32) {
+        let [recent, frequent] = &mut self.marks[word(entry)];
+        *recent &= !bit(entry);
+        *frequent &= !bit(entry);
+    }
+
     /// Counts an entry more at `place`.
     #[inline]
     fn count(&mut self, place: Place) {
@@ -161,21 +174,24 @@ impl BlockLists for Timeline {
 
     #[inline]
     fn place(&self, entry: u32) -> Place {
+        if !self.is_marked(entry) {
+            return Place::FreeResident;
+        }
         let [recent, frequent] = &self.rows;
-        if self.has(1, entry) {
-            if entry < frequent.first_resident { Place::FrequentGhost } else { Place::Frequent }
-        } else if self.has(0, entry) {
-            if entry < recent.first_resident { Place::RecentGhost } else { Place::Recent }
-        } else {
-            Place::FreeResident
+        let is_frequent = self.has(1, entry);
+        let first_resident = if is_frequent { frequent.first_resident } else { recent.first_resident };
+        match (is_frequent, entry < first_resident) {
+            (false, false) => Place::Recent,
+            (true, false) => Place::Frequent,
+            (false, true) => Place::RecentGhost,
+            (true, true) => Place::FrequentGhost,
         }
     }
 
     #[inline]
     fn find(&self, block: BlockId) -> Option<u32> {
         let entry = block.as_u64() as u32 + PLACES as u32;
-        let [recent, frequent] = self.marks[word(entry)];
-        ((recent | frequent) & bit(entry) != 0).then_some(entry)
+        self.is_marked(entry).then_some(entry)
     }
 
     #[inline]
@@ -212,9 +228,8 @@ impl BlockLists for Timeline {
 
     #[inline]
     fn delete(&mut self, entry: u32) {
-        let place = self.place(entry);
-        self.marks[word(entry)][row(place)] &= !bit(entry);
-        self.discount(place);
+        self.discount(self.place(entry));
+        self.unmark(entry);
     }
 
     #[inline]
@@ -237,7 +252,12 @@ impl BlockLists for Timeline {
 
     #[inline]
     fn touch(&mut self, entry: u32) -> u32 {
-        self.delete(entry);
+        // Not by its place: which of the two it was is anyone's guess, also the processor's.
+        let is_recent = u32::from(self.has(0, entry));
+        let [recent, frequent] = &mut self.rows;
+        recent.residents -= is_recent;
+        frequent.residents -= 1 - is_recent;
+        self.unmark(entry);
         self.append(Place::Frequent)
     }
 
