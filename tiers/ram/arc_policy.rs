@@ -182,23 +182,24 @@ impl<L: BlockLists> ArcPolicy<L> {
     #[inline]
     pub fn reference(&mut self, block: BlockId) -> Access {
         let access = self.access(block, |policy, side| {
-            [side, side.other()].into_iter().find_map(|side| policy.lists.coldest(side.chain()))
+            let coldest = |side: Side| Some((policy.lists.coldest(side.chain())?, side));
+            [side, side.other()].into_iter().find_map(coldest)
         });
         self.debug_check();
         access.expect("a full cache has a coldest block")
     }
 
-    /// One reference; `find_victim` names the resident block that leaves, preferably of the side it is told.
+    /// One reference; `find_victim` names the resident block that leaves and its side, preferably the one it is told.
     #[inline]
     fn access(
         &mut self,
         block: BlockId,
-        find_victim: impl FnOnce(&mut Self, Side) -> Option<u32>,
+        find_victim: impl FnOnce(&mut Self, Side) -> Option<(u32, Side)>,
     ) -> Result<Access, NoVictim> {
-        let found = self.lists.find(block);
+        let found = self.lists.find(block).map(|entry| (entry, self.lists.place(entry)));
         match found {
             // Case I.
-            Some(entry) if self.lists.place(entry).is_resident() => {
+            Some((entry, place)) if place.is_resident() => {
                 let entry = self.lists.touch(entry);
                 Ok(Access::Hit(Slot::of(entry)))
             }
@@ -206,14 +207,14 @@ impl<L: BlockLists> ArcPolicy<L> {
         }
     }
 
-    /// Cases II to IV; `ghost_entry` is where the block is remembered. Decides first, so that a refusal changes nothing.
+    /// Cases II to IV; `remembered` is its ghost. Decides first, so that a refusal changes nothing.
     fn access_absent(
         &mut self,
         block: BlockId,
-        ghost_entry: Option<u32>,
-        find_victim: impl FnOnce(&mut Self, Side) -> Option<u32>,
+        remembered: Option<(u32, Place)>,
+        find_victim: impl FnOnce(&mut Self, Side) -> Option<(u32, Side)>,
     ) -> Result<Access, NoVictim> {
-        let ghost = ghost_entry.map(|entry| Side::of(self.lists.place(entry)));
+        let ghost = remembered.map(|(_, place)| Side::of(place));
         let target = self.adapted_target(ghost);
         let recent_fills_all = self.side_len(Side::Recent) >= self.capacity;
         // Case IV A with B1 empty: a block seen once makes room for another, and no ghost.
@@ -226,24 +227,24 @@ impl<L: BlockLists> ArcPolicy<L> {
         };
 
         self.recent_target = target;
-        let entry = match ghost_entry {
-            Some(entry) => self.lists.convert(entry, Place::Frequent),
+        let entry = match remembered {
+            Some((entry, from)) => self.lists.convert(entry, from, Place::Frequent),
             None => {
                 self.forget_a_ghost();
                 self.lists.insert(block, Place::Recent)
             }
         };
-        let evicted = victim.map(|victim| self.evict(victim, leaves_no_ghost));
+        let evicted = victim.map(|(entry, side)| self.evict(entry, side, leaves_no_ghost));
         Ok(Access::Miss { slot: Slot::of(entry), ghost, evicted })
     }
 
     /// Takes a block out of whatever list it is in, ghosts too; its slot, if it was resident.
     pub fn remove(&mut self, block: BlockId) -> Option<Slot> {
         let entry = self.lists.find(block)?;
-        let was_resident = self.lists.place(entry).is_resident();
-        self.lists.delete(entry);
+        let place = self.lists.place(entry);
+        self.lists.delete(entry, place);
         self.debug_check();
-        was_resident.then(|| Slot::of(entry))
+        place.is_resident().then(|| Slot::of(entry))
     }
 
     #[inline]
@@ -257,14 +258,12 @@ impl<L: BlockLists> ArcPolicy<L> {
 
     /// p after a ghost of this side was met: the first lines of cases II and III.
     fn adapted_target(&self, ghost: Option<Side>) -> f64 {
+        let Some(ghost) = ghost else { return self.recent_target };
         let recent = f64::from(self.ghost_len(Side::Recent));
         let frequent = f64::from(self.ghost_len(Side::Frequent));
         match ghost {
-            None => self.recent_target,
-            Some(Side::Recent) => {
-                (self.recent_target + (frequent / recent).max(1.0)).min(f64::from(self.capacity))
-            }
-            Some(Side::Frequent) => (self.recent_target - (recent / frequent).max(1.0)).max(0.0),
+            Side::Recent => (self.recent_target + (frequent / recent).max(1.0)).min(f64::from(self.capacity)),
+            Side::Frequent => (self.recent_target - (recent / frequent).max(1.0)).max(0.0),
         }
     }
 
@@ -279,25 +278,29 @@ impl<L: BlockLists> ArcPolicy<L> {
     fn forget_a_ghost(&mut self) {
         let recent = self.side_len(Side::Recent) + self.ghost_len(Side::Recent);
         let all = self.len() + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent);
-        let coldest = if recent >= self.capacity {
-            self.lists.coldest(Place::RecentGhost)
+        if recent >= self.capacity {
+            self.forget_coldest(Place::RecentGhost);
         } else if all >= 2 * self.capacity {
-            self.lists.coldest(Place::FrequentGhost)
-        } else {
-            None
-        };
-        if let Some(entry) = coldest {
-            self.lists.delete(entry);
+            self.forget_coldest(Place::FrequentGhost);
         }
     }
 
-    fn evict(&mut self, entry: u32, leaves_no_ghost: bool) -> Evicted {
-        let from = Side::of(self.lists.place(entry));
+    /// Whether there was one.
+    #[inline]
+    fn forget_coldest(&mut self, ghosts: Place) -> bool {
+        let coldest = self.lists.coldest(ghosts);
+        coldest.is_some_and(|entry| {
+            self.lists.delete(entry, ghosts);
+            true
+        })
+    }
+
+    fn evict(&mut self, entry: u32, from: Side, leaves_no_ghost: bool) -> Evicted {
         let block = self.lists.id(entry);
         if leaves_no_ghost && from == Side::Recent {
-            self.lists.delete(entry);
+            self.lists.delete(entry, from.chain());
         } else {
-            self.lists.convert(entry, from.ghosts());
+            self.lists.convert(entry, from.chain(), from.ghosts());
         }
         Evicted { block, slot: Slot::of(entry), from }
     }

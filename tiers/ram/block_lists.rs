@@ -29,11 +29,11 @@ pub trait BlockLists {
     /// Adds `block`, which must be absent, at the hot end of a list of residents.
     fn insert(&mut self, block: BlockId, place: Place) -> u32;
 
-    /// Gives the entry back.
-    fn delete(&mut self, entry: u32);
+    /// Gives back an entry whose place is `from`.
+    fn delete(&mut self, entry: u32, from: Place);
 
-    /// Makes a ghost of its side's coldest resident, or a resident of a ghost, at the hot end of `place`; its new entry.
-    fn convert(&mut self, entry: u32, place: Place) -> u32;
+    /// Makes a ghost of its side's coldest resident, or a resident of a ghost, at the hot end of `to`; its new entry.
+    fn convert(&mut self, entry: u32, from: Place, to: Place) -> u32;
 
     /// A resident is used once more: to the hot end of [`Place::Frequent`]; its new entry.
     fn touch(&mut self, entry: u32) -> u32;
@@ -112,14 +112,14 @@ impl BlockLists for DenseLists {
     }
 
     #[inline]
-    fn delete(&mut self, entry: u32) {
+    fn delete(&mut self, entry: u32, _from: Place) {
         self.rings.unlink(entry);
         self.rings.entries[entry as usize] = Link::lone(Place::FreeResident);
     }
 
     #[inline]
-    fn convert(&mut self, entry: u32, place: Place) -> u32 {
-        self.rings.move_hot(entry, place);
+    fn convert(&mut self, entry: u32, _from: Place, to: Place) -> u32 {
+        self.rings.move_hot(entry, to);
         entry
     }
 

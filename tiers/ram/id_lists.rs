@@ -240,20 +240,20 @@ impl BlockLists for IdLists {
         entry
     }
 
-    fn delete(&mut self, entry: u32) {
+    fn delete(&mut self, entry: u32, from: Place) {
         self.replace_in_bucket(entry, self.links[entry as usize]);
-        self.rings.move_hot(entry, self.place(entry).free());
+        self.rings.move_hot(entry, from.free());
     }
 
-    fn convert(&mut self, entry: u32, place: Place) -> u32 {
-        debug_assert_ne!(self.place(entry).is_resident(), place.is_resident());
-        let to = self.take_free(place);
-        self.rings.entries[to as usize].id = self.raw_id(entry);
-        self.rings.link_hot(to, place);
-        self.links[to as usize] = self.links[entry as usize];
-        self.replace_in_bucket(entry, to);
-        self.rings.move_hot(entry, self.place(entry).free());
-        to
+    fn convert(&mut self, entry: u32, from: Place, to: Place) -> u32 {
+        debug_assert_ne!(from.is_resident(), to.is_resident());
+        let new = self.take_free(to);
+        self.rings.entries[new as usize].id = self.raw_id(entry);
+        self.rings.link_hot(new, to);
+        self.links[new as usize] = self.links[entry as usize];
+        self.replace_in_bucket(entry, new);
+        self.rings.move_hot(entry, from.free());
+        new
     }
 
     #[inline]

@@ -227,23 +227,23 @@ impl BlockLists for Timeline {
     }
 
     #[inline]
-    fn delete(&mut self, entry: u32) {
-        self.discount(self.place(entry));
+    fn delete(&mut self, entry: u32, from: Place) {
+        debug_assert_eq!(self.place(entry), from);
+        self.discount(from);
         self.unmark(entry);
     }
 
     #[inline]
-    fn convert(&mut self, entry: u32, place: Place) -> u32 {
-        if place.is_resident() {
-            self.delete(entry);
-            return self.append(place);
+    fn convert(&mut self, entry: u32, from: Place, to: Place) -> u32 {
+        if to.is_resident() {
+            self.delete(entry, from);
+            return self.append(to);
         }
-        let from = self.place(entry);
-        debug_assert!(row(from) == row(place) && self.iter(from).next() == Some(entry), "not the coldest");
+        debug_assert!(row(from) == row(to) && self.iter(from).next() == Some(entry), "not the coldest");
         self.discount(from);
-        self.count(place);
+        self.count(to);
         let [recent, frequent] = &mut self.rows;
-        match place {
+        match to {
             Place::RecentGhost => recent.first_resident = entry + 1,
             _ => frequent.first_resident = entry + 1,
         }

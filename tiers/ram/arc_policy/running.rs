@@ -83,8 +83,8 @@ impl ArcPolicy {
         let evicted_max = evicted.len().saturating_add(count_max);
         while self.len() > self.capacity && evicted.len() < evicted_max {
             let side = self.replace_side(self.recent_target, None);
-            let Some(victim) = self.find_victim(side, &mut may_leave) else { break };
-            evicted.push(self.evict(victim, false));
+            let Some((victim, side)) = self.find_victim(side, &mut may_leave) else { break };
+            evicted.push(self.evict(victim, side, false));
             self.trim_ghosts();
         }
         self.debug_check();
@@ -103,12 +103,12 @@ impl ArcPolicy {
         self.debug_check();
     }
 
-    /// The coldest block that may leave, of this side if it has one; sets aside those that may not.
-    fn find_victim(&mut self, side: Side, mut may_leave: impl FnMut(Slot) -> bool) -> Option<u32> {
+    /// The coldest block that may leave and its side, this one if it has one; sets aside those that may not.
+    fn find_victim(&mut self, side: Side, mut may_leave: impl FnMut(Slot) -> bool) -> Option<(u32, Side)> {
         for side in [side, side.other()] {
             while let Some(entry) = self.lists.coldest(side.chain()) {
                 if may_leave(Slot::of(entry)) {
-                    return Some(entry);
+                    return Some((entry, side));
                 }
                 self.lists.move_hot(entry, side.aside());
             }
@@ -118,16 +118,14 @@ impl ArcPolicy {
 
     /// Forgets the coldest ghosts until invariants 2 to 4 hold; only a resize can have broken them.
     fn trim_ghosts(&mut self) {
-        while let Some(entry) = self.lists.coldest(Place::RecentGhost)
-            && self.side_len(Side::Recent) + self.ghost_len(Side::Recent) > self.capacity
-        {
-            self.lists.delete(entry);
-        }
+        while self.side_len(Side::Recent) + self.ghost_len(Side::Recent) > self.capacity
+            && self.forget_coldest(Place::RecentGhost)
+        {}
         let resident = self.len().max(self.capacity);
-        while resident + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent) > 2 * self.capacity {
-            let coldest = [Place::FrequentGhost, Place::RecentGhost].into_iter();
-            let Some(entry) = coldest.flat_map(|place| self.lists.coldest(place)).next() else { break };
-            self.lists.delete(entry);
-        }
+        while resident + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent) > 2 * self.capacity
+            && [Place::FrequentGhost, Place::RecentGhost]
+                .into_iter()
+                .any(|ghosts| self.forget_coldest(ghosts))
+        {}
     }
 }
