@@ -15,8 +15,8 @@
 //! There is nothing by block. A block is named by the number of the reference before, as the trace has it, and that is where
 //! its bit is: next to those of blocks used at the same time, where links would lie as far apart as the blocks.
 //!
-//! Every reference takes an entry, and the first [`PLACES`] are nobody's, as elsewhere. For the same reason there is no place
-//! for what is set aside: it would lie in an order that is not that of time.
+//! Every reference takes an entry, the first after [`PLACES`] that are nobody's, as elsewhere. Nothing can be set aside: what
+//! is released from there goes to the cold end, out of the order of time.
 //!
 //! Invariants, checked by [`Timeline::assert_invariants`]: an entry is in one row at the most, and in none from `next` on;
 //! between its borders a row has as many bits as its lengths say, and before the first ghost none.
@@ -38,8 +38,8 @@ pub struct Timeline {
     rows: [Row; 2],
 }
 
-/// Borders and lengths. All that is done with them is done to both rows, at constant places: then they are registers in a
-/// simulation's loop, where one place after another would wait for memory.
+/// Borders and lengths. Where the row is not known beforehand both are counted on, one of them by 0: so they stay in registers
+/// through the loop of a simulation, where fields found by index would be in memory and each step wait for the last.
 #[derive(Clone, Copy)]
 struct Row {
     /// No ghost lies before this entry.
