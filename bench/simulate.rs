@@ -1,7 +1,11 @@
-//! `parse`, `simulate/arc_dense` and `simulate/lru_curve`: text and references a second of one processor; and `sweep`, a
+//! `parse`, `simulate/arc_*` and `simulate/lru_curve`: text and references a second of one processor; and `sweep`, a
 //! recorded trace from its file to ARC's misses at 64 sizes, on all processors. See `lib.rs` for the goals.
 //!
-//! All times but those of `sweep`, which has both, are time on a processor and not by the clock. Recorded traces are looked for where `TERRACE_TRACES` says, else beside the workspace; without them `sweep` is left out.
+//! `simulate/arc_*` are runs of one size each over references as `ArcCurve` has them, `arc_dense` of a made trace and the
+//! others of recorded ones; `simulate/arc_curve` is what brings them there, once for all sizes.
+//!
+//! All times but those of `sweep`, which has both, are time on a processor and not by the clock. Recorded traces are looked
+//! for where `TERRACE_TRACES` says, else beside the workspace; without them they and `sweep` are left out.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -9,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use terrace::simulate::{DenseTrace, LruCurve, arc_misses};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use terrace::simulate::{ArcCurve, DenseTrace, LruCurve};
 use terrace::tiers::block::BlockId;
 use terrace_bench::is_trial;
 use terrace_bench::processor::time_on_processor;
@@ -72,23 +77,41 @@ fn parse(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What recorded traces are called here, and their files.
+const RECORDED: [(&str, &str); 2] = [("P12", "arc/P12.lis.zst"), ("P3", "arc/P3.lis.zst")];
+
 fn simulate(criterion: &mut Criterion) {
     let trace = trace();
     let mut group = criterion.benchmark_group("simulate");
-    group.throughput(Throughput::Elements(trace.references().len() as u64));
     group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4)).sample_size(10);
-    for share in [100, 10, 2] {
-        let capacity = (trace.unique() / share).max(1);
-        group.bench_function(format!("arc_dense/{share}th"), |bencher| {
-            let run = || _ = black_box(arc_misses(trace.references(), trace.unique(), capacity));
-            bencher.iter_custom(|times| time_on_processor(times, run));
-        });
+    arc(&mut group, "dense", &trace);
+    for (name, file) in RECORDED {
+        if let Some(path) = recorded(file) {
+            arc(&mut group, name, &dense_ids(&path));
+        }
     }
+    group.throughput(Throughput::Elements(trace.references().len() as u64));
+    group.bench_function("arc_curve", |bencher| {
+        let run = || _ = black_box(ArcCurve::of(trace.references().to_vec(), trace.unique()));
+        bencher.iter_custom(|times| time_on_processor(times, run));
+    });
     group.bench_function("lru_curve", |bencher| {
         let run = || _ = black_box(LruCurve::of(trace.references(), trace.unique()).misses(1000));
         bencher.iter_custom(|times| time_on_processor(times, run));
     });
     group.finish();
+}
+
+fn arc(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, trace: &DenseTrace) {
+    group.throughput(Throughput::Elements(trace.references().len() as u64));
+    let curve = ArcCurve::of(trace.references().to_vec(), trace.unique());
+    for share in [100, 10, 2] {
+        let capacity = (trace.unique() / share).max(1);
+        group.bench_function(format!("arc_{name}/{share}th"), |bencher| {
+            let run = || _ = black_box(curve.misses(capacity));
+            bencher.iter_custom(|times| time_on_processor(times, run));
+        });
+    }
 }
 
 /// The sizes of a sweep, from 1/4096 of all blocks to all of them, the largest first: it takes longest.
@@ -99,12 +122,14 @@ fn sweep_sizes(unique: u32) -> Vec<u32> {
 }
 
 /// ARC's misses at all sizes: a thread for each processor takes one after another.
-fn sweep(trace: &DenseTrace) -> u64 {
+fn sweep(trace: DenseTrace) -> u64 {
     let (sizes, next) = (sweep_sizes(trace.unique()), AtomicUsize::new(0));
+    let unique = trace.unique();
+    let curve = ArcCurve::of(trace.into_references(), unique);
     let work = || {
         let mut misses = 0;
         while let Some(&size) = sizes.get(next.fetch_add(1, Ordering::Relaxed)) {
-            misses += arc_misses(trace.references(), trace.unique(), size);
+            misses += curve.misses(size);
         }
         misses
     };
@@ -136,21 +161,20 @@ fn sweep_recorded(_: &mut Criterion) {
     if word.is_some_and(|word| !"sweep".contains(&word)) {
         return;
     }
-    let Some(path) = recorded("arc/P12.lis.zst") else {
+    let Some(path) = recorded(RECORDED[0].1) else {
         println!("sweep: left out, no recorded trace");
         return;
     };
     let (begun, user) = (Instant::now(), user_seconds());
     let trace = dense_ids(&path);
     let (read, read_user) = (begun.elapsed(), user_seconds() - user);
-    let references = trace.references().len();
+    let (references, sizes) = (trace.references().len(), sweep_sizes(trace.unique()).len());
     println!(
         "sweep: P12 read and numbered off, {references} references: {read:.2?}, {read_user:.2} s in user mode"
     );
     let (begun, user) = (Instant::now(), user_seconds());
-    let misses = sweep(&trace);
+    let misses = sweep(trace);
     let (took, took_user) = (begun.elapsed(), user_seconds() - user);
-    let sizes = sweep_sizes(trace.unique()).len();
     let rate = (references * sizes) as f64 / took_user / 1e6;
     println!(
         "sweep: ARC at {sizes} sizes, {misses} misses in all: {took:.2?}, {took_user:.2} s in user mode"

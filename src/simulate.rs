@@ -11,7 +11,7 @@
 //! |-------------|--------------------------------------------------------------------------------|
 //! | `dense`     | ids numbered off once, so that the rest indexes arrays                         |
 //! | `lru_curve` | LRU's misses for every size, exactly, in one pass                              |
-//! | `arc_curve` | the RAM policy's own misses for one size                                       |
+//! | `arc_curve` | the RAM policy's own misses, exactly, a pass for each size                     |
 //!
 //! Requests are of whole blocks. Written blocks may not leave before their request ends, as in the cache, where they
 //! wait for a sync.
@@ -33,7 +33,7 @@ use crate::error::Result;
 use crate::stats::Stats;
 
 pub use crate::sample::Sample;
-pub use arc_curve::arc_misses;
+pub use arc_curve::ArcCurve;
 pub use dense::DenseTrace;
 pub use lru_curve::{LruCurve, StackDistances};
 

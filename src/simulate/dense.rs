@@ -57,6 +57,11 @@ impl DenseTrace {
         &self.references
     }
 
+    /// The references alone.
+    pub fn into_references(self) -> Vec<u32> {
+        self.references
+    }
+
     /// How many blocks there are.
     pub fn unique(&self) -> u32 {
         self.blocks.len() as u32

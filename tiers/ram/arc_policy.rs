@@ -31,8 +31,9 @@
 //!   coldest ghosts go until the invariants hold. `set_capacity` is the change, `shrink_excess` works the excess off, in
 //!   as many steps as its caller likes; meanwhile a miss lets one block go for the one that comes.
 //!
-//! The lists are a type parameter: for any ids, hashed ([`ArcPolicy::new`]), or for ids that were numbered from 0 on, in
-//! an array ([`ArcPolicy::dense`]). The answers are the same.
+//! The lists are a type parameter: for any ids, hashed ([`ArcPolicy::new`]); for ids that were numbered from 0 on, in an
+//! array ([`ArcPolicy::dense`]); for a trace that is known beforehand, by time ([`ArcPolicy::over_time`]). The answers are
+//! the same. A cache that runs has the first; it alone refuses victims and resizes (`running`).
 //!
 //! Every request is O(1) but for the questions above; memory is allocated by `new`, `set_capacity` and `compact` alone.
 //! Pure bookkeeping: no bytes, no I/O, no locks, no clock. Same calls, same victims, so the tuner replays a trace
@@ -41,13 +42,16 @@
 use super::block_lists::BlockLists;
 use super::id_lists::IdLists;
 use super::rings::{ENTRIES_MAX, PLACES, Place};
+use super::timeline;
 use crate::block::BlockId;
 
 mod answers;
+mod running;
 #[cfg(test)]
 mod tests;
 
 pub use super::block_lists::DenseLists;
+pub use super::timeline::Timeline;
 pub use answers::{Access, Evicted, List, NoVictim, Side, Slot};
 
 /// See the head of this file.
@@ -86,27 +90,24 @@ impl ArcPolicy<DenseLists> {
         check_capacity(ids);
         Self { lists: DenseLists::new(ids), capacity, recent_target: 0.0 }
     }
-
-    /// Brings what is known of `block` near: it will be asked for soon. Else a request waits for memory, and everything after
-    /// it, since what it does depends on what it finds there.
-    #[inline]
-    pub fn look_ahead(&self, block: BlockId) {
-        self.lists.look_ahead(block);
-    }
 }
 
-impl ArcPolicy {
-    /// Gives back the memory of what a smaller capacity does not need, when there is no excess. Every resident block gets
-    /// a new slot: `moved` is told the old and the new one of each. O(capacity).
+impl ArcPolicy<Timeline> {
+    /// The most references there can be.
+    pub const REFERENCES_MAX: u32 = timeline::ENTRIES_MAX - PLACES as u32;
+
+    /// As [`ArcPolicy::new`], for `references` that follow one another and are known beforehand. The block of each is named
+    /// by the number of the reference before to the same block, or by its own number if it is the first; references count
+    /// from 0 on, and hits as well as misses. Slots are below `references`.
     ///
     /// # Panics
-    /// When there is an excess.
-    pub fn compact(&mut self, mut moved: impl FnMut(Slot, Slot)) {
-        assert_eq!(self.excess(), 0, "blocks beyond the capacity have no slot to go to");
-        self.lists = self.lists.compacted(resident_entries(self.capacity), self.capacity, |from, to| {
-            moved(Slot::of(from), Slot::of(to));
-        });
-        self.debug_check();
+    /// When `capacity` is 0 or above [`ArcPolicy::CAPACITY_MAX`], or there are more references than
+    /// [`Self::REFERENCES_MAX`].
+    pub fn over_time(capacity: u32, references: u32) -> Self {
+        check_capacity(capacity);
+        let max = Self::REFERENCES_MAX;
+        assert!(references <= max, "one trace has room for {max} references, not {references}");
+        Self { lists: Timeline::new(references), capacity, recent_target: 0.0 }
     }
 }
 
@@ -124,11 +125,6 @@ impl<L: BlockLists> ArcPolicy<L> {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// How many blocks more than its capacity the cache holds, because they may not leave.
-    pub fn excess(&self) -> u32 {
-        self.len().saturating_sub(self.capacity)
     }
 
     /// The wanted length of `Recent`: the paper's p.
@@ -162,11 +158,6 @@ impl<L: BlockLists> ArcPolicy<L> {
         self.lists.id(slot.entry())
     }
 
-    /// Whether the block with this slot was refused as a victim and not released yet.
-    pub fn is_set_aside(&self, slot: Slot) -> bool {
-        matches!(self.lists.place(slot.entry()), Place::RecentAside | Place::FrequentAside)
-    }
-
     /// The blocks of a list, from the least to the most recently used, those set aside first.
     pub fn list(&self, list: List) -> impl Iterator<Item = BlockId> + '_ {
         let places = match list {
@@ -184,45 +175,46 @@ impl<L: BlockLists> ArcPolicy<L> {
         [side.aside(), side.chain()].into_iter().flat_map(|place| self.lists.iter(place)).map(Slot::of)
     }
 
-    /// One reference to `block`, as in Figure 4 of the paper. `may_leave` says of a resident block whether it may be
-    /// the victim; one that may not is set aside until [`Self::release`].
+    /// One reference to `block`, as in Figure 4 of the paper: every block may leave.
     ///
-    /// # Errors
-    /// [`NoVictim`] when the cache is full and no block may leave. Make the same request again after a `release`.
+    /// # Panics
+    /// When the cache is full of blocks that are set aside.
     #[inline]
-    pub fn request(
+    pub fn reference(&mut self, block: BlockId) -> Access {
+        let access = self.access(block, |policy, side| {
+            let coldest = |side: Side| Some((policy.lists.coldest(side.chain())?, side));
+            [side, side.other()].into_iter().find_map(coldest)
+        });
+        self.debug_check();
+        access.expect("a full cache has a coldest block")
+    }
+
+    /// One reference; `find_victim` names the resident block that leaves and its side, preferably the one it is told.
+    #[inline]
+    fn access(
         &mut self,
         block: BlockId,
-        may_leave: impl FnMut(Slot) -> bool,
+        find_victim: impl FnOnce(&mut Self, Side) -> Option<(u32, Side)>,
     ) -> Result<Access, NoVictim> {
-        let found = self.lists.find(block);
+        let found = self.lists.find(block).map(|entry| (entry, self.lists.place(entry)));
         match found {
             // Case I.
-            Some(entry) if self.lists.place(entry).is_resident() => {
-                self.lists.move_hot(entry, Place::Frequent);
-                self.debug_check();
+            Some((entry, place)) if place.is_resident() => {
+                let entry = self.lists.touch(entry);
                 Ok(Access::Hit(Slot::of(entry)))
             }
-            _ => self.request_absent(block, found, may_leave),
+            _ => self.access_absent(block, found, find_victim),
         }
     }
 
-    /// One reference to the resident block in `slot`, which [`Self::lookup`] has just given: Case I of [`Self::request`]
-    /// without looking the block up again.
-    pub fn hit(&mut self, slot: Slot) {
-        debug_assert!(self.lists.place(slot.entry()).is_resident(), "slot {} is free", slot.index());
-        self.lists.move_hot(slot.entry(), Place::Frequent);
-        self.debug_check();
-    }
-
-    /// Cases II to IV; `ghost_entry` is where the block is remembered. Decides first, so that a refusal changes nothing.
-    fn request_absent(
+    /// Cases II to IV; `remembered` is its ghost. Decides first, so that a refusal changes nothing.
+    fn access_absent(
         &mut self,
         block: BlockId,
-        ghost_entry: Option<u32>,
-        may_leave: impl FnMut(Slot) -> bool,
+        remembered: Option<(u32, Place)>,
+        find_victim: impl FnOnce(&mut Self, Side) -> Option<(u32, Side)>,
     ) -> Result<Access, NoVictim> {
-        let ghost = ghost_entry.map(|entry| Side::of(self.lists.place(entry)));
+        let ghost = remembered.map(|(_, place)| Side::of(place));
         let target = self.adapted_target(ghost);
         let recent_fills_all = self.side_len(Side::Recent) >= self.capacity;
         // Case IV A with B1 empty: a block seen once makes room for another, and no ghost.
@@ -231,82 +223,28 @@ impl<L: BlockLists> ArcPolicy<L> {
             None
         } else {
             let side = if leaves_no_ghost { Side::Recent } else { self.replace_side(target, ghost) };
-            Some(self.find_victim(side, may_leave).ok_or(NoVictim)?)
+            Some(find_victim(self, side).ok_or(NoVictim)?)
         };
 
         self.recent_target = target;
-        let entry = match ghost_entry {
-            Some(entry) => self.lists.convert(entry, Place::Frequent),
+        let entry = match remembered {
+            Some((entry, from)) => self.lists.convert(entry, from, Place::Frequent),
             None => {
                 self.forget_a_ghost();
                 self.lists.insert(block, Place::Recent)
             }
         };
-        let evicted = victim.map(|victim| self.evict(victim, leaves_no_ghost));
-        if self.len() > self.capacity {
-            self.trim_ghosts();
-        }
-        self.debug_check();
+        let evicted = victim.map(|(entry, side)| self.evict(entry, side, leaves_no_ghost));
         Ok(Access::Miss { slot: Slot::of(entry), ghost, evicted })
-    }
-
-    /// Whether a request for an absent block would find a place now. Those that may not leave are set aside, as by
-    /// [`Self::request`].
-    pub fn has_room(&mut self, may_leave: impl FnMut(Slot) -> bool) -> bool {
-        let has_room = self.len() < self.capacity || self.find_victim(Side::Recent, may_leave).is_some();
-        self.debug_check();
-        has_room
-    }
-
-    /// A block that was refused as a victim may leave again. Nothing happens when it was not set aside.
-    pub fn release(&mut self, slot: Slot) {
-        match self.lists.place(slot.entry()) {
-            Place::RecentAside => self.lists.move_cold(slot.entry(), Place::Recent),
-            Place::FrequentAside => self.lists.move_cold(slot.entry(), Place::Frequent),
-            _ => {}
-        }
-        self.debug_check();
     }
 
     /// Takes a block out of whatever list it is in, ghosts too; its slot, if it was resident.
     pub fn remove(&mut self, block: BlockId) -> Option<Slot> {
         let entry = self.lists.find(block)?;
-        let was_resident = self.lists.place(entry).is_resident();
-        self.lists.delete(entry);
+        let place = self.lists.place(entry);
+        self.lists.delete(entry, place);
         self.debug_check();
-        was_resident.then(|| Slot::of(entry))
-    }
-
-    /// Changes the capacity; no block leaves yet: see [`Self::excess`] and [`Self::shrink_excess`]. Slots stay.
-    /// O(capacity).
-    ///
-    /// # Panics
-    /// As [`ArcPolicy::new`].
-    pub fn set_capacity(&mut self, capacity: u32) {
-        check_capacity(capacity);
-        self.capacity = capacity;
-        self.recent_target = self.recent_target.min(f64::from(capacity));
-        self.trim_ghosts();
-        self.lists.rebuild(resident_entries(capacity).max(self.lists.resident_entries()), capacity);
-        self.debug_check();
-    }
-
-    /// Lets blocks go until the cache is down to its capacity, no more may leave, or `count_max` went; appends them to
-    /// `evicted`.
-    pub fn shrink_excess(
-        &mut self,
-        count_max: usize,
-        mut may_leave: impl FnMut(Slot) -> bool,
-        evicted: &mut Vec<Evicted>,
-    ) {
-        let evicted_max = evicted.len().saturating_add(count_max);
-        while self.len() > self.capacity && evicted.len() < evicted_max {
-            let side = self.replace_side(self.recent_target, None);
-            let Some(victim) = self.find_victim(side, &mut may_leave) else { break };
-            evicted.push(self.evict(victim, false));
-            self.trim_ghosts();
-        }
-        self.debug_check();
+        place.is_resident().then(|| Slot::of(entry))
     }
 
     #[inline]
@@ -320,14 +258,12 @@ impl<L: BlockLists> ArcPolicy<L> {
 
     /// p after a ghost of this side was met: the first lines of cases II and III.
     fn adapted_target(&self, ghost: Option<Side>) -> f64 {
+        let Some(ghost) = ghost else { return self.recent_target };
         let recent = f64::from(self.ghost_len(Side::Recent));
         let frequent = f64::from(self.ghost_len(Side::Frequent));
         match ghost {
-            None => self.recent_target,
-            Some(Side::Recent) => {
-                (self.recent_target + (frequent / recent).max(1.0)).min(f64::from(self.capacity))
-            }
-            Some(Side::Frequent) => (self.recent_target - (recent / frequent).max(1.0)).max(0.0),
+            Side::Recent => (self.recent_target + (frequent / recent).max(1.0)).min(f64::from(self.capacity)),
+            Side::Frequent => (self.recent_target - (recent / frequent).max(1.0)).max(0.0),
         }
     }
 
@@ -338,59 +274,35 @@ impl<L: BlockLists> ArcPolicy<L> {
         if recent > 0.0 && (recent > target || is_tie) { Side::Recent } else { Side::Frequent }
     }
 
-    /// The coldest block that may leave, of this side if it has one; sets aside those that may not.
-    fn find_victim(&mut self, side: Side, mut may_leave: impl FnMut(Slot) -> bool) -> Option<u32> {
-        for side in [side, side.other()] {
-            while let Some(entry) = self.lists.coldest(side.chain()) {
-                if may_leave(Slot::of(entry)) {
-                    return Some(entry);
-                }
-                self.lists.move_hot(entry, side.aside());
-            }
-        }
-        None
-    }
-
     /// The deletions from ghost lists in case IV.
     fn forget_a_ghost(&mut self) {
         let recent = self.side_len(Side::Recent) + self.ghost_len(Side::Recent);
         let all = self.len() + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent);
-        let coldest = if recent >= self.capacity {
-            self.lists.coldest(Place::RecentGhost)
+        if recent >= self.capacity {
+            self.forget_coldest(Place::RecentGhost);
         } else if all >= 2 * self.capacity {
-            self.lists.coldest(Place::FrequentGhost)
-        } else {
-            None
-        };
-        if let Some(entry) = coldest {
-            self.lists.delete(entry);
+            self.forget_coldest(Place::FrequentGhost);
         }
     }
 
-    fn evict(&mut self, entry: u32, leaves_no_ghost: bool) -> Evicted {
-        let from = Side::of(self.lists.place(entry));
+    /// Whether there was one.
+    #[inline]
+    fn forget_coldest(&mut self, ghosts: Place) -> bool {
+        let coldest = self.lists.coldest(ghosts);
+        coldest.is_some_and(|entry| {
+            self.lists.delete(entry, ghosts);
+            true
+        })
+    }
+
+    fn evict(&mut self, entry: u32, from: Side, leaves_no_ghost: bool) -> Evicted {
         let block = self.lists.id(entry);
         if leaves_no_ghost && from == Side::Recent {
-            self.lists.delete(entry);
+            self.lists.delete(entry, from.chain());
         } else {
-            self.lists.convert(entry, from.ghosts());
+            self.lists.convert(entry, from.chain(), from.ghosts());
         }
         Evicted { block, slot: Slot::of(entry), from }
-    }
-
-    /// Forgets the coldest ghosts until invariants 2 to 4 hold; only a resize can have broken them.
-    fn trim_ghosts(&mut self) {
-        while let Some(entry) = self.lists.coldest(Place::RecentGhost)
-            && self.side_len(Side::Recent) + self.ghost_len(Side::Recent) > self.capacity
-        {
-            self.lists.delete(entry);
-        }
-        let resident = self.len().max(self.capacity);
-        while resident + self.ghost_len(Side::Recent) + self.ghost_len(Side::Frequent) > 2 * self.capacity {
-            let coldest = [Place::FrequentGhost, Place::RecentGhost].into_iter();
-            let Some(entry) = coldest.flat_map(|place| self.lists.coldest(place)).next() else { break };
-            self.lists.delete(entry);
-        }
     }
 
     #[inline]

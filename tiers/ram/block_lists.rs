@@ -3,12 +3,8 @@
 use super::rings::{Link, PLACES, Place, Rings};
 use crate::block::BlockId;
 
-/// Blocks in the lists of their places. An entry names a block until it is deleted or converted.
+/// Blocks in the lists of their places. An entry names a block until it is deleted, converted or touched.
 pub trait BlockLists {
-    /// Makes room for `residents` and `ghosts` entries. Residents stay where they are, so there may not become fewer;
-    /// the ghosts must fit. O(entries).
-    fn rebuild(&mut self, residents: u32, ghosts: u32);
-
     /// The entries that are or may become residents.
     fn resident_entries(&self) -> u32;
 
@@ -24,24 +20,23 @@ pub trait BlockLists {
     /// The entry of `block`.
     fn find(&self, block: BlockId) -> Option<u32>;
 
-    /// The entry of the list that was longest without a use.
-    fn coldest(&self, place: Place) -> Option<u32>;
+    /// The entry of the list that was longest without a use. May note where it was found.
+    fn coldest(&mut self, place: Place) -> Option<u32>;
 
     /// From the coldest to the hottest.
     fn iter(&self, place: Place) -> impl Iterator<Item = u32> + '_;
 
-    /// Adds `block`, which must be absent, at the hot end.
+    /// Adds `block`, which must be absent, at the hot end of a list of residents.
     fn insert(&mut self, block: BlockId, place: Place) -> u32;
 
-    /// Gives the entry back.
-    fn delete(&mut self, entry: u32);
+    /// Gives back an entry whose place is `from`.
+    fn delete(&mut self, entry: u32, from: Place);
 
-    /// Makes a ghost of a resident, or the other way round, at the hot end of `place`; its new entry.
-    fn convert(&mut self, entry: u32, place: Place) -> u32;
+    /// Makes a ghost of its side's coldest resident, or a resident of a ghost, at the hot end of `to`; its new entry.
+    fn convert(&mut self, entry: u32, from: Place, to: Place) -> u32;
 
-    fn move_hot(&mut self, entry: u32, place: Place);
-
-    fn move_cold(&mut self, entry: u32, place: Place);
+    /// A resident is used once more: to the hot end of [`Place::Frequent`]; its new entry.
+    fn touch(&mut self, entry: u32) -> u32;
 
     /// Walks everything.
     ///
@@ -51,10 +46,8 @@ pub trait BlockLists {
 }
 
 /// Blocks that were numbered from 0 on, an entry of 8 bytes each whether they are in a list or not: nothing is hashed, and
-/// to find a block is to look at it. For simulations, which renumber the ids of a trace once.
-///
-/// Why links: arrays in the order of use, with holes for what left, touch no neighbours, but take a third more instructions
-/// and were slower at every size. With blocks looked at ahead it is instructions that a request waits for, not memory.
+/// to find a block is to look at it. For simulations that are told one reference after another; of a trace that is known
+/// beforehand [`super::timeline`] is faster still.
 ///
 /// Invariant: entry `PLACES + n` is block n; one in no list of the policy's is in no ring, and its place is
 /// `FreeResident`: to take it costs no look at strangers.
@@ -69,18 +62,9 @@ impl DenseLists {
         rings.entries.resize(PLACES + ids as usize, Link::lone(Place::FreeResident));
         Self { rings }
     }
-
-    /// A load whose answer nobody waits for.
-    #[inline]
-    pub(super) fn look_ahead(&self, block: BlockId) {
-        std::hint::black_box(self.place(block.as_u64() as u32 + PLACES as u32));
-    }
 }
 
 impl BlockLists for DenseLists {
-    /// There is room for all.
-    fn rebuild(&mut self, _residents: u32, _ghosts: u32) {}
-
     fn resident_entries(&self) -> u32 {
         // As elsewhere one more than can be resident.
         (self.rings.entries.len() - PLACES) as u32 + 1
@@ -112,7 +96,7 @@ impl BlockLists for DenseLists {
     }
 
     #[inline]
-    fn coldest(&self, place: Place) -> Option<u32> {
+    fn coldest(&mut self, place: Place) -> Option<u32> {
         self.rings.coldest(place)
     }
 
@@ -128,24 +112,21 @@ impl BlockLists for DenseLists {
     }
 
     #[inline]
-    fn delete(&mut self, entry: u32) {
+    fn delete(&mut self, entry: u32, _from: Place) {
         self.rings.unlink(entry);
         self.rings.entries[entry as usize] = Link::lone(Place::FreeResident);
     }
 
     #[inline]
-    fn convert(&mut self, entry: u32, place: Place) -> u32 {
-        self.rings.move_hot(entry, place);
+    fn convert(&mut self, entry: u32, _from: Place, to: Place) -> u32 {
+        self.rings.move_hot(entry, to);
         entry
     }
 
     #[inline]
-    fn move_hot(&mut self, entry: u32, place: Place) {
-        self.rings.move_hot(entry, place);
-    }
-
-    fn move_cold(&mut self, entry: u32, place: Place) {
-        self.rings.move_cold(entry, place);
+    fn touch(&mut self, entry: u32) -> u32 {
+        self.rings.move_hot(entry, Place::Frequent);
+        entry
     }
 
     fn assert_invariants(&self) {

@@ -82,6 +82,50 @@ impl IdLists {
         lists
     }
 
+    /// Makes room for `residents` and `ghosts` entries. Residents stay where they are, so there may not become fewer;
+    /// the ghosts must fit. O(entries).
+    pub(super) fn rebuild(&mut self, residents: u32, ghosts: u32) {
+        let first_new = self.first_ghost;
+        assert!(PLACES as u32 + residents >= first_new, "resident entries cannot move");
+        let remembered = [Place::RecentGhost, Place::FrequentGhost]
+            .map(|place| (place, self.iter(place).map(|entry| self.id(entry)).collect::<Vec<_>>()));
+        for place in [Place::RecentGhost, Place::FrequentGhost, Place::FreeGhost] {
+            self.rings.reset(place);
+        }
+        let count = PLACES + residents as usize + ghosts as usize;
+        self.first_ghost = PLACES as u32 + residents;
+        let entries = &mut self.rings.entries;
+        entries.truncate(first_new as usize);
+        entries.reserve_exact(count - entries.len());
+        entries.resize(count, Entry::default());
+        entries.shrink_to_fit();
+        for entry in first_new..count as u32 {
+            let free = if entry < self.first_ghost { Place::FreeResident } else { Place::FreeGhost };
+            self.rings.link_cold(entry, free);
+        }
+        self.links = vec![NONE; count];
+        self.buckets = vec![NONE; count - PLACES];
+        for entry in PLACES as u32..self.first_ghost {
+            if !self.place(entry).is_free() {
+                self.add_to_bucket(entry);
+            }
+        }
+        for (place, ids) in remembered {
+            for id in ids {
+                self.insert(id, place);
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn move_hot(&mut self, entry: u32, place: Place) {
+        self.rings.move_hot(entry, place);
+    }
+
+    pub(super) fn move_cold(&mut self, entry: u32, place: Place) {
+        self.rings.move_cold(entry, place);
+    }
+
     /// A free entry that is in no list now: the one freed last, whose cache line may still be near.
     fn take_free(&mut self, place: Place) -> u32 {
         let entry = self.rings.hottest(place.free()).unwrap_or_else(|| panic!("no free entry for {place:?}"));
@@ -142,39 +186,6 @@ impl IdLists {
 }
 
 impl BlockLists for IdLists {
-    fn rebuild(&mut self, residents: u32, ghosts: u32) {
-        let first_new = self.first_ghost;
-        assert!(PLACES as u32 + residents >= first_new, "resident entries cannot move");
-        let remembered = [Place::RecentGhost, Place::FrequentGhost]
-            .map(|place| (place, self.iter(place).map(|entry| self.id(entry)).collect::<Vec<_>>()));
-        for place in [Place::RecentGhost, Place::FrequentGhost, Place::FreeGhost] {
-            self.rings.reset(place);
-        }
-        let count = PLACES + residents as usize + ghosts as usize;
-        self.first_ghost = PLACES as u32 + residents;
-        let entries = &mut self.rings.entries;
-        entries.truncate(first_new as usize);
-        entries.reserve_exact(count - entries.len());
-        entries.resize(count, Entry::default());
-        entries.shrink_to_fit();
-        for entry in first_new..count as u32 {
-            let free = if entry < self.first_ghost { Place::FreeResident } else { Place::FreeGhost };
-            self.rings.link_cold(entry, free);
-        }
-        self.links = vec![NONE; count];
-        self.buckets = vec![NONE; count - PLACES];
-        for entry in PLACES as u32..self.first_ghost {
-            if !self.place(entry).is_free() {
-                self.add_to_bucket(entry);
-            }
-        }
-        for (place, ids) in remembered {
-            for id in ids {
-                self.insert(id, place);
-            }
-        }
-    }
-
     fn resident_entries(&self) -> u32 {
         self.first_ghost - PLACES as u32
     }
@@ -213,7 +224,7 @@ impl BlockLists for IdLists {
     }
 
     #[inline]
-    fn coldest(&self, place: Place) -> Option<u32> {
+    fn coldest(&mut self, place: Place) -> Option<u32> {
         self.rings.coldest(place)
     }
 
@@ -229,29 +240,26 @@ impl BlockLists for IdLists {
         entry
     }
 
-    fn delete(&mut self, entry: u32) {
+    fn delete(&mut self, entry: u32, from: Place) {
         self.replace_in_bucket(entry, self.links[entry as usize]);
-        self.rings.move_hot(entry, self.place(entry).free());
+        self.rings.move_hot(entry, from.free());
     }
 
-    fn convert(&mut self, entry: u32, place: Place) -> u32 {
-        debug_assert_ne!(self.place(entry).is_resident(), place.is_resident());
-        let to = self.take_free(place);
-        self.rings.entries[to as usize].id = self.raw_id(entry);
-        self.rings.link_hot(to, place);
-        self.links[to as usize] = self.links[entry as usize];
-        self.replace_in_bucket(entry, to);
-        self.rings.move_hot(entry, self.place(entry).free());
-        to
+    fn convert(&mut self, entry: u32, from: Place, to: Place) -> u32 {
+        debug_assert_ne!(from.is_resident(), to.is_resident());
+        let new = self.take_free(to);
+        self.rings.entries[new as usize].id = self.raw_id(entry);
+        self.rings.link_hot(new, to);
+        self.links[new as usize] = self.links[entry as usize];
+        self.replace_in_bucket(entry, new);
+        self.rings.move_hot(entry, from.free());
+        new
     }
 
     #[inline]
-    fn move_hot(&mut self, entry: u32, place: Place) {
-        self.rings.move_hot(entry, place);
-    }
-
-    fn move_cold(&mut self, entry: u32, place: Place) {
-        self.rings.move_cold(entry, place);
+    fn touch(&mut self, entry: u32) -> u32 {
+        self.rings.move_hot(entry, Place::Frequent);
+        entry
     }
 
     fn assert_invariants(&self) {

@@ -5,3 +5,4 @@ mod block_lists;
 pub mod frames;
 mod id_lists;
 mod rings;
+mod timeline;

@@ -15,8 +15,7 @@ impl Own {
 
 impl Policy for Own {
     fn request(&mut self, block: u32) -> bool {
-        let access = self.0.request(BlockId::from_u64(block.into()), |_| true);
-        matches!(access, Ok(Access::Hit(_)))
+        matches!(self.0.reference(BlockId::from_u64(block.into())), Access::Hit(_))
     }
 
     #[cfg(test)]

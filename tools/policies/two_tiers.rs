@@ -66,9 +66,9 @@ impl Tier {
                 lists.push_hot(block, 0);
                 evicted
             }
-            Self::Arc(arc) => match arc.request(BlockId::from_u64(block.into()), |_| true) {
-                Ok(Access::Miss { evicted, .. }) => evicted.map(|one| one.block.as_u64() as u32),
-                _ => None,
+            Self::Arc(arc) => match arc.reference(BlockId::from_u64(block.into())) {
+                Access::Miss { evicted, .. } => evicted.map(|one| one.block.as_u64() as u32),
+                Access::Hit(_) => None,
             },
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use terrace::BlockSize;
+use terrace::simulate::ArcCurve;
 
 use super::devices::{Latency, Probe};
 use super::load::Limits;
@@ -192,6 +193,18 @@ impl Effort {
     pub(super) fn limits(self) -> Limits {
         if self == Self::Exact { Limits::NONE } else { Limits::BOUNDED }
     }
+
+    /// Whether a trace of so many references to blocks can be simulated so.
+    pub(super) fn check(self, references: u64) -> Result<()> {
+        let most = ArcCurve::REFERENCES_MAX;
+        if self != Self::Exact || references <= most.into() {
+            return Ok(());
+        }
+        Err(Failure::input(format!(
+            "{references} references to blocks, {most} at most are simulated exactly"
+        ))
+        .remedy("leave out --effort exact"))
+    }
 }
 
 fn block_size(text: &str) -> Result<BlockSize, String> {
@@ -236,5 +249,23 @@ impl TuneArgs {
             return Err(Failure::input("more than 64 sizes of one tier").remedy("name fewer"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_of_too_many_references_is_refused_where_all_of_it_would_be_kept() {
+        let most = u64::from(ArcCurve::REFERENCES_MAX);
+        for (effort, references, is_taken) in [
+            (Effort::Exact, most, true),
+            (Effort::Exact, most + 1, false),
+            (Effort::Auto, most + 1, true),
+            (Effort::Sampled, most + 1, true),
+        ] {
+            assert_eq!(effort.check(references).is_ok(), is_taken, "{effort:?}, {references}");
+        }
     }
 }

@@ -26,7 +26,7 @@ impl CurveErrors {
         let sample = |salt| {
             let sample = recording.sampled(1.0 / SALTS as f64, salt);
             let has_blocks = !sample.touches.is_empty();
-            has_blocks.then(|| Curves::of(&sample.dense(), &sample, work))
+            has_blocks.then(|| Curves::of(sample.dense(), &sample, work))
         };
         let samples = (1..=SALTS).map(sample).collect::<Option<Vec<Curves>>>()?;
         let errors = |points: &[CurvePoint], of: fn(&Curves) -> &[CurvePoint]| {
@@ -76,7 +76,7 @@ mod tests {
         let (seed, work) = (fastrand::u64(..), Work { is_shown: false });
         let whole = recording(seed);
         let thinned = whole.sampled(0.25, 0);
-        let curves = |recording: &Recording| Curves::of(&recording.dense(), recording, &work);
+        let curves = |recording: &Recording| Curves::of(recording.dense(), recording, &work);
         let (exact, near) = (curves(&whole), curves(&thinned));
         assert_eq!(CurveErrors::of(&exact, &whole, &work), None, "there is no error");
         let errors = CurveErrors::of(&near, &thinned, &work).expect("there is one");

@@ -1,7 +1,7 @@
 //! Misses of RAM alone, by size: LRU's whole curve, and points of the cache's own policy, both exact.
 
 use serde::Serialize;
-use terrace::simulate::{DenseTrace, LruCurve, arc_misses};
+use terrace::simulate::{ArcCurve, DenseTrace, LruCurve};
 
 use super::load::Recording;
 use super::work::Work;
@@ -30,34 +30,38 @@ pub(crate) struct Curves {
 }
 
 impl Curves {
-    /// Of the blocks of `trace`, which are those of `recording`.
-    pub(super) fn of(trace: &DenseTrace, recording: &Recording, work: &Work) -> Self {
-        let references = trace.references().len() as f64;
+    /// Of the blocks of `trace`, which are those of `recording`. One pass gives its memory back before the other begins.
+    pub(super) fn of(trace: DenseTrace, recording: &Recording, work: &Work) -> Self {
+        let (references, unique) = (trace.references().len() as f64, trace.unique());
         let point = |blocks: u64, misses: u64| {
             let blocks = (blocks as f64 / recording.rate).round() as u64;
             let bytes = blocks << recording.block_size.shift();
             CurvePoint { blocks, bytes, miss_ratio: misses as f64 / references }
         };
-        let lru = LruCurve::of(trace.references(), trace.unique());
-        let lru =
-            sizes(trace.unique(), LRU_POINTS).map(|blocks| point(blocks.into(), lru.misses(blocks.into())));
-        // The largest caches touch the most memory and take longest.
-        let arc_sizes: Vec<u32> = sizes(trace.unique(), ARC_POINTS).rev().collect();
+        let lru = lru_points(&trace, point);
+        let curve = ArcCurve::of(trace.into_references(), unique);
+        let arc_sizes: Vec<u32> = sizes(unique, ARC_POINTS).rev().collect();
         let run = |&blocks: &u32, done: &dyn Fn(u64)| {
-            let misses = arc_misses(trace.references(), trace.unique(), blocks);
+            let misses = curve.misses(blocks);
             done(1);
             point(blocks.into(), misses)
         };
         let mut arc = work.share("curves", &arc_sizes, |_| 1, run);
         arc.reverse();
         Self {
-            lru: lru.collect(),
+            lru,
             knee: knee(&arc),
             arc,
-            compulsory_ratio: f64::from(trace.unique()) / references,
-            unique_blocks: (f64::from(trace.unique()) / recording.rate).round() as u64,
+            compulsory_ratio: f64::from(unique) / references,
+            unique_blocks: (f64::from(unique) / recording.rate).round() as u64,
         }
     }
+}
+
+fn lru_points(trace: &DenseTrace, point: impl Fn(u64, u64) -> CurvePoint) -> Vec<CurvePoint> {
+    let curve = LruCurve::of(trace.references(), trace.unique());
+    let at = |blocks: u32| point(blocks.into(), curve.misses(blocks.into()));
+    sizes(trace.unique(), LRU_POINTS).map(at).collect()
 }
 
 /// Evenly spaced on a logarithmic scale from 1/4096 of `unique` to all of it, each once.
@@ -86,6 +90,21 @@ fn knee(points: &[CurvePoint]) -> CurvePoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replay::oracle_tests::{CLOUD, CLOUD_IDS, LIRS, MSR, OLTP, P3, P12, dense, points, traces};
+
+    #[test]
+    fn arcs_curve_misses_as_often_as_published_to_the_miss() {
+        let Some(directory) = traces() else { return };
+        for case in [OLTP, P3, P12, CLOUD, CLOUD_IDS].into_iter().chain(LIRS).chain(MSR) {
+            let trace = dense(&directory, case);
+            let unique = trace.unique();
+            let curve = ArcCurve::of(trace.into_references(), unique);
+            for point in points(&directory, case.name, "ARC") {
+                let found = curve.misses(point.blocks as u32);
+                assert_eq!(found, point.misses, "misses of {} with {} blocks", case.name, point.blocks);
+            }
+        }
+    }
 
     fn curve(ratios: &[f64]) -> Vec<CurvePoint> {
         let point = |(at, &miss_ratio): (usize, &f64)| {

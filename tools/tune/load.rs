@@ -30,8 +30,10 @@ impl Limits {
     /// The share of the blocks to keep.
     fn rate(&self, survey: &Survey) -> f64 {
         let blocks = survey.touched.count();
-        // A request as it is kept, a reference's number, and a block in the widest of the passes that follow.
-        let whole = survey.requests * size_of::<Touch>() as u64 + survey.references * 4 + blocks * 32;
+        // A request as it is kept, a reference's number, and the wider of what follows: blocks as they are numbered and
+        // as LRU stacks them, or the runs of ARC on two processors.
+        let passes = (blocks * 32).max(survey.references / 2);
+        let whole = survey.requests * size_of::<Touch>() as u64 + survey.references * 4 + passes;
         if whole <= self.whole_bytes {
             return 1.0;
         }

@@ -168,6 +168,7 @@ pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
         return Err(Failure::input(format!("{} has no reads, and sizes are judged by those", source.name()))
             .remedy("take its writes for reads with --as-reads"));
     }
+    args.effort.check(survey.references)?;
     let mut world = World::of(args, survey.time_us);
     probe_devices(args, args.block_size, &mut world)?;
     if args.life_years.is_some() && world.trace_days.is_none() {
@@ -183,16 +184,17 @@ pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
         let _ = writeln!(std::io::stderr(), "{} ({}): {said}", source.name(), source.format().name());
     }
     let trace = recording.dense();
-    let curves = Curves::of(&trace, &recording, &work);
+    let profile = Profile::of(&trace, &recording, &survey);
+    let unique = trace.unique().into();
+    let curves = Curves::of(trace, &recording, &work);
     let curve_errors = CurveErrors::of(&curves, &recording, &work);
     let sizes = sizes_to_try(args, curves.unique_blocks << args.block_size.shift())?;
-    let rate = rate_for(&recording, trace.unique().into(), &sizes, args.effort);
+    let rate = rate_for(&recording, unique, &sizes, args.effort);
     let surface = Surface::simulate(&recording, &sizes, rate, &work)?;
     let constraints = constraints(args);
     let choice = choose(&surface.cells, &world, &constraints);
-    let profile = Profile::of(&trace, &recording, &survey);
     // The variants read it again, each for itself.
-    drop((trace, recording));
+    drop(recording);
     let variants = variants(args, &source, grid, &profile, &choice, &work)?;
     let report =
         report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants);

@@ -51,7 +51,7 @@ fn random_moves_agree_with_plain_vectors() {
                 twin[to].push(id);
             }
             (Some(entry), 0) => {
-                lists.delete(entry);
+                lists.delete(entry, lists.place(entry));
                 twin.iter_mut().for_each(|list| list.retain(|&other| other != id));
             }
             (Some(entry), kind) if lists.place(entry).is_resident() == place.is_resident() => {
@@ -65,7 +65,7 @@ fn random_moves_agree_with_plain_vectors() {
                 }
             }
             (Some(entry), _) if has_room => {
-                lists.convert(entry, place);
+                lists.convert(entry, lists.place(entry), place);
                 twin.iter_mut().for_each(|list| list.retain(|&other| other != id));
                 twin[to].push(id);
             }
