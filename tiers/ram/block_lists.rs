@@ -47,7 +47,7 @@ pub trait BlockLists {
 
 /// Blocks that were numbered from 0 on, an entry of 8 bytes each whether they are in a list or not: nothing is hashed, and
 /// to find a block is to look at it. For simulations that are told one reference after another; of a trace that is known
-/// beforehand [`super::timeline`] is faster still.
+/// beforehand [`Timeline`](super::arc_policy::Timeline) is faster still.
 ///
 /// Invariant: entry `PLACES + n` is block n; one in no list of the policy's is in no ring, and its place is
 /// `FreeResident`: to take it costs no look at strangers.
