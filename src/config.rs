@@ -233,6 +233,11 @@ pub struct Config {
     pub dirty_high: f64,
     /// Share at which waiting writers go on, and below which write-back takes its time.
     pub dirty_low: f64,
+    /// Of volumes in mode [`WriteMode::BackSsd`]: share of the log that may be full before what it has goes on to the backing
+    /// store without waiting for [`Self::writeback_delay_ms`]. Till then it gathers, so that more of it are neighbours.
+    pub log_low: f64,
+    /// Share of the log from which that goes before other work in the background.
+    pub log_high: f64,
     /// How long write-back lets a block be overwritten before it starts, in milliseconds.
     pub writeback_delay_ms: u64,
     /// The longest run that one write below takes, in bytes.
@@ -270,6 +275,8 @@ impl Config {
             ssd: None,
             dirty_high: 0.5,
             dirty_low: 0.25,
+            log_low: 0.25,
+            log_high: 0.5,
             writeback_delay_ms: 200,
             run_bytes_max: 2 << 20,
             ordered_destage: false,
@@ -301,6 +308,12 @@ impl Config {
             return Err(Error::Config(format!(
                 "dirty marks {} and {} do not work; they need 0 < low <= high <= 0.9",
                 self.dirty_low, self.dirty_high
+            )));
+        }
+        if !(self.log_low >= 0.0 && self.log_low <= self.log_high && self.log_high <= 0.9) {
+            return Err(Error::Config(format!(
+                "marks {} and {} of the log do not work; they need 0 <= low <= high <= 0.9",
+                self.log_low, self.log_high
             )));
         }
         if self.disk_threads == 0 || self.ssd_threads == 0 || self.queue_max == 0 {

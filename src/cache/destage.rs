@@ -7,7 +7,7 @@
 //! A run is read from the log and written below; after some of them a sync of the backing store, and only then the
 //! copies in the log are no longer dirty. Only this writes below for a volume in mode `back-ssd`, one run at a time, so
 //! that the last version is the last one below. It runs on the disk's lane behind every read, and hurries only when the
-//! log is nearly full or someone waits for its end.
+//! log is filled to its high mark or someone waits for its end. Below the low mark it begins with the ticker alone.
 //!
 //! What cannot be read or written holds up nothing but itself: a run that fails is written block by block, and the
 //! next one begins behind the block that failed. Only when some failed and nothing at all could be written since the
@@ -42,8 +42,6 @@ const SYNC_BYTES: u64 = 64 << 20;
 /// After so many blocks that cannot be read or written what was written is synced, and when that is nothing, it rests.
 // 4: a few bad places are passed by at once, and of a device that is gone not every block is tried.
 const FAILURES_MAX: u32 = 4;
-/// From this share of the log on, destage goes before other work in the background.
-const HURRY_LOAD: f64 = 0.5;
 
 /// Where the destage of a volume stands.
 #[derive(Default)]
@@ -190,7 +188,7 @@ impl Inner {
     fn submit_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
         let ssd = self.ssd().expect("there is a log to destage");
         let is_awaited = !volume.destage.lock().drains.is_empty();
-        let is_pressed = is_awaited || ssd.with(|tier| tier.dirty_load()) >= HURRY_LOAD;
+        let is_pressed = is_awaited || ssd.with(|tier| tier.dirty_load()) >= self.limits.log_high;
         let priority = if is_pressed { Priority::Awaited } else { Priority::Background };
         let (inner, volume_again) = (self.clone(), volume.clone());
         volume.lane.task(priority, Box::new(move || inner.run_destage(&volume_again, written)));

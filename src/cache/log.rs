@@ -40,10 +40,6 @@ use crate::pool::Priority;
 use crate::stats::SsdFailure;
 use crate::sync::wake_all;
 
-/// From this share of the log on, destage does not wait for the ticker: till then what is dirty gathers, so that more of
-/// it are neighbours.
-const DESTAGE_LOAD: f64 = 0.25;
-
 impl SsdTier {
     /// The clean copy of `block` is older than what is written now; the one in the log stays until that is durable.
     pub(super) fn void_clean(&self, block: BlockId, version: Version) {
@@ -264,7 +260,7 @@ impl Inner {
         }
         self.go_on_behind_fences(volume);
         let load = |ssd: Arc<SsdTier>| ssd.with(|tier| tier.dirty_load());
-        if self.ssd().map(load).is_some_and(|load| load >= DESTAGE_LOAD) {
+        if self.ssd().map(load).is_some_and(|load| load >= self.limits.log_low) {
             self.start_destage(volume);
         }
     }

@@ -212,6 +212,8 @@ struct Volumes {
 struct Limits {
     run_bytes_max: usize,
     ordered_destage: bool,
+    log_low: f64,
+    log_high: f64,
     disk_threads: u32,
     ssd_lane: LaneConfig,
     ssd_threads: u32,

@@ -153,6 +153,8 @@ fn limits(config: &Config, layout: RamLayout) -> Limits {
     Limits {
         run_bytes_max: config.run_bytes_max,
         ordered_destage: config.ordered_destage,
+        log_low: config.log_low,
+        log_high: config.log_high,
         disk_threads: config.disk_threads,
         ssd_lane: lane_config("ssd", config.ssd_threads, config),
         ssd_threads: config.ssd_threads,

@@ -145,3 +145,30 @@ fn what_goes_to_the_log_and_nobody_flushes_is_durable_some_ticks_later() {
     write(&volume, 0, 1);
     eventually("a tick syncs it", || cache.stats().dirty_blocks == 0);
 }
+
+#[test]
+fn what_was_flushed_begins_to_go_below_at_the_low_mark() {
+    let flushes_until_it_begins = |log_low| {
+        let devices = Devices::new();
+        let config = Config { log_low, log_high: 0.9, ..held(64) };
+        let (_cache, volume) = devices.open_with(&devices.config_of(&config), WriteMode::BackSsd);
+        let begins = (0..10_000).find(|&block| {
+            write(&volume, block % 200, 1);
+            volume.flush().expect("the log is there");
+            // Time for those who bring it below.
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            devices.disk.counters().writes > 0
+        });
+        begins.expect("the log is full by then")
+    };
+    let (early, late) = (flushes_until_it_begins(0.1), flushes_until_it_begins(0.8));
+    assert!(late >= 3 * early, "it began after {early} and {late} flushes");
+}
+
+#[test]
+fn marks_of_the_log_that_cannot_work_are_refused() {
+    for (log_low, log_high) in [(0.5, 0.4), (-0.1, 0.5), (0.2, 0.95), (f64::NAN, 0.5)] {
+        let refused = Config { log_low, log_high, ..held(64) }.ram_blocks().expect_err("they cannot");
+        assert!(refused.to_string().contains("0 <= low <= high <= 0.9"), "{refused}");
+    }
+}
