@@ -106,7 +106,8 @@ pub enum WriteMode {
     /// store later, also after a restart. Needs an SSD tier, which then has data that nothing else has.
     ///
     /// All volumes share the log. While it is full of what another volume's backing store does not take, or what an absent
-    /// volume left there, a flush waits for its own backing store instead, as in [`WriteMode::Back`].
+    /// volume left there, a flush waits for its own backing store instead, as in [`WriteMode::Back`]; a crash may then leave
+    /// parts of a block that was being written, and not all or nothing of it, as there.
     BackSsd,
 }
 

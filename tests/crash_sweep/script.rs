@@ -95,9 +95,10 @@ impl Script {
         self.changes.iter().chain([&self.modes[volume]]).all(|&mode| is_whole_below(mode))
     }
 
-    /// Whether all of a volume goes to the log before it goes anywhere else: a crash then leaves each block of it whole.
+    /// Whether all of a volume goes to the log before it goes anywhere else: a crash then leaves each block of it whole. It
+    /// goes past a log that an SSD fails, or that another volume's disk keeps full.
     pub(crate) fn is_logged(&self, volume: usize) -> bool {
-        let may_fail = self.mixture.iter().any(|(_, step)| *step == Step::BreakSsd);
+        let may_fail = self.mixture.iter().any(|(_, step)| [Step::BreakSsd, Step::BreakDisk].contains(step));
         self.modes[volume] == WriteMode::BackSsd && self.changes.is_empty() && !may_fail
     }
 
