@@ -13,8 +13,9 @@
 //! | `lru_curve` | LRU's misses for every size, exactly, in one pass                              |
 //! | `arc_curve` | the RAM policy's own misses, exactly, a pass for each size                     |
 //!
-//! Requests are of whole blocks. Written blocks may not leave before their request ends, as in the cache, where they
-//! wait for a sync.
+//! Blocks are whole in RAM, whatever part of them is written; what goes to the log is that part. Written blocks may not leave
+//! before their request ends, as in the cache, where they wait for a sync. What went to the log is below by then too: a disk
+//! that falls behind, so that the log takes room from clean copies, is nothing that a simulation knows.
 
 mod arc_curve;
 mod dense;
@@ -23,12 +24,12 @@ mod lru_curve;
 use std::ops::Range;
 
 use foldhash::fast::FixedState;
-use terrace_tiers::block::{BlockId, Version};
+use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES, Version, VolumeId, mask};
 use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, List, Side, Slot};
-use terrace_tiers::ssd::{Demote, SealPlan, Ssd};
+use terrace_tiers::ssd::{Demote, DestageRun, NewCopy, SealPlan, SectorMask, Ssd};
 
 use crate::cache::shard_index;
-use crate::config::{Config, SsdConfig};
+use crate::config::{Config, SsdConfig, WriteMode};
 use crate::error::Result;
 use crate::stats::Stats;
 
@@ -51,6 +52,12 @@ pub struct Simulation {
     pinned_blocks: u64,
     /// From so many `pinned_blocks` on a write waits for write-back.
     pinned_blocks_max: u64,
+    /// Copies of blocks of this size that are to go to the log when those may leave.
+    to_log: Vec<NewCopy>,
+    /// So many at a time.
+    log_run_max: usize,
+    block_size: BlockSize,
+    now_us: u64,
     hasher: FixedState,
 }
 
@@ -61,6 +68,8 @@ struct Below {
     disk_reads: u64,
     /// Blocks that left RAM before the request that reads them had their bytes: they go to the SSD with its end.
     left_early: Vec<Evicted>,
+    /// The volumes of which the log has blocks.
+    logged: Vec<VolumeId>,
 }
 
 /// One bit for each of them.
@@ -118,7 +127,13 @@ impl Simulation {
         assert!(ssds.len() <= BELOW_MAX, "{} SSD tiers below one RAM tier", ssds.len());
         let layout = config.ram_layout()?;
         let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
-        let below = |ssd| Below { ssd, read_ssd_hits: 0, disk_reads: 0, left_early: Vec::new() };
+        let below = |ssd| Below {
+            ssd,
+            read_ssd_hits: 0,
+            disk_reads: 0,
+            left_early: Vec::new(),
+            logged: Vec::new(),
+        };
         let simulated = |ssd: &SsdConfig| {
             let geometry = ssd.geometry_without_file(config.block_size)?;
             Ok(below(Some(Ssd::simulated(geometry, ssd.policy.clone()))))
@@ -132,6 +147,10 @@ impl Simulation {
             set_aside: Vec::new(),
             pinned_blocks: 0,
             pinned_blocks_max: layout.dirty_high,
+            to_log: Vec::new(),
+            log_run_max: (config.run_bytes_max / config.block_size.bytes()).max(1),
+            block_size: config.block_size,
+            now_us: 0,
             hasher: FixedState::default(),
         })
     }
@@ -179,9 +198,35 @@ impl Simulation {
         self.settle();
     }
 
-    /// A request that writes whole blocks.
+    /// A request that writes whole blocks, as in mode [`WriteMode::Through`] or [`WriteMode::Back`].
     pub fn write(&mut self, first: BlockId, count: u64, now_us: u64) {
+        self.write_blocks(first, count, None, now_us);
+    }
+
+    /// A request that writes these sectors, counted from the start of block `first` on, to a volume in this mode.
+    pub fn write_in(&mut self, mode: WriteMode, first: BlockId, sectors: Range<u64>, now_us: u64) {
+        let sectors_a_block = self.block_size.sectors() as u64;
+        let skipped = sectors.start / sectors_a_block;
+        let first = BlockId::from_u64(first.as_u64() + skipped);
+        let count = sectors.end.div_ceil(sectors_a_block) - skipped;
+        match mode {
+            WriteMode::Through | WriteMode::Back => self.write(first, count, now_us),
+            WriteMode::Around => {
+                self.write(first, count, now_us);
+                // It has gone through RAM, and others may have left for it.
+                self.discard(first, count);
+            }
+            WriteMode::BackSsd => {
+                let before = skipped * sectors_a_block;
+                self.write_blocks(first, count, Some(sectors.start - before..sectors.end - before), now_us);
+            }
+        }
+    }
+
+    /// With `logged`, those sectors, counted from the start of the first block on, go to the log.
+    fn write_blocks(&mut self, first: BlockId, count: u64, logged: Option<Range<u64>>, now_us: u64) {
         self.request += 1;
+        self.now_us = now_us;
         for number in 0..count {
             let block = BlockId::from_u64(first.as_u64() + number);
             if self.pinned_blocks >= self.pinned_blocks_max {
@@ -193,8 +238,20 @@ impl Simulation {
             for ssd in self.below.iter_mut().filter_map(|below| below.ssd.as_mut()) {
                 ssd.void(block, Version::ZERO.next(), terrace_tiers::ssd::VoidMark::Exact);
             }
+            if let Some(sectors) = &logged {
+                self.to_log.push(self.copy_of(block, number, sectors));
+            }
         }
         self.settle();
+    }
+
+    /// What goes to the log of `block`, number `number` of those whose `sectors` are written.
+    fn copy_of(&self, block: BlockId, number: u64, sectors: &Range<u64>) -> NewCopy {
+        let in_block = self.block_size.sectors() as u64;
+        let inside = |sector: u64| sector.saturating_sub(number * in_block).min(in_block) as usize;
+        let mut mask: SectorMask = vec![0; self.block_size.mask_words()].into();
+        mask::set(&mut mask, inside(sectors.start)..inside(sectors.end));
+        NewCopy { block, version: Version::ZERO.next(), mask, epoch: 0 }
     }
 
     /// A request that discards whole blocks: none is in RAM or on an SSD from then on.
@@ -265,10 +322,14 @@ impl Simulation {
         }
     }
 
-    /// What was written may leave: it is below, and synced.
+    /// What was written may leave: it is below or in the log, and synced.
     fn release(&mut self) {
         self.request += 1;
         self.pinned_blocks = 0;
+        for copies in self.to_log.chunks(self.log_run_max) {
+            self.below.iter_mut().for_each(|below| below.log(copies, self.now_us));
+        }
+        self.to_log.clear();
         for (index, slot) in self.set_aside.drain(..) {
             self.shards[index].policy.release(slot);
         }
@@ -313,7 +374,48 @@ impl Below {
         }
     }
 
+    /// These blocks go to the log; when it is full, what it has goes below first.
+    fn log(&mut self, mut copies: &[NewCopy], now_us: u64) {
+        for copy in copies {
+            if !self.logged.contains(&copy.block.volume()) {
+                self.logged.push(copy.block.volume());
+            }
+        }
+        let mut is_drained = false;
+        while !copies.is_empty() {
+            let Some(ssd) = &mut self.ssd else { return };
+            if let Some(plan) = ssd.plan_record(copies, now_us) {
+                copies = &copies[plan.block_count()..];
+                ssd.finish_record(plan);
+                let sync = ssd.plan_log_sync().expect("a record was just written");
+                ssd.finish_log_sync(sync);
+                is_drained = false;
+            } else if !std::mem::replace(&mut is_drained, true) {
+                self.settle();
+            } else {
+                // No room can be made: they go below past the log.
+                return;
+            }
+        }
+    }
+
+    /// What the log has goes below.
+    fn destage(&mut self) {
+        let Some(ssd) = &mut self.ssd else { return };
+        for volume in self.logged.drain(..) {
+            loop {
+                let run = match ssd.plan_destage(volume, None, None, 0, usize::MAX) {
+                    DestageRun::Write(run) if !run.is_empty() => run,
+                    _ => break,
+                };
+                run.iter().for_each(|read| ssd.finish_destage(read));
+            }
+            ssd.retire_unneeded();
+        }
+    }
+
     fn settle(&mut self) {
+        self.destage();
         let Some(ssd) = &mut self.ssd else { return };
         ssd.settle_simulated_journal();
         while let Some(plan) = ssd.plan_reclaim() {

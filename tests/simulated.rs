@@ -9,6 +9,8 @@ use terrace::{
     Background, BlockId, BlockSize, Cache, Config, RamSize, Simulation, SsdConfig, SsdSize, Stats, WriteMode,
 };
 
+const SECTORS: u64 = 4096 / 512;
+
 fn config(files: &Files, ram_blocks: u64, ssd_blocks: u64, shards: u32) -> Config {
     let mut config = Config::new(RamSize::Blocks(ram_blocks));
     config.block_size = BlockSize::new(4096).expect("a block size");
@@ -22,7 +24,7 @@ fn config(files: &Files, ram_blocks: u64, ssd_blocks: u64, shards: u32) -> Confi
 }
 
 /// What both count; operations and bytes depend on how requests were merged.
-fn counted(stats: &Stats) -> [u64; 9] {
+fn counted(stats: &Stats) -> [u64; 11] {
     [
         stats.references,
         stats.read_ram_hits,
@@ -33,6 +35,8 @@ fn counted(stats: &Stats) -> [u64; 9] {
         stats.ssd.blocks_reinserted,
         stats.ssd.evicted_blocks,
         stats.ssd.cached_blocks,
+        stats.ssd.records_written,
+        stats.ssd.blocks_destaged,
     ]
 }
 
@@ -73,7 +77,7 @@ impl Twins {
                 self.simulation.discard(id, count);
             } else if self.random.u8(..3) == 0 {
                 volume.write(first * 4096, bytes).expect("a write succeeds");
-                self.simulation.write(id, count, step);
+                self.simulation.write_in(self.mode, id, 0..count * SECTORS, step);
             } else {
                 volume.read(first * 4096, bytes).expect("a read succeeds");
                 self.simulation.read(id, count, step);
@@ -124,6 +128,17 @@ fn two_tiers_count_the_same_in_back_mode() {
 #[test]
 fn two_tiers_in_shards_count_the_same_in_through_mode() {
     run(100, 300, 3, WriteMode::Through);
+}
+
+#[test]
+fn what_goes_past_both_tiers_counts_the_same() {
+    run(64, 512, 2, WriteMode::Around);
+}
+
+#[test]
+fn two_tiers_with_a_log_count_the_same() {
+    run(64, 512, 1, WriteMode::BackSsd);
+    run(100, 300, 3, WriteMode::BackSsd);
 }
 
 #[test]

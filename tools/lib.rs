@@ -10,6 +10,7 @@ mod failure;
 mod inspect;
 mod man;
 mod memory;
+mod mode;
 mod page;
 mod policies;
 mod progress;

@@ -34,7 +34,7 @@ impl Ssd {
     /// destaged. No block may be on its way already. The record, and then a sync, make them durable, when the journal was
     /// made durable since their volume was attached. `now_us`, microseconds of any clock, says later how old they are.
     pub fn plan_record(&mut self, copies: &[NewCopy], now_us: u64) -> Option<RecordPlan> {
-        assert!(!self.is_simulated && !copies.is_empty(), "records need a device and blocks");
+        assert!(!copies.is_empty(), "a record is of blocks");
         if self.dirty.must_restart() {
             return None;
         }
@@ -59,6 +59,7 @@ impl Ssd {
     /// The record was written.
     pub fn finish_record(&mut self, plan: RecordPlan) {
         self.stats.bytes_written += plan.bytes();
+        self.stats.record_bytes_written += plan.bytes();
         self.stats.records_written += 1;
         self.spare_pages.keep(plan.pages);
         self.dirty.finish(plan.ticket, plan.header);

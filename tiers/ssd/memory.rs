@@ -30,10 +30,14 @@ const FILE_BYTES_PER_LOG_BYTE: u64 = 1024;
 const LOG_COPIES_MIN: u64 = 4096;
 
 impl Geometry {
-    /// Bytes of RAM that the tier's books take at the most, with as many blocks in the log as there may be. Without any
-    /// (no volume in mode `back-ssd`) it is 20 bytes a block.
+    /// Bytes of RAM that the tier's books take at the most, with as many blocks in the log as there may be.
     pub fn index_bytes_max(&self) -> u64 {
-        self.capacity_blocks() * BYTES_PER_BLOCK + self.log_copies_max() * self.log_copy_bytes_max()
+        self.index_bytes_without_log() + self.log_copies_max() * self.log_copy_bytes_max()
+    }
+
+    /// The same without any block in the log.
+    pub fn index_bytes_without_log(&self) -> u64 {
+        self.capacity_blocks() * BYTES_PER_BLOCK
     }
 
     /// How many copies of blocks the log may have: at least a dirty block each.

@@ -111,7 +111,7 @@ pub use log_read::LogRead;
 pub use plan::{
     Demote, Entry, Move, ReadPlan, ReadVerdict, ReclaimPlan, Refusal, SealPlan, SlotPlan, append,
 };
-pub use record::{RecordPlan, SectorMask};
+pub use record::{RecordPlan, SectorMask, record_bytes};
 pub use recover::Doubt;
 pub use scan::{ScanPlan, Scanned};
 pub use stats::SsdStats;

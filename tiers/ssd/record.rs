@@ -196,6 +196,11 @@ impl RecordHeader {
     }
 }
 
+/// Bytes that a record of so many blocks takes on the device, of which so many pages go there.
+pub fn record_bytes(blocks: usize, pages: u64, size: BlockSize) -> u64 {
+    (u64::from(header_pages(blocks, size)) + pages) * PAGE_BYTES as u64
+}
+
 /// What a header must say to be one of the place it is found in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecordPlace {

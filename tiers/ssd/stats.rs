@@ -36,6 +36,8 @@ pub struct SsdStats {
     pub dirty_blocks: u64,
     /// Records of the dirty stream written.
     pub records_written: u64,
+    /// Their bytes, part of `bytes_written`.
+    pub record_bytes_written: u64,
     /// Blocks of it that the backing store has got.
     pub blocks_destaged: u64,
     pub log_reads_planned: u64,

@@ -253,7 +253,7 @@ fn cells(one: &Candidate) -> [String; 12] {
     };
     [
         show_bytes(one.cell.ram_bytes),
-        show_bytes(one.index_bytes),
+        show_bytes(one.cell.index_bytes),
         if one.cell.ssd_bytes == 0 { unknown() } else { show_bytes(one.cell.ssd_bytes) },
         share(one.cell.ram_share, one.cell.ram_share_error),
         percent(one.cell.ssd_share),

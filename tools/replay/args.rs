@@ -8,6 +8,7 @@ use terrace::{BlockSize, RamSize, SsdSize, WriteMode};
 use super::live::LiveArgs;
 use super::pace::{Pace, Speed};
 use crate::failure::{Failure, Result};
+use crate::mode::Mode;
 use crate::policies::PolicyName;
 use crate::trace::{InputArgs, Moment, Window, parse_moment};
 use crate::tune::Latency;
@@ -102,8 +103,8 @@ pub(crate) struct ReplayArgs {
     pub(crate) ssd_admit: Option<Admit>,
 
     /// When a write is acknowledged: after the disk, or after RAM
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = Write::Through, help_heading = "Tiers")]
-    pub(crate) write: Write,
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Tiers")]
+    pub(crate) write: Mode,
 
     /// How long write-back lets a block be overwritten before it starts, and what was written waits for its sync. Until then
     /// a block cannot leave RAM: in a run that is faster than the recording, a shorter time keeps that in proportion
@@ -115,7 +116,7 @@ pub(crate) struct ReplayArgs {
     /// With --write back-ssd: what the SSD has goes on to the disk flush by flush, so that the disk alone is at any moment
     /// what some flush left and a part of what came next. Choose it to see what that costs: a block goes to the disk once
     /// for each flush that it was written before, and not only as it is last
-    #[arg(long, conflicts_with = "demo", help_heading = "Tiers")]
+    #[arg(long, conflicts_with_all = ["demo", "simulate"], help_heading = "Tiers")]
     pub(crate) ordered: bool,
 
     /// RAM directories, by hash of the block; more let more threads in at once, 1 is the policy undivided [default: as
@@ -226,30 +227,6 @@ pub(crate) struct ReplayArgs {
     /// One JSON object in place of the tables; its keys are at the end of --help
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Write {
-    /// After the disk has it, and no tier keeps a copy
-    Around,
-    /// After the disk has it: nothing is lost that was acknowledged
-    Through,
-    /// After RAM has it: faster, and lost in a power cut before the next flush
-    Back,
-    /// As back, but a flush returns when the SSD has it; it goes on to the disk later
-    BackSsd,
-}
-
-impl Write {
-    pub(crate) fn mode(self) -> WriteMode {
-        match self {
-            Self::Around => WriteMode::Around,
-            Self::Through => WriteMode::Through,
-            Self::Back => WriteMode::Back,
-            Self::BackSsd => WriteMode::BackSsd,
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -363,18 +340,14 @@ impl ReplayArgs {
                 .remedy("say what with --backing or --map, or leave it out"));
         }
         let has_ssd = self.ssd()?.is_some();
-        if self.write == Write::BackSsd && !has_ssd {
+        if self.write == Mode::BackSsd && !has_ssd {
             return Err(Failure::input("--write back-ssd needs an SSD tier").remedy("add --ssd-size 1GiB"));
         }
-        if self.ordered && self.write != Write::BackSsd {
+        if self.ordered && self.write != Mode::BackSsd {
             return Err(Failure::input(
                 "--ordered is about what a log on the SSD brings to the disk, and only --write back-ssd has one",
             )
             .remedy("add --write back-ssd, or leave --ordered out"));
-        }
-        if self.write == Write::BackSsd && (self.simulate || self.predict) {
-            return Err(Failure::input("a simulation knows no log on the SSD")
-                .remedy("leave --simulate and --predict out, or use --write back"));
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use super::run::{Trace, pass, setup};
 use super::scan::Scan;
 use super::session::Session;
 use crate::failure::Result;
+use crate::mode::Mode;
 use crate::progress::Progress;
 use crate::table::{share, table};
 use crate::trace::command::Ranks;
@@ -126,7 +127,7 @@ fn report(args: &ReplayArgs, ssd: Option<u64>, pass: Pass) -> Result<Report> {
     setup.block_bytes = BLOCK_BYTES;
     (setup.ram_bytes, setup.ram_blocks) = (Some(RAM_BYTES), None);
     (setup.ssd_bytes, setup.ssd_blocks) = (ssd, None);
-    (setup.write_mode, setup.threads) = (super::args::Write::Back, THREADS);
+    (setup.write_mode, setup.threads) = (Mode::Back, THREADS);
     Ok(Report::new(setup, vec![pass], None))
 }
 

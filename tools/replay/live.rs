@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::Serialize;
 use terrace::{BlockSize, Cache, Config, Outlook, RecordConfig, RecordStatus, WhatIf};
 
-use super::args::Write;
 use super::report::{Measures, Report, Setup};
 use crate::failure::Result;
 use crate::tune::{self, Live, OutlookReport, TuneArgs, live_report};
@@ -95,14 +94,14 @@ impl LiveAnswers {
             return Ok(None);
         }
         let seconds = setup.duration_seconds.filter(|&seconds| seconds > 0.0);
-        let references = total.counters.references as f64 / passes as f64;
-        let is_back = matches!(setup.write_mode, Write::Back | Write::BackSsd);
+        let a_day = |count: u64| seconds.map(|seconds| count as f64 / passes as f64 * 86_400.0 / seconds);
         let live = Live {
             name: &format!("the cache that replayed {}", setup.trace),
             block_size: BlockSize::new(setup.block_bytes)?,
             outlooks: &OutlookReport::of(&self.outlooks, setup.block_bytes),
-            write: if is_back { tune::Write::Back } else { tune::Write::Through },
-            references_a_day: seconds.map(|seconds| references * 86_400.0 / seconds),
+            write: setup.write_mode,
+            references_a_day: a_day(total.counters.references),
+            log_bytes_a_day: a_day(total.counters.ssd_log_bytes_written),
         };
         live_report(&live, &TuneArgs::defaults()).map(Some)
     }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use terrace::simulate::DenseTrace;
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
-use super::args::Write;
 use super::blocks::Addressing;
 use super::compare::numbered;
 use super::feeder::Feeder;
 use super::report::Counters;
 use super::scan::Scan;
 use super::simulated::simulate_pieces;
+use crate::mode::Mode;
 use crate::progress::Progress;
 use crate::trace::{Format, Options, Source, Window};
 
@@ -111,7 +111,7 @@ fn counters(directory: &Path, case: Case, mut config: Config) -> Counters {
     let feeder = Feeder::new(reader, addressing, scan.renumbers, &progress);
     config.block_size = addressing.block_size;
     let mut simulation = Simulation::new(&config).expect("sizes that work");
-    simulate_pieces(&mut simulation, &feeder, Write::Through).expect("the trace can be read").pass.counters
+    simulate_pieces(&mut simulation, &feeder, Mode::Through).expect("the trace can be read").pass.counters
 }
 
 /// The references of `case`, ids numbered off.

@@ -14,6 +14,7 @@ use super::live::Recorded;
 use super::pace::HeldBack;
 use super::predict::{self, Prediction};
 use crate::memory::memory_peak_bytes;
+use crate::mode::Mode;
 
 /// Counters that the library keeps: the key, where [`Stats`] has it, and what it says.
 macro_rules! counters {
@@ -53,6 +54,7 @@ counters! {
     ssd_blocks_written = ssd.blocks_written, "blocks that went from RAM to the SSD";
     ssd_blocks_reinserted = ssd.blocks_reinserted, "blocks written again so that they stay on the SSD";
     ssd_bytes_written = ssd.bytes_written, "bytes written to the SSD: all blocks, and what is needed to find them";
+    ssd_log_bytes_written = ssd.record_bytes_written, "of these, records in the log of mode back-ssd";
     ssd_bytes_prepared = ssd.bytes_prepared, "bytes written once to a new cache file; not in ssd_bytes_written";
     ssd_read_bytes = ssd_read_bytes, "bytes read from the SSD";
     ssd_read_operations = ssd_read_operations, "in so many operations";
@@ -179,7 +181,7 @@ pub(crate) struct Setup {
     pub(crate) ram_blocks: Option<u64>,
     pub(crate) ssd_bytes: Option<u64>,
     pub(crate) ssd_blocks: Option<u64>,
-    pub(crate) write_mode: super::args::Write,
+    pub(crate) write_mode: Mode,
     pub(crate) ordered: bool,
     pub(crate) speed: Option<f64>,
     pub(crate) threads: u32,
@@ -368,7 +370,7 @@ mod tests {
             ram_blocks: Some(1),
             ssd_bytes: None,
             ssd_blocks: None,
-            write_mode: super::super::args::Write::Through,
+            write_mode: Mode::Through,
             ordered: false,
             speed: None,
             threads: 1,

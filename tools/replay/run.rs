@@ -92,7 +92,7 @@ fn replay(args: &ReplayArgs, job: &Job) -> Result<(Vec<Pass>, LiveAnswers, Optio
     let (mut passes, mut answers) = (Vec::new(), LiveAnswers::default());
     for number in 1..=args.passes {
         let config = config(args, &job.scan, &places)?;
-        let session = Session::open(&config, &devices, args.write.mode(), args.settle, &checker)?;
+        let session = Session::open(&config, &devices, args.write.into(), args.settle, &checker)?;
         let watcher = args.live.watcher(session.cache(), &config)?;
         let title = if args.passes > 1 { format!("pass {number}") } else { "replaying".into() };
         let progress = job.progress(&title);

@@ -2,15 +2,17 @@
 
 use std::time::Instant;
 
+use terrace::tiers::block::SECTOR_BYTES;
 use terrace::{Config, Simulation};
 
-use super::args::{ReplayArgs, Write};
+use super::args::ReplayArgs;
 use super::content::block_id;
 use super::feeder::{Feeder, Piece};
 use super::job::Job;
 use super::report::{Counters, FIRST_REQUESTS, FirstRequests, Pass};
 use super::run::ssd_config;
 use crate::failure::Result;
+use crate::mode::Mode;
 use crate::trace::Kind;
 
 /// A pass without data.
@@ -42,7 +44,7 @@ pub(super) fn simulate(args: &ReplayArgs, job: &Job) -> Result<Vec<Simulated>> {
 pub(super) fn simulate_pieces(
     simulation: &mut Simulation,
     feeder: &Feeder<'_>,
-    mode: Write,
+    mode: Mode,
 ) -> Result<Simulated> {
     let before = Counters::of(&simulation.stats());
     let begun = Instant::now();
@@ -53,11 +55,8 @@ pub(super) fn simulate_pieces(
             Kind::Read => slowest[read(simulation, &piece)] += 1,
             Kind::Write => {
                 let first = block_id(piece.volume, piece.first);
-                simulation.write(first, piece.count, now_us(&piece));
-                if mode == Write::Around {
-                    // No tier keeps what was written: it has gone through RAM, and others may have left for it.
-                    simulation.discard(first, piece.count);
-                }
+                let sectors = piece.bytes / SECTOR_BYTES as u64;
+                simulation.write_in(mode.into(), first, 0..sectors, now_us(&piece));
             }
             Kind::Discard => discard(simulation, &piece, feeder.block_bytes()),
             // What is dirty when is nothing that a simulation knows.

@@ -8,6 +8,7 @@ use super::latency::{Class, Percentiles};
 use super::live::Recorded;
 use super::predict::Prediction;
 use super::report::{Measures, Report, Setup};
+use crate::mode::Mode;
 use crate::table::{share, table};
 use crate::units::{show_bytes, show_count, show_seconds, show_us};
 
@@ -105,11 +106,11 @@ fn heading(report: &Report) -> String {
         None => format!("{} thread{}", setup.threads, if setup.threads == 1 { "" } else { "s" }),
     };
     let mode = match setup.write_mode {
-        super::args::Write::Around => "write-around",
-        super::args::Write::Through => "write-through",
-        super::args::Write::Back => "write-back",
-        super::args::Write::BackSsd if setup.ordered => "write-back by a log on the SSD, in order",
-        super::args::Write::BackSsd => "write-back by a log on the SSD",
+        Mode::Around => "write-around",
+        Mode::Through => "write-through",
+        Mode::Back => "write-back",
+        Mode::BackSsd if setup.ordered => "write-back by a log on the SSD, in order",
+        Mode::BackSsd => "write-back by a log on the SSD",
     };
     writeln!(text, "\nRAM {ram}, {ssd}, blocks of {block}, {mode}, {how}")
         .expect("a string takes everything");

@@ -7,11 +7,12 @@ use clap::Args;
 use terrace::BlockSize;
 
 use super::plan::{
-    Address, CachePlan, ExportPlan, HttpAddress, LimitsPlan, LogLevel, Mode, Plan, SOCKET_MODE, StaleSsd,
+    Address, CachePlan, ExportPlan, HttpAddress, LimitsPlan, LogLevel, Plan, SOCKET_MODE, StaleSsd,
     TlsPlan, name_of, parse_permissions,
 };
 use crate::failure::{Failure, Result};
 use crate::man::VERBATIM;
+use crate::mode::Mode;
 use crate::units::{parse_duration_ns, parse_size};
 
 const EXAMPLES: &str = "Examples:

@@ -20,8 +20,9 @@ use terrace_nbd::{Listener, Tls};
 use super::control::ControlListener;
 use super::doors::{Entrance, open_to_all};
 use super::http::HttpListener;
-use super::plan::{Address, CachePlan, ExportPlan, HttpAddress, Mode, Plan};
+use super::plan::{Address, CachePlan, ExportPlan, HttpAddress, Plan};
 use crate::failure::{Failure, Result};
+use crate::mode::Mode;
 
 /// A name that fits a string of the protocol, and a cache file's table of volumes.
 const NAME_BYTES_MAX: usize = 255;

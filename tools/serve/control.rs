@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use terrace_nbd::remove_abandoned;
 
-use super::plan::Mode;
 use super::report;
 use super::service::Service;
 use crate::failure::{Failure, Result};
+use crate::mode::Mode;
 use crate::units::{parse_size, show_bytes};
 
 /// A longer line is no command.

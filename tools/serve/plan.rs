@@ -13,6 +13,7 @@ use terrace::{BlockSize, WriteMode};
 use tracing::level_filters::LevelFilter;
 
 use crate::failure::{Failure, Result};
+use crate::mode::Mode;
 use crate::units::{parse_duration_ns, parse_size};
 
 /// 1 GiB: what a machine that serves disks can spare, and a thousand times what a disk's own cache has.
@@ -167,49 +168,6 @@ impl ExportPlan {
 /// The name of an export that was given none.
 pub(super) fn name_of(backing: &Path) -> String {
     backing.file_name().map_or_else(|| "disk".into(), |name| name.to_string_lossy().into_owned())
-}
-
-/// When a write is acknowledged
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Mode {
-    /// After the disk has it, and no tier keeps a copy: for what is not read again soon
-    Around,
-    /// After the disk has it: the SSD never has anything that the disk lacks
-    #[default]
-    Through,
-    /// After RAM has it; a flush returns when the disk has all
-    Back,
-    /// After RAM has it; a flush returns when the SSD has all, which goes on to the disk later
-    BackSsd,
-}
-
-impl From<Mode> for WriteMode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Around => Self::Around,
-            Mode::Through => Self::Through,
-            Mode::Back => Self::Back,
-            Mode::BackSsd => Self::BackSsd,
-        }
-    }
-}
-
-impl From<WriteMode> for Mode {
-    fn from(mode: WriteMode) -> Self {
-        match mode {
-            WriteMode::Around => Self::Around,
-            WriteMode::Through => Self::Through,
-            WriteMode::Back => Self::Back,
-            WriteMode::BackSsd => Self::BackSsd,
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.to_possible_value().expect("no mode is hidden").get_name())
-    }
 }
 
 /// What is done with an SSD that has newer blocks of a disk and is away, or was

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::meter::OperationSnapshot;
-use super::plan::Mode;
 use super::service::{ExportSnapshot, Snapshot};
+use crate::mode::Mode;
 use crate::replay::Counters;
 use crate::tune::OutlookReport;
 
@@ -327,6 +327,7 @@ pub(crate) mod tests {
             "references": grown(1010), "reads": grown(910), "writes": grown(100), "ram_hits": grown(850),
             "read_ram_hits": grown(800), "write_ram_hits": grown(50), "ssd_hits": grown(100), "disk_reads": grown(10),
             "ssd_blocks_written": grown(20), "ssd_blocks_reinserted": grown(2), "ssd_bytes_written": grown(400_000),
+            "ssd_log_bytes_written": grown(100_000),
             "ssd_bytes_prepared": 0, "ssd_read_bytes": grown(4096), "ssd_read_operations": grown(1),
             "ssd_write_operations": grown(1), "ssd_syncs": grown(1), "disk_read_bytes": grown(4096),
             "disk_read_operations": grown(1), "disk_write_bytes": grown(4096), "disk_write_operations": grown(1),

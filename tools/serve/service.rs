@@ -24,9 +24,10 @@ use super::check::Checked;
 use super::doors::Doors;
 use super::export::{About, VolumeExport, Workers};
 use super::meter::OperationSnapshot;
-use super::plan::{ExportPlan, Mode, Plan};
+use super::plan::{ExportPlan, Plan};
 use super::report::Lost;
 use crate::failure::{Failure, Result};
+use crate::mode::Mode;
 
 /// Everything that runs.
 pub(crate) struct Service {

@@ -207,7 +207,6 @@ fn what_a_trace_does_not_have_cannot_be_asked_for() {
         (&["t.spc", "--speed", "1x", "--settle"], "--settle"),
         (&["t.spc", "--speed", "1x", "--simulate"], "simulation"),
         (&["t.spc", "--predict", "--simulate"], "--simulate"),
-        (&["t.spc", "--predict", "--write", "back-ssd", "--ssd-size", "64MiB"], "--predict"),
     ] {
         let line = refused(&ground, &[&["replay"], arguments].concat());
         assert!(line.contains(says), "{says}: {line}");

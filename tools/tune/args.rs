@@ -9,6 +9,7 @@ use terrace::simulate::ArcCurve;
 use super::devices::{Latency, Probe};
 use super::load::Limits;
 use crate::failure::{Failure, Result};
+use crate::mode::Mode;
 use crate::trace::InputArgs;
 use crate::units::{parse_duration_ns, parse_duration_us, parse_size};
 
@@ -86,9 +87,10 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Sizes")]
     pub(crate) ssd_write_budget: Option<u64>,
 
-    /// When a write is acknowledged: after the disk, or after RAM [default: through; with --live what the exports have]
+    /// When a write is acknowledged. What back-ssd writes to its log wears the SSD too, told as if each write were flushed and
+    /// the disk kept up [default: through; with --live what the exports have]
     #[arg(long, value_name = "MODE", value_enum, help_heading = "Sizes")]
-    pub(crate) write: Option<Write>,
+    pub(crate) write: Option<Mode>,
 
     /// Latency of a hit in RAM: mean, and 99th percentile behind a comma
     #[arg(long, value_name = "TIMES", default_value = "2us,10us", help_heading = "Devices")]
@@ -167,15 +169,6 @@ pub(crate) struct TuneArgs {
     /// One JSON object in place of the tables; its keys are at the end of --help
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Write {
-    /// After the disk has it
-    Through,
-    /// After RAM has it
-    Back,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

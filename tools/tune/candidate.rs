@@ -2,13 +2,11 @@
 
 use serde::Serialize;
 
-use super::args::{TuneArgs, Write};
+use super::args::TuneArgs;
 use super::devices::{Latency, Mixture};
 use super::surface::Cell;
+use crate::mode::Mode;
 
-/// RAM of the SSD's index and all beside it, for each block that fits the SSD. The modes that are weighed here keep no
-/// blocks in its log, which would take more: `terrace::SsdConfig::index_bytes_max`.
-const INDEX_BYTES_PER_BLOCK: u64 = 20;
 const GIB: f64 = (1u64 << 30) as f64;
 const DAYS_A_YEAR: f64 = 365.25;
 
@@ -18,7 +16,7 @@ pub(crate) struct World {
     pub(crate) ram_latency: Latency,
     pub(crate) ssd_latency: Latency,
     pub(crate) disk_latency: Latency,
-    pub(crate) write: Write,
+    pub(crate) write: Mode,
     /// Prices of a GiB.
     pub(crate) ram_price: f64,
     pub(crate) ssd_price: f64,
@@ -36,7 +34,7 @@ impl World {
             ram_latency: args.ram_latency,
             ssd_latency: args.ssd_latency,
             disk_latency: args.disk_latency,
-            write: args.write.unwrap_or(Write::Through),
+            write: args.write.unwrap_or_default(),
             ram_price: args.ram_price,
             ssd_price: args.ssd_price,
             ssd_endurance: args.ssd_endurance,
@@ -56,8 +54,6 @@ impl World {
 pub(crate) struct Candidate {
     #[serde(flatten)]
     pub(crate) cell: Cell,
-    /// RAM of the SSD's index: on top of the RAM for blocks.
-    pub(crate) index_bytes: u64,
     pub(crate) ram_bytes_total: u64,
     pub(crate) read_mean_us: f64,
     pub(crate) read_mean_us_error: f64,
@@ -71,8 +67,7 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     pub(super) fn of(cell: &Cell, world: &World) -> Self {
-        let index_bytes = cell.ssd_blocks * INDEX_BYTES_PER_BLOCK;
-        let ram_bytes_total = cell.ram_bytes + index_bytes;
+        let ram_bytes_total = cell.ram_bytes + cell.index_bytes;
         let reads = Mixture {
             parts: [
                 (cell.ram_share, world.ram_latency),
@@ -83,14 +78,13 @@ impl Candidate {
         let ssd_bytes_a_day = world.trace_days.map(|days| cell.ssd_bytes_written / days);
         Self {
             cell: *cell,
-            index_bytes,
             ram_bytes_total,
             read_mean_us: reads.mean_us(),
             read_mean_us_error: cell.disk_share_error * world.disk_latency.mean_us,
             read_p99_us: reads.p99_us(),
             write_mean_us: match world.write {
-                Write::Through => world.disk_latency.mean_us,
-                Write::Back => world.ram_latency.mean_us,
+                Mode::Around | Mode::Through => world.disk_latency.mean_us,
+                Mode::Back | Mode::BackSsd => world.ram_latency.mean_us,
             },
             ssd_bytes_a_day,
             life_years: ssd_bytes_a_day
@@ -116,7 +110,7 @@ pub(super) mod tests {
             ram_latency: Latency::new(2.0, 10.0),
             ssd_latency: Latency::new(100.0, 400.0),
             disk_latency: Latency::new(8000.0, 20_000.0),
-            write: Write::Through,
+            write: Mode::Through,
             ram_price: 4.0,
             ssd_price: 0.1,
             ssd_endurance: 600.0,
@@ -130,6 +124,7 @@ pub(super) mod tests {
             ram_bytes: ram_gib << 30,
             ssd_bytes: ssd_gib << 30,
             ssd_blocks: ssd_gib << 16,
+            index_bytes: (ssd_gib << 16) * 20,
             ram_share,
             ssd_share,
             disk_share: 1.0 - ram_share - ssd_share,
@@ -143,7 +138,6 @@ pub(super) mod tests {
     #[test]
     fn a_candidate_is_priced_with_the_ram_of_its_index_and_wears_by_the_day() {
         let candidate = Candidate::of(&cell(1, 64, 0.5, 0.4), &world());
-        assert_eq!(candidate.index_bytes, (64 << 16) * 20);
         assert_eq!(candidate.ram_bytes_total, (1 << 30) + (64 << 16) * 20);
         let price = 4.0 * (1.0 + 64.0 * 65536.0 * 20.0 / GIB) + 6.4;
         assert!((candidate.price - price).abs() < 1e-9);

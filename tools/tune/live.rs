@@ -6,17 +6,18 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use terrace::tiers::ssd::Geometry;
 use terrace::{BlockSize, Outlook};
 
-use super::args::{TuneArgs, Write};
+use super::args::TuneArgs;
 use super::candidate::{Candidate, World};
 use super::choose::choose;
 use super::report::{Report, constraints, probe_devices};
-use super::surface::Cell;
+use super::surface::{Cell, index_bytes};
 use crate::ctl;
 use crate::failure::{Failure, Result};
+use crate::mode::Mode;
 use crate::serve::control::Command;
-use crate::serve::plan::Mode;
 use crate::serve::report::Report as ServiceReport;
 use crate::units::show_seconds;
 
@@ -70,9 +71,11 @@ pub(crate) struct Live<'a> {
     /// By RAM and then by SSD, as [`terrace::WhatIf::outlooks`] gives them.
     pub(crate) outlooks: &'a [OutlookReport],
     /// When it acknowledges a write, if the arguments do not say.
-    pub(crate) write: Write,
+    pub(crate) write: Mode,
     /// Blocks that it is asked for in a day; none: nobody knows, and nothing is said of wear.
     pub(crate) references_a_day: Option<f64>,
+    /// What goes to its log in a day, whatever the sizes.
+    pub(crate) log_bytes_a_day: Option<f64>,
 }
 
 /// The report of `live`, with devices, prices and constraints as `args` have them.
@@ -92,7 +95,7 @@ pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
     };
     probe_devices(args, live.block_size, &mut world)?;
     let constraints = constraints(args);
-    let cells: Vec<Cell> = live.outlooks.iter().map(|outlook| live.cell(outlook)).collect();
+    let cells: Vec<Cell> = live.outlooks.iter().map(|outlook| live.cell(outlook, world.write)).collect();
     let choice = choose(&cells, &world, &constraints);
     let present = live.outlooks.iter().position(|outlook| outlook.is_present);
     let mut report = Report {
@@ -150,15 +153,18 @@ pub(super) fn report_of_service(socket: &Path, args: &TuneArgs) -> Result<Report
 /// What a service that is called so says of itself.
 fn report_of(name: &str, service: &ServiceReport, args: &TuneArgs) -> Result<Report> {
     let seconds = service.running_seconds;
-    let writes_back = |mode| matches!(mode, Mode::Back | Mode::BackSsd);
-    let mut written = service.exports.iter().filter(|export| !export.read_only).peekable();
-    let is_back = written.peek().is_some() && written.all(|export| writes_back(export.mode));
+    // Of several the one that makes a write wait longest.
+    let written = service.exports.iter().filter(|export| !export.read_only).map(|export| export.mode);
+    let slowest = |mode: &Mode| [Mode::BackSsd, Mode::Back, Mode::Around, Mode::Through].iter().position(|it| it == mode);
+    let write = written.max_by_key(slowest).unwrap_or_default();
+    let a_day = |count: u64| (seconds > 0.0).then(|| count as f64 * 86_400.0 / seconds);
     let live = Live {
         name,
         block_size: BlockSize::new(service.block_bytes)?,
         outlooks: &service.outlooks,
-        write: if is_back { Write::Back } else { Write::Through },
-        references_a_day: (seconds > 0.0).then(|| service.counters.references as f64 * 86_400.0 / seconds),
+        write,
+        references_a_day: a_day(service.counters.references),
+        log_bytes_a_day: a_day(service.counters.ssd_log_bytes_written),
     };
     let mut report = live_report(&live, args)?;
     report.warnings.push(format!(
@@ -169,18 +175,23 @@ fn report_of(name: &str, service: &ServiceReport, args: &TuneArgs) -> Result<Rep
 }
 
 impl Live<'_> {
-    fn cell(&self, outlook: &OutlookReport) -> Cell {
+    fn cell(&self, outlook: &OutlookReport, mode: Mode) -> Cell {
         let block_bytes = self.block_size.bytes() as u64;
+        let ssd_blocks = outlook.ssd_bytes / block_bytes;
+        let layout = Geometry::for_blocks(self.block_size, ssd_blocks).ok();
+        let clean = self.references_a_day.unwrap_or(0.0) * outlook.ssd_writes * block_bytes as f64;
+        let logged = self.log_bytes_a_day.filter(|_| layout.is_some() && mode == Mode::BackSsd);
         Cell {
             ram_bytes: outlook.ram_bytes,
             ssd_bytes: outlook.ssd_bytes,
-            ssd_blocks: outlook.ssd_bytes / block_bytes,
+            ssd_blocks,
             ram_share: outlook.read_ram_ratio,
             ssd_share: outlook.read_ssd_ratio,
             disk_share: outlook.read_disk_ratio,
             ram_share_error: outlook.read_ram_ratio_error,
             disk_share_error: outlook.read_disk_ratio_error,
-            ssd_bytes_written: self.references_a_day.unwrap_or(0.0) * outlook.ssd_writes * block_bytes as f64,
+            index_bytes: layout.as_ref().map_or(0, |layout| index_bytes(layout, mode)),
+            ssd_bytes_written: clean + logged.unwrap_or(0.0),
             write_amplification: None,
         }
     }
@@ -228,8 +239,9 @@ pub(crate) mod tests {
     }
 
     fn report_with(outlooks: &[OutlookReport], references_a_day: Option<f64>) -> Report {
-        let (name, write) = ("a cache", Write::Back);
-        let live = Live { name, block_size: block_size(), outlooks, write, references_a_day };
+        let (name, write) = ("a cache", Mode::Back);
+        let log_bytes_a_day = references_a_day.map(|_| 1e5);
+        let live = Live { name, block_size: block_size(), outlooks, write, references_a_day, log_bytes_a_day };
         live_report(&live, &TuneArgs::defaults()).expect("it has seen enough")
     }
 
@@ -282,6 +294,7 @@ pub(crate) mod tests {
             ram_bytes: 1000 * 4096,
             ssd_bytes: 64_000 * 4096,
             ssd_blocks: 64_000,
+            index_bytes: Geometry::for_blocks(block_size(), 64_000).expect("a layout").index_bytes_without_log(),
             ram_share: 0.625,
             ssd_share: 0.25,
             disk_share: 0.125,
@@ -293,7 +306,7 @@ pub(crate) mod tests {
         assert_eq!((report.surface[0].cell, report.surface[0].ssd_bytes_a_day), (wanted, Some(2.048e9)));
         assert_eq!(report.present, Some(report.surface[0]));
         assert_eq!((report.references, report.sample_rate, report.samples), (77_000, 0.75, 4));
-        assert_eq!((report.block_bytes, report.world.write), (4096, Write::Back));
+        assert_eq!((report.block_bytes, report.world.write), (4096, Mode::Back));
         assert_eq!(report.uncached_mean_us, TuneArgs::defaults().disk_latency.mean_us);
     }
 
@@ -313,21 +326,22 @@ pub(crate) mod tests {
         let (log, unwritten) = (export(Mode::BackSsd, false), export(Mode::Through, true));
         let mut args = TuneArgs::defaults();
         for (exports, wanted) in [
-            (vec![&back], Write::Back),
-            (vec![&log, &back, &unwritten], Write::Back),
-            (vec![&back, &through], Write::Through),
-            (vec![&export(Mode::Around, false)], Write::Through),
-            (vec![&unwritten], Write::Through),
-            (vec![], Write::Through),
+            (vec![&back], Mode::Back),
+            (vec![&log, &back, &unwritten], Mode::Back),
+            (vec![&back, &through], Mode::Through),
+            (vec![&export(Mode::Around, false)], Mode::Around),
+            (vec![&log], Mode::BackSsd),
+            (vec![&unwritten], Mode::Through),
+            (vec![], Mode::Through),
         ] {
             service.exports = exports.into_iter().cloned().collect();
             let report = report_of("it", &service, &args).expect("it has seen enough");
             assert_eq!(report.world.write, wanted, "{:?}", service.exports);
         }
         // What is asked for counts more than what there is.
-        args.write = Some(Write::Back);
+        args.write = Some(Mode::Back);
         let report = report_of("it", &service, &args).expect("it has seen enough");
-        assert_eq!((report.world.write, report.trace.as_str()), (Write::Back, "it"));
+        assert_eq!((report.world.write, report.trace.as_str()), (Mode::Back, "it"));
         let references = service.counters.references as f64 * 24.0;
         let wanted = references * 0.5 * service.block_bytes as f64;
         let found = report.surface[0].ssd_bytes_a_day.expect("it has run for a while");
@@ -339,8 +353,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cache_that_saw_too_little_says_so() {
-        let (name, write, references_a_day) = ("a cache", Write::Through, None);
-        let live = Live { name, block_size: block_size(), outlooks: &[], write, references_a_day };
+        let (name, write, references_a_day) = ("a cache", Mode::Through, None);
+        let (block_size, log_bytes_a_day) = (block_size(), None);
+        let live = Live { name, block_size, outlooks: &[], write, references_a_day, log_bytes_a_day };
         let Err(failure) = live_report(&live, &TuneArgs::defaults()) else { panic!("it saw nothing") };
         assert!(failure.to_string().contains("too little to tell yet; ask again"), "{failure}");
     }

@@ -4,7 +4,11 @@
 //! whatever its length; `rate` then says by how much, and everything after scales sizes by it. What is thinned is thinned
 //! to what samples need and not to what would just fit: more would cost memory and tell no more.
 
+use std::ops::Range;
+
 use terrace::simulate::{DenseTrace, Sample};
+use terrace::tiers::block::{PAGE_BYTES, SECTOR_BYTES};
+use terrace::tiers::ssd::record_bytes;
 use terrace::{BlockId, BlockSize};
 
 use super::work::Work;
@@ -48,10 +52,30 @@ pub(super) struct Touch {
     pub(super) first: BlockId,
     pub(super) count: u32,
     pub(super) is_write: bool,
+    /// Pages of the first block before what is written, and of the last behind it.
+    pub(super) skipped_pages: [u8; 2],
     pub(super) time_us: u64,
 }
 
 impl Touch {
+    /// What it touches in blocks of this size, from the start of the first on.
+    pub(super) fn sectors(&self, block_size: BlockSize) -> Range<u64> {
+        let [before, behind] = self.skipped_pages.map(|pages| u64::from(pages) * SECTORS_A_PAGE);
+        before..u64::from(self.count) * block_size.sectors() as u64 - behind
+    }
+
+    /// The same of block number `index` of it alone.
+    fn one(&self, index: u32) -> Self {
+        let [before, behind] = self.skipped_pages;
+        let is_last = index + 1 == self.count;
+        Self {
+            first: BlockId::from_u64(self.first.as_u64() + u64::from(index)),
+            count: 1,
+            skipped_pages: [if index == 0 { before } else { 0 }, if is_last { behind } else { 0 }],
+            ..*self
+        }
+    }
+
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + use<> {
         let first = self.first.as_u64();
         (first..first + u64::from(self.count)).map(BlockId::from_u64)
@@ -72,6 +96,28 @@ impl Grid {
         self
     }
 
+    fn blocks(&self, request: &Request) -> (u64, u64) {
+        self.addressing.blocks(self.place(request.span))
+    }
+
+    fn is_write(&self, request: &Request) -> bool {
+        request.kind == Kind::Write && !self.addressing.writes_as_reads
+    }
+
+    /// Pages of the first block before what `request` is about, and of the last behind it.
+    fn skipped_pages(&self, request: &Request) -> [u8; 2] {
+        match self.place(request.span) {
+            Span::Bytes { offset, bytes } if !self.addressing.one_block_each => {
+                let block_bytes = self.addressing.block_size.bytes() as u64;
+                let end = offset + bytes.max(1);
+                let skipped = [offset % block_bytes, end.next_multiple_of(block_bytes) - end];
+                // A block has 256 at the most.
+                skipped.map(|bytes| (bytes / PAGE_BYTES as u64) as u8)
+            }
+            _ => [0, 0],
+        }
+    }
+
     fn place(&self, span: Span) -> Span {
         match span {
             Span::Bytes { offset, bytes } => Span::Bytes { offset: offset + self.shift_bytes, bytes },
@@ -86,6 +132,8 @@ pub(super) struct Recording {
     /// The share of all blocks that is in it.
     pub(super) rate: f64,
     pub(super) block_size: BlockSize,
+    /// Of the whole trace.
+    pub(super) logged: Logged,
 }
 
 /// What a whole trace is, counted while it was read first.
@@ -102,10 +150,37 @@ pub(super) struct Survey {
     /// Requests and bytes by the power of two that holds them, reads and writes.
     pub(super) sizes: [[u64; SIZES]; 2],
     pub(super) bytes: [u64; 2],
+    pub(super) logged: Logged,
     pub(super) renumbers: bool,
     /// The different blocks, as many as could be counted.
     touched: Touched,
 }
+
+/// What a log takes of a whole trace, where each write goes there at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Logged {
+    /// The pages that are written.
+    pub(super) page_bytes: u64,
+    /// Those in their records.
+    pub(super) record_bytes: u64,
+}
+
+impl Logged {
+    /// A write to so many blocks, but for these pages of the first and the last.
+    fn add(&mut self, count: u64, skipped_pages: [u8; 2], block_size: BlockSize) {
+        let skipped = skipped_pages.map(u64::from).iter().sum::<u64>();
+        let pages = count * (block_size.bytes() / PAGE_BYTES) as u64 - skipped;
+        let run = (RUN_BYTES / block_size.bytes()) as u64;
+        let headers = |blocks: u64| record_bytes(blocks as usize, 0, block_size);
+        self.page_bytes += pages * PAGE_BYTES as u64;
+        self.record_bytes += pages * PAGE_BYTES as u64 + count / run * headers(run);
+        self.record_bytes += if count.is_multiple_of(run) { 0 } else { headers(count % run) };
+    }
+}
+
+/// What goes to the log in one record, about.
+const RUN_BYTES: usize = 1 << 20;
+const SECTORS_A_PAGE: u64 = (PAGE_BYTES / SECTOR_BYTES) as u64;
 
 /// Powers of two from 512 bytes to a GiB.
 pub(super) const SIZES: usize = 22;
@@ -132,8 +207,11 @@ impl Survey {
             return;
         }
         self.requests += 1;
-        let (first, count) = grid.addressing.blocks(grid.place(request.span));
+        let (first, count) = grid.blocks(request);
         self.references += count;
+        if grid.is_write(request) {
+            self.logged.add(count, grid.skipped_pages(request), grid.addressing.block_size);
+        }
         (first..first + count).for_each(|block| self.touched.add(request.volume, block));
         let bytes = match request.span {
             Span::Bytes { bytes, .. } => bytes,
@@ -160,7 +238,8 @@ impl Recording {
         work: &Work,
     ) -> Result<Self> {
         let rate = limits.rate(survey);
-        let mut recording = Self { touches: Vec::new(), rate, block_size: grid.addressing.block_size };
+        let (block_size, logged) = (grid.addressing.block_size, survey.logged);
+        let mut recording = Self { touches: Vec::new(), rate, block_size, logged };
         let sample = (rate < 1.0).then(|| Sample::new(rate, 0));
         let progress = work.reading("reading", source.file_bytes());
         let (mut reader, position) = source.reader()?;
@@ -190,21 +269,23 @@ impl Recording {
         sample: Option<&Sample>,
         numbers: Option<&mut DenseTrace>,
     ) {
-        let (first, count) = grid.addressing.blocks(grid.place(request.span));
-        let touch = |first, count| Touch {
+        let (first, count) = grid.blocks(request);
+        let touch = |first| Touch {
             first,
-            count,
-            is_write: request.kind == Kind::Write && !grid.addressing.writes_as_reads,
+            count: count as u32,
+            is_write: grid.is_write(request),
+            skipped_pages: grid.skipped_pages(request),
             time_us: request.time_us().unwrap_or(0),
         };
         let Some(numbers) = numbers else {
-            return self.push(touch(block_id(request.volume, first), count as u32), sample);
+            return self.push(touch(block_id(request.volume, first)), sample);
         };
-        for id in first..first + count {
-            let id = BlockId::from_u64(id ^ u64::from(request.volume) << 56);
+        for index in 0..count {
+            let id = BlockId::from_u64((first + index) ^ u64::from(request.volume) << 56);
             // Before it gets a number: those of blocks that are left out would fill the memory.
             if sample.is_none_or(|sample| sample.takes(id)) {
-                self.touches.push(touch(BlockId::from_u64(numbers.number(id).into()), 1));
+                let one = touch(id).one(index as u32);
+                self.touches.push(Touch { first: BlockId::from_u64(numbers.number(id).into()), ..one });
             }
         }
     }
@@ -213,15 +294,15 @@ impl Recording {
         match sample {
             None => self.touches.push(touch),
             Some(sample) => {
-                let taken = touch.blocks().filter(|&block| sample.takes(block));
-                self.touches.extend(taken.map(|first| Touch { first, count: 1, ..touch }));
+                let ones = (0..touch.count).map(|index| touch.one(index));
+                self.touches.extend(ones.filter(|one| sample.takes(one.first)));
             }
         }
     }
 
     /// The share `rate` of its blocks, told by `salt`.
     pub(super) fn sampled(&self, rate: f64, salt: u64) -> Self {
-        let mut sampled = Self { touches: Vec::new(), rate: self.rate * rate, block_size: self.block_size };
+        let mut sampled = Self { touches: Vec::new(), rate: self.rate * rate, ..*self };
         let sample = Sample::new(rate, salt);
         self.touches.iter().for_each(|&touch| sampled.push(touch, Some(&sample)));
         sampled
@@ -255,9 +336,10 @@ mod tests {
             first: BlockId::from_u64(step * 7 % 1000),
             count: 3,
             is_write: step.is_multiple_of(3),
+            skipped_pages: [0, 0],
             time_us: step,
         };
-        let whole = Recording { touches: (0..5000).map(touch).collect(), rate: 1.0, block_size };
+        let whole = Recording { touches: (0..5000).map(touch).collect(), rate: 1.0, block_size, logged: Logged::default() };
         let sampled = whole.sampled(0.2, 4);
         let taken = Sample::new(0.2, 4);
         let wanted: Vec<(BlockId, bool, u64)> = whole

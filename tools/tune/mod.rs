@@ -36,7 +36,7 @@ mod sweep;
 mod table;
 mod work;
 
-pub(crate) use args::{TuneArgs, Write};
+pub(crate) use args::TuneArgs;
 pub(crate) use bands::CurveErrors;
 pub(crate) use candidate::Candidate;
 pub(crate) use curves::{CurvePoint, Curves};

@@ -173,7 +173,7 @@ fn ends(recording: &Recording) -> (u64, u64) {
 mod tests {
     use terrace::{BlockId, BlockSize};
 
-    use super::super::load::Touch;
+    use super::super::load::{Logged, Touch};
     use super::*;
 
     #[test]
@@ -184,10 +184,11 @@ mod tests {
             first: BlockId::from_u64(id(step)),
             count: 1,
             is_write: false,
+            skipped_pages: [0, 0],
             time_us: step,
         });
         let block_size = BlockSize::new(4096).expect("a good size");
-        let recording = Recording { touches: touches.collect(), rate: 1.0, block_size };
+        let recording = Recording { touches: touches.collect(), rate: 1.0, block_size, logged: Logged::default() };
         for by_time in [true, false] {
             let windows = windows(&recording.dense(), &recording, by_time);
             assert_eq!(windows.len(), WINDOWS);

@@ -52,8 +52,8 @@ const KEYS: &[(&str, &str)] = &[
     ("constraints", "what was asked for; null where nothing was"),
     (
         "recommendation, runner_up, fastest",
-        "candidates, or null: ram_bytes and ssd_bytes; index_bytes of RAM that the SSD's index takes (20 a block; what a volume in \
-         mode back-ssd has in the log comes on top, up to 104 for each copy of a 16 KiB block), ram_bytes_total; \
+        "candidates, or null: ram_bytes and ssd_bytes; index_bytes of RAM that the SSD's index takes, with all that a log may \
+         have in mode back-ssd; ram_bytes_total; \
          ram_share, ssd_share, disk_share of reads and their errors (half a 95 % interval); read_mean_us, read_p99_us, \
          write_mean_us; ssd_bytes_written, write_amplification, ssd_bytes_a_day, life_years; price",
     ),
@@ -261,7 +261,7 @@ fn sizes_to_try(args: &TuneArgs, footprint_bytes: u64) -> Result<Sizes> {
         sizes.sort_unstable();
         sizes.dedup();
     }
-    Ok(Sizes { ram_bytes, ssd_bytes, ssd_write_budget: args.ssd_write_budget })
+    Ok(Sizes { ram_bytes, ssd_bytes, ssd_write_budget: args.ssd_write_budget, write: args.write.unwrap_or_default() })
 }
 
 fn variants(
@@ -284,6 +284,7 @@ fn variants(
         ram_bytes: vec![taken.cell.ram_bytes],
         ssd_bytes: vec![taken.cell.ssd_bytes],
         ssd_write_budget: args.ssd_write_budget,
+        write: args.write.unwrap_or_default(),
     };
     let better_shift = profile.better_shift_bytes;
     Sweep { source, grid, block_sizes: &block_sizes, better_shift, effort: args.effort }.run(&sizes, work)

@@ -20,6 +20,7 @@ use super::args::Effort;
 use super::load::{Recording, Touch};
 use super::work::Work;
 use crate::failure::Result;
+use crate::mode::Mode;
 
 /// Samples of a sampled surface.
 pub(super) const SALTS: u64 = 4;
@@ -38,6 +39,7 @@ pub(super) struct Sizes {
     pub(super) ram_bytes: Vec<u64>,
     pub(super) ssd_bytes: Vec<u64>,
     pub(super) ssd_write_budget: Option<u64>,
+    pub(super) write: Mode,
 }
 
 /// One pair of sizes, and what it would answer. Shares are of all reads.
@@ -51,9 +53,11 @@ pub(crate) struct Cell {
     pub(crate) disk_share: f64,
     pub(crate) ram_share_error: f64,
     pub(crate) disk_share_error: f64,
+    /// RAM of the SSD's index: on top of the RAM for blocks.
+    pub(crate) index_bytes: u64,
     /// Over the whole trace.
     pub(crate) ssd_bytes_written: f64,
-    /// Those over the bytes of the blocks that came from RAM.
+    /// Those over the bytes of the blocks that came from RAM, and of the pages that were written to the log.
     pub(crate) write_amplification: Option<f64>,
 }
 
@@ -71,8 +75,10 @@ struct Counts {
     reads: f64,
     ssd_hits: f64,
     disk_reads: f64,
+    /// Without records of the log.
     ssd_bytes_written: f64,
     ssd_bytes_demoted: f64,
+    record_bytes: f64,
 }
 
 impl Sizes {
@@ -82,12 +88,17 @@ impl Sizes {
         config
     }
 
-    /// Blocks that an SSD of `bytes` holds; 0 for none.
-    fn ssd_blocks(block_size: BlockSize, bytes: u64) -> Result<u64> {
-        if bytes == 0 {
-            return Ok(0);
-        }
-        Ok(Geometry::for_bytes(block_size, bytes)?.capacity_blocks())
+    /// How an SSD of `bytes` is laid out; 0 is none.
+    fn layout(block_size: BlockSize, bytes: u64) -> Result<Option<Geometry>> {
+        Ok(if bytes == 0 { None } else { Some(Geometry::for_bytes(block_size, bytes)?) })
+    }
+}
+
+/// RAM of the index of an SSD with this layout, at the most.
+pub(super) fn index_bytes(layout: &Geometry, mode: Mode) -> u64 {
+    match mode {
+        Mode::BackSsd => layout.index_bytes_max(),
+        Mode::Around | Mode::Through | Mode::Back => layout.index_bytes_without_log(),
     }
 }
 
@@ -147,7 +158,8 @@ fn column(part: &Recording, sizes: &Sizes, ram_bytes: u64, done: &dyn Fn(u64)) -
     let mut ssds = Vec::new();
     for &bytes in sizes.ssd_bytes.iter().filter(|&&bytes| bytes > 0) {
         let size = if part.rate < 1.0 {
-            SsdSize::Blocks(scale(Sizes::ssd_blocks(part.block_size, bytes)?, 16))
+            let layout = Sizes::layout(part.block_size, bytes)?.expect("one of some bytes");
+            SsdSize::Blocks(scale(layout.capacity_blocks(), 16))
         } else {
             SsdSize::Bytes(bytes)
         };
@@ -158,7 +170,7 @@ fn column(part: &Recording, sizes: &Sizes, ram_bytes: u64, done: &dyn Fn(u64)) -
     }
     let mut simulation = Simulation::over(&config, &ssds)?;
     for touches in part.touches.chunks(part.touches.len() / 64 + 1) {
-        touches.iter().for_each(|touch| simulate(&mut simulation, touch));
+        touches.iter().for_each(|touch| simulate(&mut simulation, touch, part.block_size, sizes.write));
         done(touches.len() as u64);
     }
     let mut ssd_index = 0..;
@@ -173,8 +185,9 @@ fn column(part: &Recording, sizes: &Sizes, ram_bytes: u64, done: &dyn Fn(u64)) -
             None => Counts { disk_reads: (stats.disk_reads + stats.read_ssd_hits) as f64, ..all },
             Some(_) => Counts {
                 ssd_hits: stats.read_ssd_hits as f64,
-                ssd_bytes_written: stats.ssd.bytes_written as f64,
+                ssd_bytes_written: (stats.ssd.bytes_written - stats.ssd.record_bytes_written) as f64,
                 ssd_bytes_demoted: stats.ssd.blocks_written as f64 * block_bytes,
+                record_bytes: stats.ssd.record_bytes_written as f64,
                 ..all
             },
         }
@@ -182,9 +195,9 @@ fn column(part: &Recording, sizes: &Sizes, ram_bytes: u64, done: &dyn Fn(u64)) -
     Ok(counts.collect())
 }
 
-fn simulate(simulation: &mut Simulation, touch: &Touch) {
+fn simulate(simulation: &mut Simulation, touch: &Touch, block_size: BlockSize, mode: Mode) {
     if touch.is_write {
-        simulation.write(touch.first, touch.count.into(), touch.time_us);
+        simulation.write_in(mode.into(), touch.first, touch.sectors(block_size), touch.time_us);
     } else {
         simulation.read(touch.first, touch.count.into(), touch.time_us);
     }
@@ -220,19 +233,29 @@ fn cells(
             let disk_shares = of(&|counts| estimate(counts, adjusted).1);
             let ram_shares: Vec<f64> =
                 ssd_shares.iter().zip(&disk_shares).map(|(ssd, disk)| 1.0 - ssd - disk).collect();
-            let written = mean(&of(&|counts| counts.ssd_bytes_written));
-            let demoted = mean(&of(&|counts| counts.ssd_bytes_demoted));
+            let whole = rate * recording.rate;
+            let layout = Sizes::layout(recording.block_size, ssd_bytes)?;
+            let has_log = layout.is_some() && sizes.write == Mode::BackSsd;
+            let (page_bytes, record_bytes) = match recording.logged {
+                _ if !has_log => (0.0, 0.0),
+                // A sample has a record for each block, and knows no better.
+                logged if whole < 1.0 => (logged.page_bytes as f64, logged.record_bytes as f64),
+                logged => (logged.page_bytes as f64, mean(&of(&|counts| counts.record_bytes))),
+            };
+            let written = mean(&of(&|counts| counts.ssd_bytes_written)) / whole + record_bytes;
+            let given = mean(&of(&|counts| counts.ssd_bytes_demoted)) / whole + page_bytes;
             cells.push(Cell {
                 ram_bytes,
                 ssd_bytes,
-                ssd_blocks: Sizes::ssd_blocks(recording.block_size, ssd_bytes)?,
+                ssd_blocks: layout.as_ref().map_or(0, Geometry::capacity_blocks),
+                index_bytes: layout.as_ref().map_or(0, |layout| index_bytes(layout, sizes.write)),
                 ram_share: mean(&ram_shares).clamp(0.0, 1.0),
                 ssd_share: mean(&ssd_shares).clamp(0.0, 1.0),
                 disk_share: mean(&disk_shares).clamp(0.0, 1.0),
                 ram_share_error: error(&ram_shares),
                 disk_share_error: error(&disk_shares),
-                ssd_bytes_written: written / (rate * recording.rate),
-                write_amplification: (demoted > 0.0).then(|| written / demoted),
+                ssd_bytes_written: written,
+                write_amplification: (given > 0.0).then(|| written / given),
             });
         }
     }

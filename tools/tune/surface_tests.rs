@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::load::{Grid, Limits, Survey};
+use super::super::load::{Grid, Limits, Logged, Survey};
 use super::*;
 use crate::replay::Addressing;
 use crate::trace::Source;
@@ -29,6 +29,7 @@ fn sizes(unique: u64) -> Sizes {
             bytes(1).max(128 << 20),
         ],
         ssd_write_budget: None,
+        write: Mode::Back,
     }
 }
 
@@ -51,6 +52,7 @@ fn touches(count: u64, seed: u64) -> Vec<Touch> {
             first: terrace::BlockId::from_u64(id),
             count: 1,
             is_write: step.is_multiple_of(7),
+            skipped_pages: [0, 0],
             time_us: step,
         }
     };
@@ -61,7 +63,7 @@ fn touches(count: u64, seed: u64) -> Vec<Touch> {
 fn a_sampled_surface_is_near_the_exact_one_and_its_error_bars_hold_it() {
     let seed = fastrand::u64(..);
     let block_size = BlockSize::new(4096).expect("a good size");
-    let recording = Recording { touches: touches(200_000, seed), rate: 1.0, block_size };
+    let recording = Recording { touches: touches(200_000, seed), rate: 1.0, block_size, logged: Logged::default() };
     let (sizes, work) = (sizes(100_000), Work { is_shown: false });
     let exact = Surface::simulate(&recording, &sizes, 1.0, &work).expect("sizes that work");
     let sampled = Surface::simulate(&recording, &sizes, 0.1, &work).expect("sizes that work");
@@ -98,8 +100,8 @@ fn a_trace_too_large_to_be_kept_is_thinned_and_error_bars_hold_the_whole() {
 #[test]
 fn a_surface_without_an_ssd_counts_in_ram_what_one_with_an_ssd_counts_there() {
     let block_size = BlockSize::new(4096).expect("a good size");
-    let recording = Recording { touches: touches(50_000, 1), rate: 1.0, block_size };
-    let sizes = Sizes { ram_bytes: vec![8 << 20], ssd_bytes: vec![0, 64 << 20], ssd_write_budget: None };
+    let recording = Recording { touches: touches(50_000, 1), rate: 1.0, block_size, logged: Logged::default() };
+    let sizes = Sizes { ram_bytes: vec![8 << 20], ssd_bytes: vec![0, 64 << 20], ssd_write_budget: None, write: Mode::Back };
     let surface =
         Surface::simulate(&recording, &sizes, 1.0, &Work { is_shown: false }).expect("sizes that work");
     let [without, with] = surface.cells[..] else { panic!("two cells") };

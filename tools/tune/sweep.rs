@@ -63,7 +63,7 @@ impl Sweep<'_> {
             disk_reads_per_1000_requests: disk_reads * 1000.0 / survey.requests as f64,
             disk_bytes_read: disk_reads * block_size.bytes() as f64,
             ssd_bytes_written: cell.ssd_bytes_written,
-            index_bytes: cell.ssd_blocks * 20,
+            index_bytes: cell.index_bytes,
         }))
     }
 }

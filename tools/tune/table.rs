@@ -111,7 +111,7 @@ fn row(name: &str, one: &Candidate) -> Vec<String> {
     vec![
         name.into(),
         show_bytes(one.cell.ram_bytes),
-        show_bytes(one.index_bytes),
+        show_bytes(one.cell.index_bytes),
         if one.cell.ssd_bytes == 0 { unknown() } else { show_bytes(one.cell.ssd_bytes) },
         format!("{:.2} %", one.cell.disk_share * 100.0),
         show_us(one.read_mean_us),
