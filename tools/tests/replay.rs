@@ -99,18 +99,20 @@ fn a_settled_replay_counts_what_the_simulation_counts() {
     let ground = Playground::new();
     ground.file("t", &msr_lines(1500));
     let run = ["replay", "t", "--json", "--block-size", "4k", "--ram-blocks", "300", "--ssd-blocks", "8192"];
-    let hits = ["around", "through", "back"].map(|mode| {
+    let keys = ["references", "reads", "writes", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written"];
+    let counted = ["around", "through", "back", "back-ssd"].map(|mode| {
         let run = [&run[..], &["--write", mode]].concat();
         let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
         let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
-        for key in
-            ["references", "reads", "writes", "ram_hits", "ssd_hits", "disk_reads", "ssd_blocks_written"]
-        {
+        for key in [&keys[..], &["ssd_log_bytes_written"]].concat() {
             assert_eq!(with_data[key], without[key], "{key} with {mode}");
         }
-        count(&without, "ssd_hits")
+        [count(&without, "ssd_hits"), count(&without, "ssd_log_bytes_written")]
     });
+    let hits = counted.map(|[hits, _]| hits);
     assert!(hits[0] < hits[1] && hits[1] == hits[2], "only around keeps no copy: {hits:?}");
+    let logged = counted.map(|[_, bytes]| bytes);
+    assert!(logged[..3] == [0; 3] && logged[3] > 0, "only back-ssd has a log: {logged:?}");
 }
 
 #[test]
@@ -300,7 +302,7 @@ fn discards_and_flushes_are_done_and_every_byte_after_them_is_right_in_every_mod
 fn a_settled_replay_with_discards_of_whole_blocks_is_predicted_to_the_block() {
     let (ground, seed) = (Playground::new(), fastrand::u64(..));
     ground.file("t.csv", all_operations(2000, 4096, seed).as_bytes());
-    for mode in ["through", "back"] {
+    for mode in ["through", "back", "back-ssd"] {
         let tiers = ["--ram-blocks", "64", "--ssd-blocks", "128", "--block-size", "4k", "--shards", "2"];
         let run = ["replay", "t.csv", "--settle", "--predict", "--write", mode, "--json"];
         let report = json(&ground.terrace(&[&run[..], &tiers].concat()));

@@ -95,7 +95,12 @@ pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
     };
     probe_devices(args, live.block_size, &mut world)?;
     let constraints = constraints(args);
-    let cells: Vec<Cell> = live.outlooks.iter().map(|outlook| live.cell(outlook, world.write)).collect();
+    // Of volumes in several modes some have a log, unless it is asked what one mode would do for all.
+    let has_log = args.write.is_none_or(|mode| mode == Mode::BackSsd);
+    let log_bytes = live.log_bytes_a_day.filter(|_| has_log).unwrap_or(0.0);
+    let mode = if log_bytes > 0.0 { Mode::BackSsd } else { world.write };
+    let cells: Vec<Cell> =
+        live.outlooks.iter().map(|outlook| live.cell(outlook, mode, log_bytes)).collect();
     let choice = choose(&cells, &world, &constraints);
     let present = live.outlooks.iter().position(|outlook| outlook.is_present);
     let mut report = Report {
@@ -175,12 +180,11 @@ fn report_of(name: &str, service: &ServiceReport, args: &TuneArgs) -> Result<Rep
 }
 
 impl Live<'_> {
-    fn cell(&self, outlook: &OutlookReport, mode: Mode) -> Cell {
+    fn cell(&self, outlook: &OutlookReport, mode: Mode, log_bytes: f64) -> Cell {
         let block_bytes = self.block_size.bytes() as u64;
         let ssd_blocks = outlook.ssd_bytes / block_bytes;
         let layout = Geometry::for_blocks(self.block_size, ssd_blocks).ok();
         let clean = self.references_a_day.unwrap_or(0.0) * outlook.ssd_writes * block_bytes as f64;
-        let logged = self.log_bytes_a_day.filter(|_| layout.is_some() && mode == Mode::BackSsd);
         Cell {
             ram_bytes: outlook.ram_bytes,
             ssd_bytes: outlook.ssd_bytes,
@@ -191,7 +195,7 @@ impl Live<'_> {
             ram_share_error: outlook.read_ram_ratio_error,
             disk_share_error: outlook.read_disk_ratio_error,
             index_bytes: layout.as_ref().map_or(0, |layout| index_bytes(layout, mode)),
-            ssd_bytes_written: clean + logged.unwrap_or(0.0),
+            ssd_bytes_written: clean + if layout.is_some() { log_bytes } else { 0.0 },
             write_amplification: None,
         }
     }

@@ -244,6 +244,7 @@ impl Scrape {
             ("ssd_log_records", None, "Records written to the log of dirty blocks"),
             ssd.records_written,
         )?;
+        to.counter(("ssd_log_written", bytes(), "Bytes of these"), ssd.record_bytes_written)?;
         to.counter(
             ("ssd_destaged_blocks", None, "Blocks of the log that the disks have got"),
             ssd.blocks_destaged,
