@@ -24,7 +24,7 @@ mod lru_curve;
 use std::ops::Range;
 
 use foldhash::fast::FixedState;
-use terrace_tiers::block::{BlockId, BlockSize, SECTOR_BYTES, Version, VolumeId, mask};
+use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId, mask};
 use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, List, Side, Slot};
 use terrace_tiers::ssd::{Demote, DestageRun, NewCopy, SealPlan, SectorMask, Ssd};
 
@@ -52,6 +52,8 @@ pub struct Simulation {
     pinned_blocks: u64,
     /// From so many `pinned_blocks` on a write waits for write-back.
     pinned_blocks_max: u64,
+    /// Blocks that RAM does not keep when they may leave.
+    passing: Vec<BlockId>,
     /// Copies of blocks of this size that are to go to the log when those may leave.
     to_log: Vec<NewCopy>,
     /// So many at a time.
@@ -70,6 +72,15 @@ struct Below {
     left_early: Vec<Evicted>,
     /// The volumes of which the log has blocks.
     logged: Vec<VolumeId>,
+}
+
+/// Where what is written goes from RAM.
+enum Way {
+    Below,
+    /// The same, and RAM does not keep it.
+    Past,
+    /// These sectors, counted from the start of the first block on.
+    Log(Range<u64>),
 }
 
 /// One bit for each of them.
@@ -147,6 +158,7 @@ impl Simulation {
             set_aside: Vec::new(),
             pinned_blocks: 0,
             pinned_blocks_max: layout.dirty_high,
+            passing: Vec::new(),
             to_log: Vec::new(),
             log_run_max: (config.run_bytes_max / config.block_size.bytes()).max(1),
             block_size: config.block_size,
@@ -200,7 +212,7 @@ impl Simulation {
 
     /// A request that writes whole blocks, as in mode [`WriteMode::Through`] or [`WriteMode::Back`].
     pub fn write(&mut self, first: BlockId, count: u64, now_us: u64) {
-        self.write_blocks(first, count, None, now_us);
+        self.write_blocks(first, count, &Way::Below, now_us);
     }
 
     /// A request that writes these sectors, counted from the start of block `first` on, to a volume in this mode.
@@ -209,22 +221,16 @@ impl Simulation {
         let skipped = sectors.start / sectors_a_block;
         let first = BlockId::from_u64(first.as_u64() + skipped);
         let count = sectors.end.div_ceil(sectors_a_block) - skipped;
-        match mode {
-            WriteMode::Through | WriteMode::Back => self.write(first, count, now_us),
-            WriteMode::Around => {
-                self.write(first, count, now_us);
-                // It has gone through RAM, and others may have left for it.
-                self.discard(first, count);
-            }
-            WriteMode::BackSsd => {
-                let before = skipped * sectors_a_block;
-                self.write_blocks(first, count, Some(sectors.start - before..sectors.end - before), now_us);
-            }
-        }
+        let before = skipped * sectors_a_block;
+        let way = match mode {
+            WriteMode::Through | WriteMode::Back => Way::Below,
+            WriteMode::Around => Way::Past,
+            WriteMode::BackSsd => Way::Log(sectors.start - before..sectors.end - before),
+        };
+        self.write_blocks(first, count, &way, now_us);
     }
 
-    /// With `logged`, those sectors, counted from the start of the first block on, go to the log.
-    fn write_blocks(&mut self, first: BlockId, count: u64, logged: Option<Range<u64>>, now_us: u64) {
+    fn write_blocks(&mut self, first: BlockId, count: u64, way: &Way, now_us: u64) {
         self.request += 1;
         self.now_us = now_us;
         for number in 0..count {
@@ -238,8 +244,10 @@ impl Simulation {
             for ssd in self.below.iter_mut().filter_map(|below| below.ssd.as_mut()) {
                 ssd.void(block, Version::ZERO.next(), terrace_tiers::ssd::VoidMark::Exact);
             }
-            if let Some(sectors) = &logged {
-                self.to_log.push(self.copy_of(block, number, sectors));
+            match way {
+                Way::Below => {}
+                Way::Past => self.passing.push(block),
+                Way::Log(sectors) => self.to_log.push(self.copy_of(block, number, sectors)),
             }
         }
         self.settle();
@@ -330,6 +338,10 @@ impl Simulation {
             self.below.iter_mut().for_each(|below| below.log(copies, self.now_us));
         }
         self.to_log.clear();
+        for block in self.passing.drain(..) {
+            let index = shard_index(&self.hasher, block, self.shards.len());
+            self.shards[index].remove(block);
+        }
         for (index, slot) in self.set_aside.drain(..) {
             self.shards[index].policy.release(slot);
         }

@@ -24,7 +24,7 @@ fn config(files: &Files, ram_blocks: u64, ssd_blocks: u64, shards: u32) -> Confi
 }
 
 /// What both count; operations and bytes depend on how requests were merged.
-fn counted(stats: &Stats) -> [u64; 11] {
+fn counted(stats: &Stats) -> [u64; 10] {
     [
         stats.references,
         stats.read_ram_hits,
@@ -35,7 +35,6 @@ fn counted(stats: &Stats) -> [u64; 11] {
         stats.ssd.blocks_reinserted,
         stats.ssd.evicted_blocks,
         stats.ssd.cached_blocks,
-        stats.ssd.records_written,
         stats.ssd.blocks_destaged,
     ]
 }

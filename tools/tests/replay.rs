@@ -104,14 +104,16 @@ fn a_settled_replay_counts_what_the_simulation_counts() {
         let run = [&run[..], &["--write", mode]].concat();
         let with_data = json(&ground.terrace(&[&run[..], &["--settle"]].concat()));
         let without = json(&ground.terrace(&[&run[..], &["--simulate"]].concat()));
-        for key in [&keys[..], &["ssd_log_bytes_written"]].concat() {
+        for key in keys {
             assert_eq!(with_data[key], without[key], "{key} with {mode}");
         }
-        [count(&without, "ssd_hits"), count(&without, "ssd_log_bytes_written")]
+        // Where a write waited for room in RAM what it had written until then may go to the log by itself.
+        let logged = [&with_data, &without].map(|report| count(report, "ssd_log_bytes_written"));
+        assert!(logged[0].abs_diff(logged[1]) <= logged[1] / 50, "{logged:?} bytes in the log with {mode}");
+        [count(&without, "ssd_hits"), logged[1]]
     });
-    let hits = counted.map(|[hits, _]| hits);
+    let [hits, logged] = [0, 1].map(|index| counted.map(|one| one[index]));
     assert!(hits[0] < hits[1] && hits[1] == hits[2], "only around keeps no copy: {hits:?}");
-    let logged = counted.map(|[_, bytes]| bytes);
     assert!(logged[..3] == [0; 3] && logged[3] > 0, "only back-ssd has a log: {logged:?}");
 }
 
