@@ -24,7 +24,7 @@ fn config(files: &Files, ram_blocks: u64, ssd_blocks: u64, shards: u32) -> Confi
 }
 
 /// What both count; operations and bytes depend on how requests were merged.
-fn counted(stats: &Stats) -> [u64; 10] {
+fn counted(stats: &Stats) -> [u64; 12] {
     [
         stats.references,
         stats.read_ram_hits,
@@ -36,6 +36,8 @@ fn counted(stats: &Stats) -> [u64; 10] {
         stats.ssd.evicted_blocks,
         stats.ssd.cached_blocks,
         stats.ssd.blocks_destaged,
+        stats.ssd.records_written,
+        stats.ssd.record_bytes_written,
     ]
 }
 

@@ -438,16 +438,16 @@ impl Dirty {
         run
     }
 
-    /// Takes up to `count` waiting blocks for the log, from the cursor on and round: there neighbours gain nothing.
+    /// Takes up to `count` waiting blocks for the log, from the cursor on and round, in ascending order: there neighbours
+    /// gain nothing, and what goes together is one record.
     pub(super) fn take_any(&mut self, count: usize) -> Vec<u64> {
-        let mut taken: Vec<u64> = self.waiting.range(self.cursor..).take(count).copied().collect();
-        if taken.is_empty() {
-            taken.extend(self.waiting.iter().take(count));
-        }
+        let round = self.waiting.range(self.cursor..).chain(self.waiting.range(..self.cursor));
+        let mut taken: Vec<u64> = round.take(count).copied().collect();
         for number in &taken {
             self.waiting.remove(number);
         }
         self.cursor = taken.last().map_or(self.cursor, |last| last + 1);
+        taken.sort_unstable();
         taken
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use terrace::{BlockSize, RamSize, SsdSize, WriteMode};
+use terrace::{BlockSize, RamSize, SsdSize};
 
 use super::live::LiveArgs;
 use super::pace::{Pace, Speed};

@@ -53,7 +53,7 @@ fn ratio(curve: &[CurvePoint], bytes: u64) -> f64 {
 mod tests {
     use terrace::{BlockId, BlockSize};
 
-    use super::super::load::Touch;
+    use super::super::load::{Logged, Touch};
     use super::*;
 
     /// Popular blocks, and scans in between.
