@@ -138,13 +138,8 @@ impl Simulation {
         assert!(ssds.len() <= BELOW_MAX, "{} SSD tiers below one RAM tier", ssds.len());
         let layout = config.ram_layout()?;
         let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
-        let below = |ssd| Below {
-            ssd,
-            read_ssd_hits: 0,
-            disk_reads: 0,
-            left_early: Vec::new(),
-            logged: Vec::new(),
-        };
+        let below =
+            |ssd| Below { ssd, read_ssd_hits: 0, disk_reads: 0, left_early: Vec::new(), logged: Vec::new() };
         let simulated = |ssd: &SsdConfig| {
             let geometry = ssd.geometry_without_file(config.block_size)?;
             Ok(below(Some(Ssd::simulated(geometry, ssd.policy.clone()))))

@@ -7,8 +7,8 @@ use clap::Args;
 use terrace::BlockSize;
 
 use super::plan::{
-    Address, CachePlan, ExportPlan, HttpAddress, LimitsPlan, LogLevel, Plan, SOCKET_MODE, StaleSsd,
-    TlsPlan, name_of, parse_permissions,
+    Address, CachePlan, ExportPlan, HttpAddress, LimitsPlan, LogLevel, Plan, SOCKET_MODE, StaleSsd, TlsPlan,
+    name_of, parse_permissions,
 };
 use crate::failure::{Failure, Result};
 use crate::man::VERBATIM;

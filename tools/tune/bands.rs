@@ -65,10 +65,21 @@ mod tests {
             } else {
                 (random.f64().powi(3) * 40_000.0) as u64
             };
-            Touch { first: BlockId::from_u64(id), count: 1, is_write: false, skipped_pages: [0, 0], time_us: step }
+            Touch {
+                first: BlockId::from_u64(id),
+                count: 1,
+                is_write: false,
+                skipped_pages: [0, 0],
+                time_us: step,
+            }
         };
         let block_size = BlockSize::new(4096).expect("a good size");
-        Recording { touches: (0..200_000).map(touch).collect(), rate: 1.0, block_size, logged: Logged::default() }
+        Recording {
+            touches: (0..200_000).map(touch).collect(),
+            rate: 1.0,
+            block_size,
+            logged: Logged::default(),
+        }
     }
 
     #[test]

@@ -339,7 +339,12 @@ mod tests {
             skipped_pages: [0, 0],
             time_us: step,
         };
-        let whole = Recording { touches: (0..5000).map(touch).collect(), rate: 1.0, block_size, logged: Logged::default() };
+        let whole = Recording {
+            touches: (0..5000).map(touch).collect(),
+            rate: 1.0,
+            block_size,
+            logged: Logged::default(),
+        };
         let sampled = whole.sampled(0.2, 4);
         let taken = Sample::new(0.2, 4);
         let wanted: Vec<(BlockId, bool, u64)> = whole

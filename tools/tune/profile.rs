@@ -188,7 +188,8 @@ mod tests {
             time_us: step,
         });
         let block_size = BlockSize::new(4096).expect("a good size");
-        let recording = Recording { touches: touches.collect(), rate: 1.0, block_size, logged: Logged::default() };
+        let recording =
+            Recording { touches: touches.collect(), rate: 1.0, block_size, logged: Logged::default() };
         for by_time in [true, false] {
             let windows = windows(&recording.dense(), &recording, by_time);
             assert_eq!(windows.len(), WINDOWS);

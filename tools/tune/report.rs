@@ -261,7 +261,12 @@ fn sizes_to_try(args: &TuneArgs, footprint_bytes: u64) -> Result<Sizes> {
         sizes.sort_unstable();
         sizes.dedup();
     }
-    Ok(Sizes { ram_bytes, ssd_bytes, ssd_write_budget: args.ssd_write_budget, write: args.write.unwrap_or_default() })
+    Ok(Sizes {
+        ram_bytes,
+        ssd_bytes,
+        ssd_write_budget: args.ssd_write_budget,
+        write: args.write.unwrap_or_default(),
+    })
 }
 
 fn variants(

@@ -63,7 +63,8 @@ fn touches(count: u64, seed: u64) -> Vec<Touch> {
 fn a_sampled_surface_is_near_the_exact_one_and_its_error_bars_hold_it() {
     let seed = fastrand::u64(..);
     let block_size = BlockSize::new(4096).expect("a good size");
-    let recording = Recording { touches: touches(200_000, seed), rate: 1.0, block_size, logged: Logged::default() };
+    let recording =
+        Recording { touches: touches(200_000, seed), rate: 1.0, block_size, logged: Logged::default() };
     let (sizes, work) = (sizes(100_000), Work { is_shown: false });
     let exact = Surface::simulate(&recording, &sizes, 1.0, &work).expect("sizes that work");
     let sampled = Surface::simulate(&recording, &sizes, 0.1, &work).expect("sizes that work");
@@ -101,11 +102,11 @@ fn a_trace_too_large_to_be_kept_is_thinned_and_error_bars_hold_the_whole() {
 fn what_goes_to_a_log_is_told_by_samples_as_by_the_whole() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut text = String::from("operation,offset,bytes\n");
-    for _ in 0..20_000 {
+    let mut text = String::from("time_ns,volume,operation,offset,bytes\n");
+    for time in 0..20_000 {
         let operation = if random.u8(..2) == 0 { "W" } else { "R" };
         let sector = (random.f64().powi(2) * 100_000.0) as u64;
-        text += &format!("{operation},{},{}\n", sector * 512, random.u64(1..300) * 512);
+        text += &format!("{time},0,{operation},{},{}\n", sector * 512, random.u64(1..300) * 512);
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), text).expect("a file of ours can be written");
@@ -115,15 +116,22 @@ fn what_goes_to_a_log_is_told_by_samples_as_by_the_whole() {
         let sizes = Sizes { write, ..sizes.clone() };
         Surface::simulate(&recording, &sizes, rate, &work).expect("sizes that work").cells
     };
-    let (back, exact, sampled) = (surface(Mode::Back, 1.0), surface(Mode::BackSsd, 1.0), surface(Mode::BackSsd, 0.3));
+    let (back, exact, sampled) =
+        (surface(Mode::Back, 1.0), surface(Mode::BackSsd, 1.0), surface(Mode::BackSsd, 0.3));
     let logged = recording.logged.record_bytes as f64;
     for (index, exact) in exact.iter().enumerate().filter(|(_, cell)| cell.ssd_bytes > 0) {
         let near = |bytes: f64, wanted: f64| (bytes / wanted - 1.0).abs() < 0.05;
         let of_log = exact.ssd_bytes_written - back[index].ssd_bytes_written;
         assert!(near(of_log, logged), "seed {seed}: {of_log} went to the log, not {logged}");
-        assert!(near(sampled[index].ssd_bytes_written, exact.ssd_bytes_written), "seed {seed}: {sampled:?}, {exact:?}");
+        assert!(
+            near(sampled[index].ssd_bytes_written, exact.ssd_bytes_written),
+            "seed {seed}: {sampled:?}, {exact:?}"
+        );
         assert!((exact.disk_share - back[index].disk_share).abs() < 0.01, "seed {seed}: {exact:?}");
-        assert!(exact.index_bytes > back[index].index_bytes && exact.write_amplification > Some(1.0), "{exact:?}");
+        assert!(
+            exact.index_bytes > back[index].index_bytes && exact.write_amplification > Some(1.0),
+            "{exact:?}"
+        );
     }
     assert_eq!(exact[0].ssd_bytes_written, 0.0, "there is no SSD");
 }
@@ -131,8 +139,14 @@ fn what_goes_to_a_log_is_told_by_samples_as_by_the_whole() {
 #[test]
 fn a_surface_without_an_ssd_counts_in_ram_what_one_with_an_ssd_counts_there() {
     let block_size = BlockSize::new(4096).expect("a good size");
-    let recording = Recording { touches: touches(50_000, 1), rate: 1.0, block_size, logged: Logged::default() };
-    let sizes = Sizes { ram_bytes: vec![8 << 20], ssd_bytes: vec![0, 64 << 20], ssd_write_budget: None, write: Mode::Back };
+    let recording =
+        Recording { touches: touches(50_000, 1), rate: 1.0, block_size, logged: Logged::default() };
+    let sizes = Sizes {
+        ram_bytes: vec![8 << 20],
+        ssd_bytes: vec![0, 64 << 20],
+        ssd_write_budget: None,
+        write: Mode::Back,
+    };
     let surface =
         Surface::simulate(&recording, &sizes, 1.0, &Work { is_shown: false }).expect("sizes that work");
     let [without, with] = surface.cells[..] else { panic!("two cells") };
