@@ -24,9 +24,9 @@ mod lru_curve;
 use std::ops::Range;
 
 use foldhash::fast::FixedState;
-use terrace_tiers::block::{BlockId, BlockSize, Version, VolumeId, mask};
+use terrace_tiers::block::{BlockId, BlockSize, Version, mask};
 use terrace_tiers::ram::arc_policy::{Access, ArcPolicy, Evicted, List, Side, Slot};
-use terrace_tiers::ssd::{Demote, DestageRun, NewCopy, SealPlan, SectorMask, Ssd};
+use terrace_tiers::ssd::{Demote, NewCopy, SealPlan, SectorMask, Ssd};
 
 use crate::cache::shard_index;
 use crate::config::{Config, SsdConfig, WriteMode};
@@ -70,8 +70,6 @@ struct Below {
     disk_reads: u64,
     /// Blocks that left RAM before the request that reads them had their bytes: they go to the SSD with its end.
     left_early: Vec<Evicted>,
-    /// The volumes of which the log has blocks.
-    logged: Vec<VolumeId>,
 }
 
 /// Where what is written goes from RAM.
@@ -138,8 +136,7 @@ impl Simulation {
         assert!(ssds.len() <= BELOW_MAX, "{} SSD tiers below one RAM tier", ssds.len());
         let layout = config.ram_layout()?;
         let shard = |index| SimulatedShard::new(layout.shard_capacity(index));
-        let below =
-            |ssd| Below { ssd, read_ssd_hits: 0, disk_reads: 0, left_early: Vec::new(), logged: Vec::new() };
+        let below = |ssd| Below { ssd, read_ssd_hits: 0, disk_reads: 0, left_early: Vec::new() };
         let simulated = |ssd: &SsdConfig| {
             let geometry = ssd.geometry_without_file(config.block_size)?;
             Ok(below(Some(Ssd::simulated(geometry, ssd.policy.clone()))))
@@ -383,11 +380,6 @@ impl Below {
 
     /// These blocks go to the log; when it is full, what it has goes below first.
     fn log(&mut self, mut copies: &[NewCopy], now_us: u64) {
-        for copy in copies {
-            if !self.logged.contains(&copy.block.volume()) {
-                self.logged.push(copy.block.volume());
-            }
-        }
         let mut is_drained = false;
         while !copies.is_empty() {
             let Some(ssd) = &mut self.ssd else { return };
@@ -406,24 +398,9 @@ impl Below {
         }
     }
 
-    /// What the log has goes below.
-    fn destage(&mut self) {
-        let Some(ssd) = &mut self.ssd else { return };
-        for volume in self.logged.drain(..) {
-            loop {
-                let run = match ssd.plan_destage(volume, None, None, 0, usize::MAX) {
-                    DestageRun::Write(run) if !run.is_empty() => run,
-                    _ => break,
-                };
-                run.iter().for_each(|read| ssd.finish_destage(read));
-            }
-            ssd.retire_unneeded();
-        }
-    }
-
     fn settle(&mut self) {
-        self.destage();
         let Some(ssd) = &mut self.ssd else { return };
+        ssd.settle_simulated_log();
         ssd.settle_simulated_journal();
         while let Some(plan) = ssd.plan_reclaim() {
             let entries = ssd.simulated_entries(&plan);

@@ -257,6 +257,16 @@ impl Ssd {
         }
     }
 
+    /// What a simulated tier does in place of destaging: the backing stores have all that the log has.
+    pub fn settle_simulated_log(&mut self) {
+        assert!(self.is_simulated, "what is in a log on a device goes below before it is let go");
+        for (epoch, block) in self.dirty.all_dirty() {
+            self.stats.blocks_destaged +=
+                u64::from(self.dirty.destaged(block, epoch, Version::from_u64(u64::MAX)));
+        }
+        self.retire_unneeded();
+    }
+
     /// Gives segments back that nothing keeps; they are free when the journal is durable. Whether there were any.
     pub fn retire_unneeded(&mut self) -> bool {
         // What is in the log tells which copies are old that summaries name, now or to the next opening.

@@ -57,6 +57,31 @@ fn constraints_are_kept_and_a_trace_without_times_is_asked_for_its_length() {
 }
 
 #[test]
+fn each_mode_of_writing_has_its_own_hits_wear_and_latency() {
+    let ground = Playground::new();
+    ground.file("t", &lines(20_000));
+    let sizes = ["--block-size", "4k", "--ram-sizes", "1MiB", "--ssd-sizes", "16MiB", "--json"];
+    let tuned = ["around", "through", "back", "back-ssd"].map(|mode| {
+        let report = json(&ground.terrace(&[&["tune", "t", "--write", mode], &sizes[..]].concat()));
+        assert_eq!(report["world"]["write"], mode);
+        let taken = &report["recommendation"];
+        let number = |key: &str| taken[key].as_f64().expect("a number");
+        [number("disk_share"), number("ssd_bytes_written"), number("write_mean_us"), number("index_bytes")]
+    });
+    let [around, through, back, log] = tuned;
+    assert!(around[0] > through[0] && through[0] == back[0], "no tier keeps what goes around: {tuned:?}");
+    assert_eq!(through[1..2], back[1..2], "only a log takes writes");
+    // 2500 writes of a page, each with the page that says where it is.
+    let logged = log[1] - back[1];
+    assert!((logged / (2500.0 * 8192.0) - 1.0).abs() < 0.01, "{logged} bytes went to the log");
+    assert!(
+        around[2] == through[2] && through[2] > back[2] && back[2] == log[2],
+        "who waits for the disk: {tuned:?}"
+    );
+    assert!(log[3] > back[3], "a log has books of its own: {tuned:?}");
+}
+
+#[test]
 fn a_replay_proves_the_prediction_in_the_same_report() {
     let ground = Playground::new();
     ground.file("t", &lines(4000));

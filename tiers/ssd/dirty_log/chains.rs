@@ -219,7 +219,8 @@ impl Chains {
         *self.slot_mut(id.0) = Slot { older: self.first_free, ..Slot::FREE };
         self.first_free = id.0;
         self.len -= 1;
-        if self.len == 0 {
+        // A log that is emptied after each write keeps its first chunk.
+        if self.len == 0 && self.chunks.len() > 1 {
             *self = Self::new(self.size);
         }
     }

@@ -344,6 +344,11 @@ impl DirtyLog {
         self.order.run(epoch, from, count)
     }
 
+    /// All dirty blocks, each with the epoch in which it goes below.
+    pub(super) fn all_dirty(&self) -> Vec<(u64, BlockId)> {
+        self.order.blocks().collect()
+    }
+
     fn copies_of(&self, block: BlockId) -> Copies {
         self.chains.ids(block).map(|id| self.chains.copy(id)).collect()
     }

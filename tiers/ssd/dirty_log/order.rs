@@ -14,6 +14,13 @@ const EPOCH_BYTES: usize = 256;
 
 const BITS: u64 = u64::BITS as u64;
 
+/// The ids that these words have.
+fn ids<'a>(words: impl Iterator<Item = (&'a u64, &'a u64)>) -> impl Iterator<Item = u64> {
+    words.flat_map(|(&at, &word)| {
+        (0..BITS).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * BITS + bit)
+    })
+}
+
 #[derive(Default)]
 struct Epoch {
     count: usize,
@@ -87,18 +94,22 @@ impl DestageOrder {
     /// From `from` on, the first run of neighbours of this epoch, at most `count`.
     pub(super) fn run(&self, epoch: u64, from: BlockId, count: usize) -> Vec<BlockId> {
         let Some(epoch) = self.epochs.get(&(from.volume(), epoch)) else { return Vec::new() };
-        let words = epoch.words.range(from.as_u64() / BITS..);
-        let ids = words.flat_map(|(&at, &word)| {
-            (0..BITS).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * BITS + bit)
-        });
+        let known = ids(epoch.words.range(from.as_u64() / BITS..));
         let mut run: Vec<BlockId> = Vec::new();
-        for id in ids.skip_while(|&id| id < from.as_u64()).take(count) {
+        for id in known.skip_while(|&id| id < from.as_u64()).take(count) {
             if run.last().is_some_and(|last| last.as_u64() + 1 != id) {
                 break;
             }
             run.push(BlockId::from_u64(id));
         }
         run
+    }
+
+    /// All blocks, each with its epoch.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (u64, BlockId)> + '_ {
+        self.epochs
+            .iter()
+            .flat_map(|((_, epoch), known)| ids(known.words.iter()).map(|id| (*epoch, BlockId::from_u64(id))))
     }
 
     fn of(&self, volume: VolumeId) -> impl DoubleEndedIterator<Item = (u64, &Epoch)> {
