@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use terrace_tiers::block::BlockId;
 
-use crate::cache::{Cache, Reference, Tap, TapHandle};
-use crate::config::{Config, RamSize, SsdConfig, SsdSize};
+use crate::cache::{Cache, Reference, ReferenceKind, Tap, TapHandle};
+use crate::config::{Config, RamSize, SsdConfig, SsdSize, WriteMode};
 use crate::error::Result;
 use crate::sample::place;
 use crate::simulate::Simulation;
@@ -347,7 +347,7 @@ impl Miniatures {
         let (seen_before, mut sampled) = (self.seen, sampled.peekable());
         let mut batch = Batch::Whole;
         while let Some(reference) = sampled.next() {
-            self.reference(reference.block, reference.is_write);
+            self.reference(reference);
             if is_time() && sampled.peek().is_some() {
                 batch = Batch::Cut;
                 break;
@@ -358,15 +358,15 @@ impl Miniatures {
         batch
     }
 
-    fn reference(&mut self, block: BlockId, is_write: bool) {
-        let now_us = self.config.clock.now_us();
+    fn reference(&mut self, Reference { block, kind }: Reference) {
+        let (now_us, whole) = (self.config.clock.now_us(), 0..self.config.block_size.sectors() as u64);
         for ram in &mut self.rams {
             let part = part_of(block, ram.parts.len());
             let simulation = &mut ram.parts[part].simulation;
-            if is_write {
-                simulation.write(block, 1, now_us);
-            } else {
-                simulation.read(block, 1, now_us);
+            match kind {
+                ReferenceKind::Read => simulation.read(block, 1, now_us),
+                ReferenceKind::Write => simulation.write(block, 1, now_us),
+                ReferenceKind::Pass => simulation.write_in(WriteMode::Around, block, whole.clone(), now_us),
             }
         }
         self.seen += 1;

@@ -110,7 +110,7 @@ pub use place::BlockPlace;
 pub use record::RecordStatus;
 pub use resize::RamResized;
 pub use resize_ssd::SsdResized;
-pub(crate) use tap::{Reference, Tap};
+pub(crate) use tap::{Reference, ReferenceKind, Tap};
 pub use volume::{DiscardFuture, FlushFuture, ReadFuture, Volume, WriteFuture};
 
 use dirty::VolumeState;

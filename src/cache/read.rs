@@ -15,6 +15,7 @@ use super::dirty::VolumeState;
 use super::fill::{PlannedFill, Runner, Source};
 use super::index::{Found, Shard};
 use super::ssd::OnSsd;
+use super::tap::ReferenceKind;
 use super::{Inner, Result};
 use crate::error::{Error, TierError};
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -237,7 +238,7 @@ impl Inner {
             }
             frame
         };
-        self.tap.note(block, false);
+        self.tap.note(block, ReferenceKind::Read);
         let answer = Answer { ram_blocks: 1, ..Answer::default() };
         Some(Blocks { parts: smallvec![BlockRef::new(frame, start, end)], answer })
     }
@@ -256,7 +257,7 @@ impl Inner {
         for piece in pieces() {
             // One may have left since: then those before it count twice.
             let frame = self.shard(piece.block).hit(piece.block, piece.sectors())?;
-            self.tap.note(piece.block, false);
+            self.tap.note(piece.block, ReferenceKind::Read);
             blocks.parts.push(BlockRef::new(frame, piece.bytes.start, piece.bytes.end));
             blocks.answer.ram_blocks += 1;
         }
@@ -325,7 +326,7 @@ impl Inner {
         piece: &Piece,
         planning: &mut Planning<'_>,
     ) {
-        self.tap.note(piece.block, false);
+        self.tap.note(piece.block, ReferenceKind::Read);
         let mut shard = self.shard(piece.block);
         let (found, departed) = shard.find(piece.block, piece.sectors());
         if let Some(departed) = departed {

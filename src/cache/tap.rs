@@ -17,7 +17,15 @@ const QUEUE_MAX: usize = 16 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub(crate) block: BlockId,
-    pub(crate) is_write: bool,
+    pub(crate) kind: ReferenceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReferenceKind {
+    Read,
+    Write,
+    /// In mode `around`.
+    Pass,
 }
 
 pub(crate) struct Tap {
@@ -42,10 +50,10 @@ impl Tap {
     }
 
     #[inline]
-    pub(super) fn note(&self, block: BlockId, is_write: bool) {
+    pub(super) fn note(&self, block: BlockId, kind: ReferenceKind) {
         let limit = self.limit.load(Ordering::Relaxed);
         if limit > 0 && place(block, 0) < limit {
-            self.take(Reference { block, is_write });
+            self.take(Reference { block, kind });
         }
     }
 

@@ -31,6 +31,7 @@ use super::dirty::VolumeState;
 use super::fill::Runner;
 use super::index::Shard;
 use super::read::{Call, Piece, Wanted, pieces};
+use super::tap::ReferenceKind;
 use super::{Inner, Result};
 use crate::config::WriteMode;
 use crate::error::{Error, TierError};
@@ -251,7 +252,8 @@ impl Inner {
             return Err(wait);
         }
         let Ok((slot, departed)) = shard.find_for_write(block) else { return Err(Wait::Victim(observed)) };
-        self.tap.note(block, true);
+        let passes = volume.mode() == WriteMode::Around;
+        self.tap.note(block, if passes { ReferenceKind::Pass } else { ReferenceKind::Write });
         if let Some(departed) = departed {
             self.demote(departed);
         }

@@ -1,6 +1,7 @@
 //! Samples against all blocks, and against a simulation of them.
 
 use terrace_tiers::block::VolumeId;
+use terrace_tiers::testing::MemoryDevice;
 
 use super::*;
 
@@ -13,23 +14,28 @@ fn config() -> Config {
     config
 }
 
-/// Blocks of which a few are wanted often; every fifth reference writes.
-fn references(count: usize, seed: u64) -> impl Iterator<Item = (BlockId, bool)> {
+/// Blocks of which a few are wanted often; every fifth reference writes, and half of those go past the tiers.
+fn references(count: usize, seed: u64) -> impl Iterator<Item = Reference> {
     let mut random = fastrand::Rng::with_seed(seed);
     let volume = VolumeId::new(1);
     (0..count).map(move |_| {
         let number = (20_000.0 * random.f64().powi(3)) as u64;
-        (BlockId::new(volume, number), random.u8(..5) == 0)
+        let kind = match random.u8(..10) {
+            0 => ReferenceKind::Write,
+            1 => ReferenceKind::Pass,
+            _ => ReferenceKind::Read,
+        };
+        Reference { block: BlockId::new(volume, number), kind }
     })
 }
 
 fn outlooks_at(rate: f64, seed: u64) -> Vec<Outlook> {
     let mut miniatures = Miniatures::at_rate(&config(), rate).expect("the sizes work");
     let limit = (rate * 2f64.powi(64)) as u64;
-    for (block, is_write) in references(REFERENCES, seed) {
+    for reference in references(REFERENCES, seed) {
         miniatures.total += 1;
-        if crate::sample::place(block, 0) < limit {
-            miniatures.reference(block, is_write);
+        if crate::sample::place(reference.block, 0) < limit {
+            miniatures.reference(reference);
             miniatures.turn_window();
         }
     }
@@ -43,12 +49,19 @@ fn with_all_blocks_sampled_the_size_that_is_there_is_simulated_exactly() {
     let mut whole = Simulation::new(&config()).expect("the sizes work");
     let window = Miniatures::at_rate(&config(), 1.0).expect("the sizes work").window as usize;
     let mut then = whole.stats();
-    for (index, (block, is_write)) in references(REFERENCES, seed).enumerate() {
+    for (index, Reference { block, kind }) in references(REFERENCES, seed).enumerate() {
         // The ratios are of what came since the window before the last one began.
         if index == (REFERENCES / window - 1) * window {
             then = whole.stats();
         }
-        if is_write { whole.write(block, 1, 0) } else { whole.read(block, 1, 0) }
+        match kind {
+            ReferenceKind::Read => whole.read(block, 1, 0),
+            ReferenceKind::Write => whole.write(block, 1, 0),
+            ReferenceKind::Pass => {
+                whole.write(block, 1, 0);
+                whole.discard(block, 1);
+            }
+        }
     }
     let stats = whole.stats();
     let outlooks = outlooks_at(1.0, seed);
@@ -129,7 +142,7 @@ fn halving_ends_where_hits_would_be_chance() {
 #[test]
 fn a_batch_that_takes_too_long_is_cut_and_stands_for_as_many_as_its_rate_says() {
     let mut miniatures = Miniatures::at_rate(&config(), 0.25).expect("the sizes work");
-    let sampled = || references(100, 1).map(|(block, is_write)| Reference { block, is_write });
+    let sampled = || references(100, 1);
     let after = |count| {
         let mut asked = 0;
         move || {
@@ -145,4 +158,21 @@ fn a_batch_that_takes_too_long_is_cut_and_stands_for_as_many_as_its_rate_says() 
     // Of references of which some found the queue full nobody knows how many they were.
     assert_eq!(miniatures.take(sampled(), None, || false), Batch::Whole);
     assert_eq!((miniatures.seen, miniatures.total), (210, 1440));
+}
+
+#[test]
+fn a_cache_says_of_each_reference_whether_the_tiers_keep_it() {
+    let cache = Cache::open(&Config { ssd: None, ..config() }).expect("the cache opens");
+    let tap = cache.tap();
+    tap.with(|tap, _| tap.set_rate(1.0)).expect("the cache is open");
+    let mut kinds = Vec::new();
+    for mode in [WriteMode::Through, WriteMode::Back, WriteMode::Around] {
+        let disk = Arc::new(MemoryDevice::new(1 << 20));
+        let volume = cache.attach(&format!("{mode:?}"), disk, mode).expect("the volume attaches");
+        volume.write(0, &[1; 16 << 10]).expect("a memory device never fails");
+        volume.read_ref(0, 1).expect("a memory device never fails");
+        kinds.extend(std::iter::from_fn(|| tap.with(|tap, _| tap.next()).flatten()).map(|taken| taken.kind));
+    }
+    use ReferenceKind::{Pass, Read, Write};
+    assert_eq!(kinds, [Write, Read, Write, Read, Pass, Read]);
 }
