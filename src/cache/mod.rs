@@ -11,6 +11,7 @@
 //! | `write`     | puts bytes into RAM, makes writers wait when too much is dirty                |
 //! | `dirty`     | what of a volume is not durable below                                         |
 //! | `writeback` | writes dirty blocks below                                                     |
+//! | `pump`      | what of them next, and at which pace                                          |
 //! | `flush`     | syncs and flushes                                                             |
 //! | `fence`     | keeps write-back off a range while it is discarded or forgotten               |
 //! | `discard`   | zeros from now on, given back below                                           |
@@ -70,6 +71,7 @@ mod log;
 mod mark;
 mod mode;
 mod place;
+mod pump;
 mod quiet;
 mod read;
 mod reclaim;

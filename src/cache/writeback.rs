@@ -8,9 +8,6 @@
 //!   was planned.
 //! - A write that fails makes its blocks dirty again. So does one that overlaps a sync that failed: what it gave to the
 //!   device may have been dropped (rule 7).
-//!
-//! Pace: nothing for `writeback_delay`, then one run at a time while blocks are dirty, two above the low mark, all
-//! threads while someone waits. Never "when idle", never all at once.
 
 use std::sync::Arc;
 
@@ -23,9 +20,7 @@ use super::fence::Swept;
 use super::fill::Runner;
 use super::flush::FlushDone;
 use super::index::Shard;
-use super::log::LoggedGroups;
 use super::mode::Route;
-use super::ssd::SsdTier;
 use super::write::WriteWaiter;
 use super::{Inner, Result};
 use crate::config::WriteMode;
@@ -75,7 +70,7 @@ pub(super) struct Group {
 
 impl Inner {
     /// Takes those of `numbers` (ascending) that are dirty and not being written.
-    fn take_group(&self, volume: &VolumeState, numbers: &[u64]) -> Group {
+    pub(super) fn take_group(&self, volume: &VolumeState, numbers: &[u64]) -> Group {
         let route = volume.begin_route();
         let mut group = Group {
             blocks: Vec::with_capacity(numbers.len()),
@@ -134,7 +129,7 @@ impl Inner {
     }
 
     /// Writes a group below, on this thread, and finishes it.
-    fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
+    pub(super) fn run_group(self: &Arc<Self>, volume: &Arc<VolumeState>, group: Group, priority: Priority) {
         if group.is_logged {
             return self.log_group(volume, group, priority);
         }
@@ -158,7 +153,7 @@ impl Inner {
     }
 
     /// The same of what may go below now.
-    fn submit_runs(
+    pub(super) fn submit_runs(
         self: &Arc<Self>,
         volume: &Arc<VolumeState>,
         group: Group,
@@ -368,156 +363,6 @@ impl Inner {
             }
         }
     }
-
-    /// Keeps as many runs of the volume under way as its pace asks for.
-    pub(super) fn pump(self: &Arc<Self>, volume: &Arc<VolumeState>) {
-        self.start_discards(volume);
-        loop {
-            let (work, priority) = {
-                let mut dirty = volume.dirty.lock();
-                dirty.take_held_back();
-                let Some(priority) = self.pace(&dirty) else { return };
-                let Some(work) = self.take_work(volume, &mut dirty) else {
-                    dirty.is_due = false;
-                    return;
-                };
-                (work, priority)
-            };
-            // A slow disk must not hold up what goes to the SSD.
-            let ssd = self.ssd().filter(|_| volume.mode() == WriteMode::BackSsd);
-            let lane = ssd.as_ref().map_or(&volume.lane, |ssd| &ssd.lane);
-            let (inner, volume_again) = (self.clone(), volume.clone());
-            lane.task(priority, Box::new(move || inner.run_work(&volume_again, work, priority)));
-        }
-    }
-
-    /// Runs on this thread what of `epoch` waits for the log: the caller would only wait, and the log takes blocks in any
-    /// order, so that no queue could sort or merge them.
-    pub(super) fn log_here(self: &Arc<Self>, volume: &Arc<VolumeState>, epoch: u64) {
-        loop {
-            let mut dirty = volume.dirty.lock();
-            let is_over = dirty.is_written(epoch);
-            let Some(work) = (!is_over).then(|| self.take_work(volume, &mut dirty)).flatten() else { return };
-            drop(dirty);
-            self.run_work(volume, work, Priority::Awaited);
-        }
-    }
-
-    /// Has blocks written below that were taken to go to the log, which has nothing of them that is not there.
-    pub(super) fn write_past_log(
-        self: &Arc<Self>,
-        volume: &Arc<VolumeState>,
-        ssd: &Arc<SsdTier>,
-        blocks: Vec<TakenBlock>,
-        priority: Priority,
-    ) {
-        let mut group = Group {
-            blocks: Vec::new(),
-            is_logged: false,
-            run_bytes_max: self.limits.run_bytes_max,
-            runs: Vec::new(),
-        };
-        for taken in blocks {
-            let number = taken.block.number();
-            let start = taken.block.byte_offset(self.size);
-            group.push_pieces(start, volume.bytes_of_block(number), &taken.sectors, &taken.frame);
-            group.blocks.push(taken);
-        }
-        volume.dirty.lock().writing_runs += 1;
-        let (inner, volume_again, ssd) = (self.clone(), volume.clone(), ssd.clone());
-        let job = move || inner.run_work(&volume_again, Work::PastLog(group, ssd), priority);
-        volume.lane.task(priority, Box::new(job));
-    }
-
-    /// The SSD itself has to know that its copies are void. One that cannot is to be left, and first goes below what the log
-    /// has of the volume (see `fall_back`).
-    fn run_past_log(
-        self: &Arc<Self>,
-        volume: &Arc<VolumeState>,
-        group: Group,
-        ssd: &SsdTier,
-        priority: Priority,
-    ) {
-        let began = volume.dirty.lock().begin();
-        self.void_destaged(volume, &group.blocks);
-        self.make_voids_durable();
-        if let Err(error) = ssd.make_all_durable() {
-            return self.refuse_group(volume, ssd, &group.blocks, began, error);
-        }
-        self.submit_runs(volume, group, priority, Lane::run_write);
-    }
-
-    /// What is to be done next; whoever takes it runs it.
-    fn take_work(&self, volume: &VolumeState, dirty: &mut Dirty) -> Option<Work> {
-        let is_logged = volume.mode() == WriteMode::BackSsd;
-        let count =
-            if dirty.careful_runs > 0 { 1 } else { (self.limits.run_bytes_max / self.size.bytes()).max(1) };
-        let numbers = if is_logged { dirty.take_any(count) } else { dirty.take_run(count) };
-        let work = if !numbers.is_empty() {
-            dirty.careful_runs = dirty.careful_runs.saturating_sub(1);
-            Work::Run(numbers)
-        } else if !dirty.logged.is_empty() && dirty.writing_runs == 0 && self.must_sync_log(volume, dirty) {
-            // A run under way would take them along.
-            Work::Settle(dirty.take_logged())
-        } else {
-            return None;
-        };
-        dirty.writing_runs += 1;
-        Some(work)
-    }
-
-    fn run_work(self: &Arc<Self>, volume: &Arc<VolumeState>, work: Work, priority: Priority) {
-        match work {
-            Work::Run(numbers) => {
-                let group = self.take_group(volume, &numbers);
-                if !group.blocks.is_empty() {
-                    self.run_group(volume, group, priority);
-                }
-            }
-            Work::PastLog(group, ssd) => self.run_past_log(volume, group, &ssd, priority),
-            Work::Settle(groups) => self.settle_logged(volume, groups),
-        }
-        volume.dirty.lock().writing_runs -= 1;
-        self.pump(volume);
-        self.sync_if_due(volume);
-    }
-
-    /// Whether another run may start, and how urgent it is.
-    fn pace(&self, dirty: &Dirty) -> Option<Priority> {
-        let is_awaited = !dirty.flushes.is_empty() || self.throttle.is_urgent();
-        let depth = if is_awaited {
-            self.limits.disk_threads
-        } else if !self.is_continuous() {
-            0
-        } else if self.throttle.is_over_low() {
-            2
-        } else {
-            u32::from(dirty.is_due || dirty.log_is_due)
-        };
-        (dirty.writing_runs < depth).then_some(if is_awaited {
-            Priority::Awaited
-        } else {
-            Priority::Background
-        })
-    }
-
-    /// Someone waits until blocks may leave: write-back goes on with all threads, and syncs as soon as that helps.
-    pub(super) fn hurry(self: &Arc<Self>) {
-        for volume in self.ticker.watched_volumes() {
-            self.pump(&volume);
-            self.sync_if_due(&volume);
-        }
-    }
-}
-
-/// What write-back does next.
-enum Work {
-    /// Brings these blocks below, or to the log.
-    Run(Vec<u64>),
-    /// Writes this below, past the log of this SSD.
-    PastLog(Group, Arc<SsdTier>),
-    /// Makes these durable, which are in the log.
-    Settle(LoggedGroups),
 }
 
 /// A group whose runs are with the pool.
@@ -541,8 +386,13 @@ impl GroupUnderWay {
 }
 
 impl Group {
+    /// Of nothing yet, for the backing store, in runs of so many bytes.
+    pub(super) fn for_below(run_bytes_max: usize) -> Self {
+        Self { blocks: Vec::new(), is_logged: false, run_bytes_max, runs: Vec::new() }
+    }
+
     /// Adds these sectors of the block that starts at `block_start` and has so many bytes in its volume.
-    fn push_pieces(&mut self, block_start: u64, bytes: usize, sectors: &[u64], frame: &FrameRef) {
+    pub(super) fn push_pieces(&mut self, block_start: u64, bytes: usize, sectors: &[u64], frame: &FrameRef) {
         for run in mask::runs(sectors, frame.len() / SECTOR_BYTES) {
             let range = run.start * SECTOR_BYTES..(run.end * SECTOR_BYTES).min(bytes);
             self.push_piece(block_start, WritePiece { frame: frame.clone(), range });

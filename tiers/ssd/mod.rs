@@ -12,6 +12,7 @@
 //! | segment    | the states of one segment                                                          |
 //! | slot_bits  | three bits a slot: live, and how often it was hit                                  |
 //! | admission  | policy: which blocks are written, which are kept                                   |
+//! | clean      | writing, reading and sealing clean copies                                          |
 //! | log_filter | which blocks the log of dirty blocks may have, in a few bits                        |
 //! | journal    | what recovery must know beyond the last checkpoint                                 |
 //! | record     | the bytes of records of dirty blocks                                               |
@@ -21,7 +22,7 @@
 //! | recover_log | finding them again                                                                |
 //! | memory     | the RAM that all this takes at the most                                            |
 //! | tombstones | ranges that read as zeros and are not discarded below                              |
-//! | volumes    | numbers and identities of volumes                                                  |
+//! | volumes, attach | numbers and identities of volumes; attaching and leaving them                 |
 //! | checkpoint | writing and reading one                                                            |
 //! | resize     | another size of the file                                                           |
 //! | recover    | which copies of a file at rest are believed                                        |
@@ -50,7 +51,9 @@
 //! 4. Decisions depend on the calls alone: a simulated tier makes the same ones as one with a device.
 
 mod admission;
+mod attach;
 mod checkpoint;
+mod clean;
 mod dirty;
 mod dirty_log;
 mod encoding;
@@ -92,8 +95,8 @@ use std::io::{IoSlice, IoSliceMut};
 
 use std::collections::BTreeSet;
 
-use crate::block::{BlockId, PAGE_BYTES, Version, VolumeId};
-use crate::device::{Device, Identity};
+use crate::block::{BlockId, PAGE_BYTES, Version};
+use crate::device::Device;
 use crate::error::{Error, Result};
 
 pub use admission::SsdPolicy;
@@ -128,8 +131,6 @@ use journal::Journal;
 use log::Log;
 use moving_index::MovingIndex;
 use scan::Scan;
-use segment::Stream;
-use table::{Found, Place};
 use void::region_of;
 use volumes::Volumes;
 
@@ -326,299 +327,6 @@ impl Ssd {
     /// The first version of this opening.
     pub fn first_version(&self) -> Version {
         Version::first_of_opening(self.opening)
-    }
-
-    /// As [`Self::attach_again`], of a volume that others may have written to.
-    ///
-    /// # Errors
-    /// As that.
-    pub fn attach_volume(&mut self, name: &str, identity: Option<Identity>) -> Result<VolumeId> {
-        self.attach_again(name, identity, false)
-    }
-
-    /// The number for a volume of this name: the old one, its copies warm, when `identity` is what the last clean
-    /// stop saw; else a new one. A volume with dirty blocks here keeps its number, and after an unclean stop nothing but
-    /// these. With `keeps`, nobody else wrote to it: then it also keeps the clean copies that a sync covers
-    /// ([`Self::note_synced`]).
-    ///
-    /// # Errors
-    /// [`Error::VolumeChanged`] when the volume has dirty blocks here and was changed since it was left in order.
-    pub fn attach_again(&mut self, name: &str, identity: Option<Identity>, keeps: bool) -> Result<VolumeId> {
-        let known = self.volumes.find(name);
-        let dirty_blocks = known.map_or(0, |(id, _)| self.dirty_blocks_of(id));
-        let left_as = known.and_then(|(_, identity)| identity);
-        if dirty_blocks > 0 && left_as.is_some() && left_as != identity {
-            return Err(Error::VolumeChanged { name: name.to_owned(), dirty_blocks });
-        }
-        let Self { volumes, dirty, .. } = self;
-        let may_go = |volume| !dirty.has_dirty(volume);
-        let is_synced = keeps && known.is_some_and(|(id, _)| volumes.synced_through(id).is_some());
-        let (id, entries) = volumes.attach(name, identity, dirty_blocks > 0 || is_synced, keeps, may_go);
-        if dirty_blocks > 0 && left_as.is_none() && !is_synced {
-            self.cool(id);
-        }
-        for entry in entries {
-            if let JournalEntry::VolumeDropped { volume } = entry {
-                self.void_unread_of(VolumeId::new(volume));
-            }
-            self.queue(entry);
-        }
-        Ok(id)
-    }
-
-    /// What tells this file from every other.
-    pub fn file_id(&self) -> u64 {
-        self.file_id
-    }
-
-    /// The mark that the file knows of the volume of this name, attached or not; 0 when it knows none.
-    pub fn mark_of(&self, name: &str) -> u64 {
-        self.volumes.mark_of(name)
-    }
-
-    /// The file knows this mark of `volume`, once the journal is durable.
-    pub fn set_mark(&mut self, volume: VolumeId, serial: u64) {
-        if let Some(entry) = self.volumes.set_mark(volume, serial) {
-            self.queue(entry);
-        }
-    }
-
-    /// Blocks of the volume of this name, which is not attached, that its backing store does not have.
-    pub fn dirty_blocks_of_name(&self, name: &str) -> u64 {
-        self.volumes.find(name).map_or(0, |(id, _)| self.dirty_blocks_of(id))
-    }
-
-    /// Drops all that is known of the volume of this name, which is not attached, its dirty blocks too.
-    pub fn forget_volume(&mut self, name: &str) {
-        let Some((id, _)) = self.volumes.find(name) else { return };
-        for block in self.dirty.blocks_of(id) {
-            self.dirty.void(block);
-        }
-        self.void_unread_of(id);
-        self.dirty.tombstones.retain(|tombstone| tombstone.volume() != id);
-        if let Some(entry) = self.volumes.forget(name) {
-            self.queue(entry);
-        }
-        self.retire_unneeded();
-    }
-
-    /// The volume of this name is attached next with its dirty blocks, though it was changed since it was left.
-    pub fn trust_volume(&mut self, name: &str) {
-        self.volumes.trust(name);
-    }
-
-    /// Has the volume `id` of this name be one of the file, which has nothing of it then. Gives the volume that stands in
-    /// the way, and how many of its blocks its backing store lacks: nothing is done then.
-    pub fn adopt_volume(&mut self, name: &str, id: VolumeId) -> Option<(String, u64)> {
-        let others = self.volumes.records().filter(|other| other.name == name || other.id == id);
-        let others: Vec<(String, VolumeId)> = others.map(|other| (other.name.clone(), other.id)).collect();
-        for (other, other_id) in &others {
-            let dirty_blocks = self.dirty_blocks_of(*other_id);
-            if dirty_blocks > 0 {
-                return Some((other.clone(), dirty_blocks));
-            }
-        }
-        others.iter().for_each(|(other, _)| self.forget_volume(other));
-        self.cool(id);
-        for entry in self.volumes.adopt(name, id) {
-            self.queue(entry);
-        }
-        None
-    }
-
-    /// Every version of this opening is higher than `version`, once a checkpoint is durable.
-    pub fn begin_after(&mut self, version: Version) {
-        self.opening = self.opening.max(version.opening() + 1);
-    }
-
-    /// Whether recovery could find blocks of `volume` that are newer than its backing store.
-    pub fn has_logged(&self, volume: VolumeId) -> bool {
-        self.dirty.has_dirty(volume) || self.dirty.may_find_any_of(volume)
-    }
-
-    /// Whether the file knows `volume`, so that dirty blocks of it are found again.
-    pub fn is_recorded(&self, volume: VolumeId) -> bool {
-        self.volumes.contains(volume)
-    }
-
-    /// Whoever is attached under this name next gets the dirty blocks of the volume, however it looks; what is clean
-    /// here is not believed then. Nothing when it is attached, or not known.
-    pub fn forget_identity(&mut self, name: &str) {
-        let known = self.volumes.find(name).filter(|(_, identity)| identity.is_some());
-        if let Some((volume, _)) = known {
-            self.detach_volume(volume, None);
-        }
-    }
-
-    /// Of `volume`, which is attached, a sync of the backing store covers all copies up to this version. Part of what the
-    /// journal has, the next time that someone needs it durable; nothing while an opened file is not known in full: an
-    /// unread copy is believed if it is not younger than what was synced when the file was left.
-    pub fn note_synced(&mut self, volume: VolumeId, through: Version) {
-        if self.scan.is_none()
-            && let Some(entry) = self.volumes.raise_synced(volume, through)
-        {
-            self.queue(entry);
-        }
-    }
-
-    /// What the volume looks like as it is left in order.
-    pub fn detach_volume(&mut self, volume: VolumeId, identity: Option<Identity>) {
-        // As it looks now all copies in its segments would be believed, those too that were void when it was attached.
-        let identity = identity.filter(|_| self.scan.is_none() || !self.volumes.is_kept(volume));
-        if let Some(entry) = self.volumes.detach(volume, identity) {
-            self.queue(entry);
-        }
-    }
-
-    /// The volumes that the file knows, attached or not.
-    pub fn volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
-        self.volumes.records()
-    }
-
-    /// Whether a copy of `block` is here or on its way.
-    pub fn contains(&self, block: BlockId) -> bool {
-        self.index.get(block).is_some() || self.dirty.may_be_found(block) || self.is_buried(block)
-    }
-
-    /// Where to read `block` from, if this tier holds it; the caller reads and then calls [`Self::finish_read`].
-    /// A copy on its way is none yet.
-    pub fn plan_read(&mut self, block: BlockId) -> Option<ReadPlan> {
-        let found = self.index.get(block).filter(|found| self.log.is_written(found.place))?;
-        self.log.hit(found.place, self.admission.hits_max());
-        self.stats.reads_planned += 1;
-        Some(self.read_plan(block, found))
-    }
-
-    /// A copy of `block` that is still on its way was used, from wherever its owner keeps it until it is written: a
-    /// hit like one of a written copy.
-    pub fn note_hit_on_the_way(&mut self, block: BlockId) {
-        if let Some(found) = self.index.get(block) {
-            self.log.hit(found.place, self.admission.hits_max());
-        }
-    }
-
-    fn read_plan(&self, block: BlockId, found: Found) -> ReadPlan {
-        let (segment, slot) = self.log.segment_and_slot(found.place);
-        let generation = self.log.segments[segment as usize].generation;
-        let offset = self.geometry.slot_offset(segment, slot);
-        ReadPlan { block, segment, generation, slot, offset, crc: found.crc, file_id: self.file_id }
-    }
-
-    /// What the bytes read by `plan` are worth; `is_verified` as [`ReadPlan::verify`] says, false when the device
-    /// could not read them.
-    pub fn finish_read(&mut self, plan: &ReadPlan, is_verified: bool) -> ReadVerdict {
-        let (segment, place) = (&self.log.segments[plan.segment as usize], self.place_of(plan));
-        if segment.generation != plan.generation || !self.index.is_at(plan.block, place) {
-            self.stats.reads_moved += 1;
-            return ReadVerdict::Moved;
-        }
-        if is_verified {
-            self.stats.hits += 1;
-            return ReadVerdict::Valid;
-        }
-        self.stats.corrupt_blocks += 1;
-        if self.drop_copy(plan.block) {
-            let ReadPlan { segment, generation, slot, .. } = *plan;
-            self.queue(JournalEntry::VoidSlot { segment, generation, slot });
-        }
-        ReadVerdict::Corrupt
-    }
-
-    fn place_of(&self, plan: &ReadPlan) -> Place {
-        self.log.place(plan.segment, plan.slot)
-    }
-
-    /// Whether and where `block` of this `version` is written as it leaves RAM. `is_earned`: it was evicted from T2,
-    /// or met again through a ghost. Lookups see it from now on.
-    pub fn plan_demote(&mut self, block: BlockId, version: Version, is_earned: bool, now_us: u64) -> Demote {
-        if self.contains(block) {
-            return Demote::Present;
-        }
-        if self.index.is_lent(block) {
-            self.stats.refused_scanning += 1;
-            return Demote::Refused(Refusal::Scanning);
-        }
-        if !self.admission.admits(block, is_earned, self.fills, now_us) {
-            self.stats.refused_not_earned += 1;
-            return Demote::Refused(Refusal::NotEarned);
-        }
-        let Some(plan) = self.log.allocate(Stream::Clean, block, version) else {
-            self.stats.refused_no_segment += 1;
-            return Demote::Refused(Refusal::NoSegment);
-        };
-        self.note_append(block);
-        self.admission.charge(self.geometry.block_size.bytes() as u64);
-        self.index.insert(block, self.log.place(plan.segment, plan.slot), 0);
-        Demote::Append(plan)
-    }
-
-    /// The slots of one write are written: `crcs` as [`append`] gave them, or none when the write failed.
-    /// A block that was voided meanwhile does not come back.
-    pub fn finish_append(&mut self, plans: &[SlotPlan], crcs: Option<&[u32]>) -> Option<SealPlan> {
-        for (index, plan) in plans.iter().enumerate() {
-            let place = self.log.place(plan.segment, plan.slot);
-            self.note_append_done(plan.block);
-            match crcs.map(|crcs| crcs[index]) {
-                Some(crc) if self.index.confirm(plan.block, place, crc) => {
-                    self.log.settle(plan, Some(crc));
-                }
-                _ => {
-                    if self.index.is_at(plan.block, place) {
-                        self.drop_copy(plan.block);
-                    }
-                    self.log.settle(plan, None);
-                }
-            }
-        }
-        if crcs.is_some() {
-            self.stats.blocks_written += plans.len() as u64;
-            self.stats.bytes_written += (plans.len() * self.geometry.block_size.bytes()) as u64;
-        }
-        self.seal_one(plans.iter().map(|plan| plan.segment))
-    }
-
-    /// The first of `segments` that is complete. Neighbours are of one segment, so there is no second.
-    fn seal_one(&mut self, segments: impl Iterator<Item = u32>) -> Option<SealPlan> {
-        let summary = segments.into_iter().find_map(|segment| self.log.seal_if_complete(segment))?;
-        self.admission.charge(self.geometry.summary_bytes());
-        Some(SealPlan {
-            segment: summary.segment,
-            generation: summary.generation,
-            summary_offset: self.geometry.summary_offset(summary.segment),
-            summary: (!self.is_simulated).then(|| summary.to_pages()),
-        })
-    }
-
-    /// Closes the open segments as they are. Those with writes in flight come from `finish_append` as ever.
-    pub fn plan_seal_open(&mut self) -> Vec<SealPlan> {
-        let closed = self.log.close_open();
-        closed.into_iter().filter_map(|segment| self.seal_one(std::iter::once(segment))).collect()
-    }
-
-    /// The summary was written, or that failed: the segment serves on, but a restart forgets it.
-    pub fn finish_seal(&mut self, plan: SealPlan, is_written: bool) {
-        let SealPlan { segment, generation, summary, .. } = plan;
-        self.log.finish_seal(segment, generation);
-        if is_written {
-            self.stats.bytes_written += summary.map_or(0, |pages| pages.len() as u64);
-        }
-    }
-
-    /// Whether so few segments are free that appends may soon find none: emptied ones are worth a sync then.
-    pub fn is_short_of_segments(&self) -> bool {
-        self.log.is_short()
-    }
-
-    /// A segment never written before, to be written through once (segment, offset, bytes); it is handed to nobody
-    /// meanwhile.
-    pub fn plan_prepare(&mut self) -> Option<(u32, u64, u64)> {
-        let segment = self.log.plan_prepare()?;
-        Some((segment, self.geometry.segment_offset(segment), self.geometry.segment_bytes))
-    }
-
-    pub fn finish_prepare(&mut self, segment: u32) {
-        self.log.finish_prepare(segment);
-        self.stats.bytes_prepared += self.geometry.segment_bytes;
     }
 
     /// Takes the copy of `block` out of the index. True when recovery might still find it.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::block::{BlockId, Version};
+use crate::device::Identity;
 
 use super::super::*;
 use super::device::MemoryDevice;

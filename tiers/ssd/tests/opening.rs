@@ -1,7 +1,7 @@
 //! Closing and opening in order, and files that are not what was asked for.
 
 use crate::block::{BlockId, BlockSize, Version};
-use crate::device::Device;
+use crate::device::{Device, Identity};
 use crate::error::Error;
 
 use super::super::*;
