@@ -1,5 +1,7 @@
 //! Sizes, times and rates as people write them on a command line, and as tables show them.
 
+use terrace::BlockSize;
+
 /// `4096`, `16k`, `4KiB`, `1.5GiB`: bytes. Every unit is a power of 1024, however it is spelled.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
@@ -12,6 +14,11 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(format!("`{unit}` is no unit of size; use KiB, MiB, GiB or TiB, or plain bytes")),
     };
     scaled(number, (1u64 << shift) as f64).ok_or_else(|| "expected a size such as 4096, 64MiB or 1GiB".into())
+}
+
+/// A size that the cache takes for its blocks.
+pub(crate) fn parse_block_size(text: &str) -> Result<BlockSize, String> {
+    BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
 }
 
 /// `8ms`, `90us`, `0.01s`: microseconds.

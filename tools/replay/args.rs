@@ -12,7 +12,7 @@ use crate::mode::Mode;
 use crate::policies::PolicyName;
 use crate::trace::{InputArgs, Moment, Window, parse_moment};
 use crate::tune::Latency;
-use crate::units::{parse_bandwidth, parse_duration_us, parse_size};
+use crate::units::{parse_bandwidth, parse_block_size, parse_duration_us, parse_size};
 
 /// 64 MiB: small enough for any machine, and for a recorded trace to overflow.
 const RAM_BYTES: u64 = 64 << 20;
@@ -68,7 +68,7 @@ pub(crate) struct ReplayArgs {
 
     /// Unit of caching: a power of two from 4KiB to 1MiB. Larger blocks cost less index and more bytes a miss; an id
     /// is one block whatever its size
-    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = block_size, help_heading = "Tiers")]
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_block_size, help_heading = "Tiers")]
     pub(crate) block_size: BlockSize,
 
     /// RAM for blocks, their directory included; the SSD index comes on top, 20 bytes a block [default: 64MiB]
@@ -245,10 +245,6 @@ pub(crate) enum Disk {
     Hdd,
     /// A SATA SSD: 500 MB/s, at most 50,000 random accesses a second
     Ssd,
-}
-
-fn block_size(text: &str) -> Result<BlockSize, String> {
-    BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
 }
 
 fn mapped(text: &str) -> Result<(u32, PathBuf), String> {

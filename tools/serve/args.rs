@@ -13,7 +13,7 @@ use super::plan::{
 use crate::failure::{Failure, Result};
 use crate::man::VERBATIM;
 use crate::mode::Mode;
-use crate::units::{parse_duration_ns, parse_size};
+use crate::units::{parse_block_size, parse_duration_ns, parse_size};
 
 const EXAMPLES: &str = "Examples:
   terrace serve --backing disk.img --ram-size 1GiB --ssd-file /ssd/blocks --ssd-size 100GiB --listen unix:/run/t.sock
@@ -108,7 +108,7 @@ pub(crate) struct ServeArgs {
 
     /// Unit of caching: a power of two from 4KiB to 1MiB. Larger blocks cost less index and more bytes a miss. A cache
     /// file keeps the one that it was made with
-    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = block_size, help_heading = "Tiers")]
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_block_size, help_heading = "Tiers")]
     pub(super) block_size: BlockSize,
 
     /// What to do about a disk whose newest blocks are on an SSD that is not the one given, or that the disk was written
@@ -202,10 +202,6 @@ const OF_ONE: [&str; 25] = [
     "record_size",
     "stop_timeout",
 ];
-
-fn block_size(text: &str) -> Result<BlockSize, String> {
-    BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
-}
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration_ns(text).map(Duration::from_nanos)

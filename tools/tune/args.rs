@@ -11,7 +11,7 @@ use super::load::Limits;
 use crate::failure::{Failure, Result};
 use crate::mode::Mode;
 use crate::trace::InputArgs;
-use crate::units::{parse_duration_ns, parse_duration_us, parse_size};
+use crate::units::{parse_block_size, parse_duration_ns, parse_duration_us, parse_size};
 
 /// What a service that runs knows itself, or cannot simulate.
 const OF_A_TRACE: [&str; 17] = [
@@ -68,11 +68,11 @@ pub(crate) struct TuneArgs {
     pub(crate) trace_time: Option<u64>,
 
     /// Unit of caching
-    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = block_size, help_heading = "Sizes")]
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_block_size, help_heading = "Sizes")]
     pub(crate) block_size: BlockSize,
 
     /// Other block sizes to compare at the recommended sizes [default: 4KiB,16KiB,64KiB]
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = block_size, help_heading = "Sizes")]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_block_size, help_heading = "Sizes")]
     pub(crate) block_sizes: Vec<BlockSize>,
 
     /// RAM sizes to try, e.g. 256MiB,1GiB [default: powers of two up to what the trace touches]
@@ -198,10 +198,6 @@ impl Effort {
         ))
         .remedy("leave out --effort exact"))
     }
-}
-
-fn block_size(text: &str) -> Result<BlockSize, String> {
-    BlockSize::new(parse_size(text)?).map_err(|error| error.to_string())
 }
 
 fn parse_span_us(text: &str) -> Result<u64, String> {
