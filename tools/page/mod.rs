@@ -65,6 +65,17 @@ pub(crate) fn check_place(path: &Path) -> Result<()> {
     Err(cannot_write(path, error.into()))
 }
 
+/// As [`check_place`], of a directory that is made when it is missing.
+///
+/// # Errors
+/// When something else is there, or on the way to it.
+pub(crate) fn check_directory(path: &Path) -> Result<()> {
+    match path.ancestors().find_map(|path| std::fs::metadata(path).ok()) {
+        Some(found) if !found.is_dir() => Err(cannot_write(path, std::io::ErrorKind::NotADirectory.into())),
+        _ => Ok(()),
+    }
+}
+
 /// Writes the page to `path`.
 pub(crate) fn write(report: &Report, path: &Path) -> Result<()> {
     save(path, &page(report))

@@ -134,7 +134,7 @@ impl Survey {
         self.requests += 1;
         let (first, count) = grid.addressing.blocks(grid.place(request.span));
         self.references += count;
-        (first..first + count).for_each(|block| self.touched.add(request.volume, block));
+        (0..count).for_each(|at| self.touched.add(request.volume, first + at));
         let bytes = match request.span {
             Span::Bytes { bytes, .. } => bytes,
             Span::Ids { .. } => count << grid.addressing.block_size.shift(),
@@ -200,8 +200,8 @@ impl Recording {
         let Some(numbers) = numbers else {
             return self.push(touch(block_id(request.volume, first), count as u32), sample);
         };
-        for id in first..first + count {
-            let id = BlockId::from_u64(id ^ u64::from(request.volume) << 56);
+        for at in 0..count {
+            let id = BlockId::from_u64((first + at) ^ u64::from(request.volume) << 56);
             // Before it gets a number: those of blocks that are left out would fill the memory.
             if sample.is_none_or(|sample| sample.takes(id)) {
                 self.touches.push(touch(BlockId::from_u64(numbers.number(id).into()), 1));
