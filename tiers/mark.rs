@@ -82,7 +82,9 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 fn damaged(name: &str) -> Error {
     Error::Damaged {
-        what: format!("the mark {name}; find out which cache file belongs to the volume, and remove the mark"),
+        what: format!(
+            "the mark {name}; find out which cache file belongs to the volume, and remove the mark"
+        ),
     }
 }
 
@@ -104,7 +106,10 @@ impl FileMark {
     fn read(&self) -> io::Result<Vec<u8>> {
         let file = File::open(&self.path)?;
         if file.metadata()?.len() > PAGE_BYTES as u64 || !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no mark, which is a small file; name another"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no mark, which is a small file; name another",
+            ));
         }
         let mut bytes = Vec::new();
         file.take(PAGE_BYTES as u64).read_to_end(&mut bytes)?;
@@ -225,7 +230,10 @@ mod tests {
         File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("a sparse file can be made");
         for path in [&path, Path::new("/dev/zero")] {
             let error = FileMark::new(path).load().expect_err("it is no mark");
-            assert!(matches!(&error, Error::Path { source, .. } if source.to_string().contains("no mark")), "{error}");
+            assert!(
+                matches!(&error, Error::Path { source, .. } if source.to_string().contains("no mark")),
+                "{error}"
+            );
         }
     }
 

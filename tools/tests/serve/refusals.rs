@@ -113,7 +113,10 @@ fn a_file_that_contradicts_itself_is_refused_with_what_is_wrong() {
             "is the backing store of export again and export disk too",
         ),
         // What a mark takes the place of is gone.
-        ("[[export]]\nbacking = \"disk\"\nmark = \"./disk\"", "is the mark of export disk, and export disk too"),
+        (
+            "[[export]]\nbacking = \"disk\"\nmark = \"./disk\"",
+            "is the mark of export disk, and export disk too",
+        ),
         (
             "[cache]\nssd-file = \"foreign\"\nssd-size = \"128MiB\"\n[[export]]\nbacking = \"disk\"\nmark = \"foreign\"",
             "is the mark of export disk, and the cache file too",
