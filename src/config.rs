@@ -254,7 +254,8 @@ pub struct Config {
     pub disk_threads: u32,
     /// Worker threads for the SSD: so many of its reads are under way at once, and few SSDs give their most at less.
     pub ssd_threads: u32,
-    /// Requests that may queue for one device before callers of the callback and future entries wait.
+    /// Requests that may queue for one device before callers of the callback entries wait. Futures are bounded by frames alone,
+    /// so that no poll ever waits.
     pub queue_max: usize,
     /// How long a blocking call waits for a frame before it says [`Error::WouldBlock`], in milliseconds.
     pub frame_wait_ms: u64,

@@ -28,7 +28,7 @@ pub enum Error {
     Damaged { what: String },
     /// The backing store was changed while the cache file has blocks that are newer than it.
     VolumeChanged { name: String, dirty_blocks: u64 },
-    /// Another process owns the file.
+    /// Another process owns the file, or the system uses the device.
     Locked { path: PathBuf },
 }
 
@@ -63,7 +63,11 @@ impl fmt::Display for Error {
                  newer than it; put the backing store back as it was, or attach it under another name and lose them"
             ),
             Self::Locked { path } => {
-                write!(f, "{} is in use by another process; stop it or name another file", path.display())
+                write!(
+                    f,
+                    "{} is in use by another process, or mounted; end that or name another file",
+                    path.display()
+                )
             }
         }
     }

@@ -18,7 +18,7 @@
 //! What is *not* here: growth by writing (a call past [`Device::len_bytes`] is refused; see [`FileDevice::grow`]),
 //! and threads: every call blocks.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,8 @@ pub struct FileOptions {
     /// Refuses to write. Default: no.
     pub read_only: bool,
     /// Holds a lock on the file, which any other opening with this option respects; shared with other readers when
-    /// it is `read_only`. Default: no.
+    /// it is `read_only`. A block device that is to be written must besides be free: not mounted, and no part of another.
+    /// Default: no.
     pub lock: bool,
 }
 
@@ -91,11 +92,15 @@ impl FileDevice {
     ///
     /// # Errors
     /// [`Error::Path`] when it is missing (and not to be created), is a directory or not ours to open;
-    /// [`Error::Locked`] when another opening holds the lock.
+    /// [`Error::Locked`] when another opening holds the lock, or the system uses the device.
     pub fn open(options: &FileOptions) -> Result<Self> {
         let path = &options.path;
         let failed = |source| Error::Path { action: "open", path: path.clone(), source };
-        let (mut buffered, is_new) = open_buffered(options).map_err(failed)?;
+        let opened = open_buffered(options).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => Error::Locked { path: path.clone() },
+            _ => failed(error),
+        });
+        let (mut buffered, is_new) = opened?;
         let metadata = buffered.metadata().map_err(failed)?;
         let is_block_device = metadata.file_type().is_block_device();
         if !metadata.is_file() && !is_block_device {
@@ -358,6 +363,12 @@ fn is_unsupported(error: &io::Error) -> bool {
 fn open_buffered(options: &FileOptions) -> io::Result<(File, bool)> {
     let mut open = OpenOptions::new();
     open.read(true).write(!options.read_only);
+    let is_block_device =
+        || fs::metadata(&options.path).is_ok_and(|metadata| metadata.file_type().is_block_device());
+    if options.lock && !options.read_only && is_block_device() {
+        // Of a device this is a claim that a mount, or what is built of devices, respects: `open(2)`.
+        open.custom_flags(libc::O_EXCL);
+    }
     match open.open(&options.path) {
         Err(error)
             if error.kind() == io::ErrorKind::NotFound && options.create.is_some() && !options.read_only =>

@@ -20,7 +20,7 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,7 +82,9 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 fn damaged(name: &str) -> Error {
     Error::Damaged {
-        what: format!("the mark {name}; find out which cache file belongs to the volume, and remove it"),
+        what: format!(
+            "the mark {name}; find out which cache file belongs to the volume, and remove the mark"
+        ),
     }
 }
 
@@ -98,6 +100,20 @@ impl FileMark {
 
     fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> Error + '_ {
         move |source| Error::Path { action, path: self.path.clone(), source }
+    }
+
+    /// What is there; never all of a disk that was named by mistake.
+    fn read(&self) -> io::Result<Vec<u8>> {
+        let file = File::open(&self.path)?;
+        if file.metadata()?.len() > PAGE_BYTES as u64 || !file.metadata()?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no mark, which is a small file; name another",
+            ));
+        }
+        let mut bytes = Vec::new();
+        file.take(PAGE_BYTES as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
@@ -118,7 +134,7 @@ impl MarkPlace for FileMark {
     }
 
     fn load(&self) -> Result<Option<Mark>> {
-        match fs::read(&self.path) {
+        match self.read() {
             Ok(bytes) => Mark::from_bytes(&bytes).map(Some).ok_or_else(|| damaged(&self.name())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed("read the mark")(error)),
@@ -205,6 +221,20 @@ mod tests {
         }
         std::fs::write(folder.path().join("disk.mark"), b"rubbish").expect("it can be written");
         assert!(matches!(place.load(), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_disk_that_is_named_for_a_mark_is_neither_read_whole_nor_said_to_be_in_the_way() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = folder.path().join("disk.img");
+        File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("a sparse file can be made");
+        for path in [&path, Path::new("/dev/zero")] {
+            let error = FileMark::new(path).load().expect_err("it is no mark");
+            assert!(
+                matches!(&error, Error::Path { source, .. } if source.to_string().contains("no mark")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

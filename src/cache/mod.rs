@@ -123,7 +123,8 @@ use write::WriteWaiter;
 /// recording loses 1.6 points in 262,144 blocks.
 const SHARD_GROUP_SHIFT: u32 = 2;
 
-/// A tiered block cache. A cheap handle: clones are the same cache, and the last one closes it.
+/// A tiered block cache. A cheap handle: clones are the same cache. When the last of them and of its [`Volume`]s goes it is
+/// closed, and nobody is told what could not be made durable: [`Self::close`] tells.
 #[derive(Clone)]
 pub struct Cache {
     handle: Arc<Handle>,

@@ -199,7 +199,8 @@ impl Volume {
         self.handle.inner.read_with(&self.state, offset, bytes, Runner::Pool(Priority::Prefetch), done);
     }
 
-    /// As [`Self::read_ref`], for a task of any executor. The read starts at the first poll.
+    /// As [`Self::read_ref`], for a task of any executor. The read starts at the first poll, which never waits: without a free
+    /// frame it is told [`Error::WouldBlock`] at once, as [`Self::read_with`] is.
     pub fn read_async(&self, offset: u64, bytes: usize) -> ReadFuture {
         let volume = self.clone();
         Started::future(move |set| {
@@ -233,7 +234,8 @@ impl Volume {
         self.handle.inner.write_with(&self.state, offset, data, Box::new(done));
     }
 
-    /// As [`Self::write`], for a task of any executor. The write starts at the first poll.
+    /// As [`Self::write`], for a task of any executor. The write starts at the first poll, and goes on when the future is
+    /// dropped after that.
     pub fn write_async(&self, offset: u64, data: impl AsRef<[u8]> + Send + 'static) -> WriteFuture {
         let volume = self.clone();
         Started::future(move |set| {
@@ -242,10 +244,12 @@ impl Volume {
         })
     }
 
-    /// When this returns, every write that was acknowledged before the call is durable on the backing store.
+    /// When this returns, every write that was acknowledged before the call is durable: on the backing store, or in mode
+    /// [`WriteMode::BackSsd`] in the log on the SSD.
     ///
     /// # Errors
-    /// [`Error::StillDirty`] when it is not: the blocks are kept and tried again, and so may the caller.
+    /// [`Error::StillDirty`] when it is not: the blocks are kept and tried again, and so may the caller. [`Error::Lost`] and
+    /// [`Error::LostWithSsd`], each time, while blocks are lost for good ([`Self::lost_blocks`]).
     pub fn flush(&self) -> Result<()> {
         self.note(Kind::Flush, 0, 0);
         self.handle.inner.flush_blocking(&self.state)

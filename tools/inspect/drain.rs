@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use terrace::tiers::backing::file::FileBacking;
+use terrace::tiers::file_device::FileOptions;
 use terrace::tiers::ssd::{FileAtRest, FileInfo, VolumeInfo};
 use terrace::{Cache, Config, Device, RamSize, SsdConfig, SsdSize, WriteMode};
 
@@ -115,7 +116,8 @@ fn choose_one<'a>(args: &DrainArgs, volume: &'a VolumeInfo) -> Result<Drained<'a
         return Err(Failure::input(format!("volume {name} has {dirt} to bring below and no backing store"))
             .remedy(format!("add --volume {name}=PATH")));
     };
-    let backing = FileBacking::open(path).map_err(|error| {
+    let options = FileOptions { lock: true, ..FileOptions::new(path) };
+    let backing = FileBacking::with_options(&options).map_err(|error| {
         Failure::caused(format!("the backing store of volume {name} cannot be opened"), error)
             .remedy("name the file or device that the volume was attached with")
     })?;

@@ -173,8 +173,15 @@ pub(super) fn percent(share: &f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
+/// With quarters of a unit, so that labels which are evenly apart say so.
 pub(crate) fn bytes(bytes: &f64) -> String {
-    show_bytes(*bytes as u64)
+    let quarter = ["KiB", "MiB", "GiB", "TiB", "PiB"].into_iter().zip(1..).find_map(|(unit, power)| {
+        let value = bytes / 1024f64.powi(power);
+        let is_odd =
+            (1.0..1024.0).contains(&value) && (value * 4.0).fract() == 0.0 && (value * 2.0).fract() != 0.0;
+        is_odd.then(|| format!("{value:.2} {unit}"))
+    });
+    quarter.unwrap_or_else(|| show_bytes(*bytes as u64))
 }
 
 /// The names of the lines, in a corner.
@@ -207,6 +214,14 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_of_bytes_that_are_evenly_apart_are_so_as_they_are_shown() {
+        let most = 1.8 * f64::from(1 << 30);
+        let labels: Vec<String> = Bytes { most }.key_points(6usize).iter().map(bytes).collect();
+        let wanted = ["0 B", "256 MiB", "512 MiB", "768 MiB", "1 GiB", "1.25 GiB", "1.5 GiB", "1.75 GiB"];
+        assert_eq!(labels, wanted);
+    }
 
     #[test]
     fn labels_of_time_are_whole_units_of_it_and_at_most_nine() {

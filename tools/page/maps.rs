@@ -145,8 +145,8 @@ pub(super) fn reuse_distances(profile: &Profile, block_bytes: u64) -> Plot {
     Plot {
         name: "reuse",
         title: "How much is used between two uses of a block".into(),
-        caption: "The darker, the more uses, on a logarithmic scale. What lies below a cache's size is what LRU of that \
-                  size would answer."
+        caption: "The more a field stands out, the more uses, on a logarithmic scale. What lies below a cache's size is \
+                  what LRU of that size would answer."
             .into(),
         svg,
         marks,

@@ -37,17 +37,19 @@ struct Plot {
 fn plots(report: &Report) -> Vec<Plot> {
     // A cache that runs tells no more of its traffic than what other sizes would make of it.
     let of_trace = report.profile.as_ref();
+    let has_ssd = report.surface.iter().any(|one| one.cell.ssd_bytes > 0);
     let plots = [
         Some(maps::surface(report)),
-        Some(plots::disk_reads(report)),
+        has_ssd.then(|| plots::disk_reads(report)),
         report.curves.as_ref().map(|curves| plots::curves(curves, report.curve_errors.as_ref())),
-        Some(plots::wear(report)),
+        has_ssd.then(|| plots::wear(report)),
         Some(plots::latency(report)),
         of_trace.map(plots::request_sizes),
         of_trace.map(|profile| maps::reuse_distances(profile, report.block_bytes)),
         of_trace.map(plots::working_set),
     ];
-    plots.into_iter().flatten().collect()
+    // Axes alone show nothing: in a short trace no block may be used twice.
+    plots.into_iter().flatten().filter(|plot| plot.marks > 0).collect()
 }
 
 /// Whether there is a place for a page at `path`: to be told so before minutes of work, and not behind them.
@@ -63,6 +65,17 @@ pub(crate) fn check_place(path: &Path) -> Result<()> {
         (true, false) => return Ok(()),
     };
     Err(cannot_write(path, error.into()))
+}
+
+/// As [`check_place`], of a directory that is made when it is missing.
+///
+/// # Errors
+/// When something else is there, or on the way to it.
+pub(crate) fn check_directory(path: &Path) -> Result<()> {
+    match path.ancestors().find_map(|path| std::fs::metadata(path).ok()) {
+        Some(found) if !found.is_dir() => Err(cannot_write(path, std::io::ErrorKind::NotADirectory.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the page to `path`.
@@ -260,7 +273,9 @@ fn cells(one: &Candidate) -> [String; 12] {
         share(one.cell.disk_share, one.cell.disk_share_error),
         show_us(one.read_mean_us),
         show_us(one.read_p99_us),
-        one.ssd_bytes_a_day.map_or_else(unknown, |bytes| show_bytes(bytes as u64)),
+        one.ssd_bytes_a_day
+            .filter(|_| one.cell.ssd_bytes > 0)
+            .map_or_else(unknown, |bytes| show_bytes(bytes as u64)),
         one.cell.write_amplification.map_or_else(unknown, |factor| format!("{factor:.2}")),
         one.life_years.map_or_else(unknown, show_years),
         format!("{:.2}", one.price),

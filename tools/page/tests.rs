@@ -12,6 +12,14 @@ fn the_page_needs_nothing_from_elsewhere_and_has_every_plot() {
     }
 }
 
+#[test]
+fn a_plot_that_would_show_nothing_is_left_out() {
+    let report = report_of_a_small_trace(&["--ssd-sizes", "0"]);
+    let names: Vec<&str> = plots(&report).iter().map(|plot| plot.name).collect();
+    assert_eq!(names, ["surface", "curves", "latency", "requests", "reuse", "working-set"]);
+    page_is_whole(&report);
+}
+
 fn page_is_whole(report: &Report) {
     let page = page(report);
     for word in ["http://", "https://", "src=", "@import", "url("] {

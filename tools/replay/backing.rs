@@ -9,6 +9,7 @@ use std::sync::Arc;
 use terrace::Device;
 use terrace::tiers::backing::file::FileBacking;
 use terrace::tiers::backing::slow::{DiskModel, SlowDevice};
+use terrace::tiers::file_device::FileOptions;
 
 use super::args::{Disk, ReplayArgs};
 use crate::failure::{Failure, Result};
@@ -95,7 +96,8 @@ fn open_file(path: &Path, bytes: u64) -> Result<FileBacking> {
                 .remedy("name another --backing, or none for a temporary one")
         })?;
     }
-    FileBacking::create(path, bytes).map_err(|error| {
+    let options = FileOptions { create: Some(bytes), lock: true, ..FileOptions::new(path) };
+    FileBacking::with_options(&options).map_err(|error| {
         Failure::caused(format!("cannot make the backing file of {bytes} bytes"), error).remedy(
             "name another --backing; if it is too large for the file system, choose a smaller --block-size",
         )

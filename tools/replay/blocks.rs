@@ -42,7 +42,7 @@ impl Addressing {
             Span::Bytes { offset, .. } if self.one_block_each => (offset / SECTOR_BYTES as u64, 1),
             Span::Bytes { offset, bytes } => {
                 let first = offset >> self.block_size.shift();
-                let last = (offset + bytes.max(1) - 1) >> self.block_size.shift();
+                let last = (offset + (bytes.max(1) - 1)) >> self.block_size.shift();
                 (first, last - first + 1)
             }
         }

@@ -202,6 +202,14 @@ pub(super) fn check_files(plan: &Plan) -> Result<()> {
     let mut marks = BTreeMap::new();
     for export in &plan.exports {
         let Some(mark) = &export.mark else { continue };
+        if let Some(other) = file_at(mark).and_then(|found| files.get(&found)) {
+            return Err(Failure::input(format!(
+                "{} is the mark of export {}, and {other} too",
+                mark.display(),
+                export.name
+            ))
+            .remedy("name a small file of its own, which is made when it is missing"));
+        }
         if let Some(other) = marks.insert(place_of(mark), &export.name) {
             return Err(Failure::input(format!(
                 "{} is the mark of export {} and of export {other}",

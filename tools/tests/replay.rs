@@ -48,7 +48,7 @@ fn a_simulation_of_eight_blocks_counts_as_by_hand() {
 }
 
 #[test]
-fn a_trace_on_standard_input_gives_the_same_as_from_a_file_plain_or_zstd() {
+fn a_trace_on_standard_input_or_by_a_pipe_gives_the_same_as_from_a_file_plain_or_zstd() {
     let ground = Playground::new();
     let text = many_ids(20_000);
     let packed = zstd::encode_all(&text[..], 3).expect("in memory");
@@ -62,6 +62,9 @@ fn a_trace_on_standard_input_gives_the_same_as_from_a_file_plain_or_zstd() {
     assert_eq!(wanted.0, 20_000);
     assert_eq!(from("-", &text), wanted);
     assert_eq!(from("-", &packed), wanted);
+    // A pipe by its name, as a shell gives it for `<(command)`.
+    assert_eq!(from("/dev/stdin", &text), wanted);
+    assert_eq!(from("/dev/stdin", &packed), wanted);
 }
 
 #[test]

@@ -42,6 +42,31 @@ fn tables_json_page_and_plots_say_the_same() {
 }
 
 #[test]
+fn what_cannot_be_written_is_refused_before_the_work_and_costs_no_answer_behind_it() {
+    let ground = Playground::new();
+    ground.file("t", &lines(2000));
+    ground.file("proof", b"{}");
+    let before = ground.listing();
+    for place in [
+        &["--report", "missing/page.html"][..],
+        &["--report", "."],
+        &["--report", "./t"],
+        &["--report", "proof", "--measured", "proof"],
+        &["--svg", "t"],
+        &["--svg", "t/plots"],
+    ] {
+        let run = ground.terrace(&[&["tune", "t", "--block-size", "4k"], place].concat());
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{place:?}: {}", run.stderr);
+        assert!(run.stderr.contains("; name "), "{}", run.stderr);
+    }
+    assert_eq!(ground.listing(), before);
+    // Nobody can know that this disk is full.
+    let run = ground.terrace(&["tune", "t", "--block-size", "4k", "--report", "/dev/full"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("cannot write /dev/full") && run.stdout.contains("Take "), "{}", run.stdout);
+}
+
+#[test]
 fn constraints_are_kept_and_a_trace_without_times_is_asked_for_its_length() {
     let ground = Playground::new();
     ground.file("ids", &many_ids(20_000));

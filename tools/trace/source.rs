@@ -1,10 +1,11 @@
 //! A trace that can be opened again and again: a file, the files of a blktrace recording or of one that a cache made of
-//! itself, or standard input.
+//! itself, standard input or another pipe.
 //!
-//! Standard input is copied to a temporary file first, because a trace is read at least twice: once to see how large
-//! the volumes are and that every line can be read, before anything is made, and then for each pass.
+//! A pipe is copied to a temporary file first, because a trace is read at least twice: once to see how large the volumes are
+//! and that every line can be read, before anything is made, and then for each pass.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -29,7 +30,7 @@ pub(crate) struct Source {
     paths: Vec<PathBuf>,
     /// The path is that of none of them, but of all: `PATH.1`, `PATH.2` and so on.
     is_numbered: bool,
-    /// Holds what came in on standard input, until the source goes.
+    /// Holds what came in by a pipe, until the source goes.
     spooled: Option<tempfile::NamedTempFile>,
     options: Options,
     format: Format,
@@ -45,11 +46,17 @@ pub(crate) struct Source {
 impl Source {
     /// The trace at `path` (`-`: standard input), in the format that `options` name or that its content shows.
     pub(crate) fn open(path: &Path, options: &Options) -> Result<Self> {
-        let spooled = if path == Path::new("-") { Some(spool_stdin()?) } else { None };
-        let (name, path) = match &spooled {
-            Some(file) => ("standard input".into(), file.path().to_owned()),
-            None => (path.display().to_string(), path.to_owned()),
+        let is_stdin = path == Path::new("-");
+        let name = if is_stdin { "standard input".into() } else { path.display().to_string() };
+        let spooled = match is_stdin {
+            true => Some(spool(&mut io::stdin().lock(), &name)?),
+            false if is_pipe(path) => {
+                let mut pipe = std::fs::File::open(path).map_err(|error| cannot_open(&name, error))?;
+                Some(spool(&mut pipe, &name)?)
+            }
+            false => None,
         };
+        let path = spooled.as_ref().map_or(path, |file| file.path()).to_owned();
         let numbered = if path.exists() { Vec::new() } else { numbered(&path) };
         let (is_numbered, path) = (!numbered.is_empty(), numbered.first().cloned().unwrap_or(path));
         check_is_file(&path, &name)?;
@@ -128,7 +135,7 @@ impl Source {
         self.paths.len()
     }
 
-    /// The file a replay must not write to; none for standard input.
+    /// The file a replay must not write to; none for a pipe.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.spooled.is_none().then_some(&self.paths[0])
     }
@@ -238,14 +245,19 @@ fn processor(name: &str) -> Option<(&str, u32)> {
     Some((stem, number.parse().ok()?))
 }
 
-fn spool_stdin() -> Result<tempfile::NamedTempFile> {
-    let spool = || {
+/// What a shell's `<(command)` names, or `mkfifo` made.
+fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+fn spool(pipe: &mut impl io::Read, name: &str) -> Result<tempfile::NamedTempFile> {
+    let mut spool = || {
         let mut file = tempfile::NamedTempFile::with_prefix("terrace-trace-")?;
-        io::copy(&mut io::stdin().lock(), &mut file)?;
+        io::copy(pipe, &mut file)?;
         Ok(file)
     };
     spool().map_err(|error: io::Error| {
-        Failure::caused("cannot copy standard input to a temporary file", error)
+        Failure::caused(format!("cannot copy {name} to a temporary file"), error)
             .remedy("name a trace file, or set TMPDIR to a directory with room")
     })
 }

@@ -177,7 +177,7 @@ pub(crate) enum Effort {
     Auto,
     /// All of it, however long it takes
     Exact,
-    /// Samples, however short the trace is
+    /// Samples, also where all of it takes seconds; a trace of too few blocks for them is simulated whole
     Sampled,
 }
 

@@ -212,7 +212,7 @@ impl Survey {
         if grid.is_write(request) {
             self.logged.add(count, grid.skipped_pages(request), grid.addressing.block_size);
         }
-        (first..first + count).for_each(|block| self.touched.add(request.volume, block));
+        (0..count).for_each(|at| self.touched.add(request.volume, first + at));
         let bytes = match request.span {
             Span::Bytes { bytes, .. } => bytes,
             Span::Ids { .. } => count << grid.addressing.block_size.shift(),

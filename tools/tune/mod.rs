@@ -54,25 +54,40 @@ pub(crate) use report::{Report, sizes};
 pub(crate) use sweep::Variant;
 pub(crate) use table::{MEASURED_HEAD, changes, measured_row, recorded, show, show_years, traffic};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// Runs the subcommand; `print` takes what goes to standard output.
 pub(crate) fn main(args: &TuneArgs, print: impl Fn(&str)) -> Result<()> {
-    args.report.as_deref().map_or(Ok(()), crate::page::check_place)?;
+    check_places(args)?;
     let report = match (&args.live, &args.trace) {
         (Some(socket), _) => live::report_of_service(socket, args)?,
         (None, trace) => report::make(trace.as_deref().expect("one of both is demanded"), args)?,
     };
+    // First: it may be the answer of minutes, and a disk may be full.
+    if args.json {
+        print(&serde_json::to_string_pretty(&report).expect("plain data always serialises"));
+    } else {
+        print(&table::show(&report));
+    }
     if let Some(path) = &args.report {
         crate::page::write(&report, path)?;
     }
     if let Some(directory) = &args.svg {
         crate::page::write_plots(&report, directory)?;
     }
-    if args.json {
-        print(&serde_json::to_string_pretty(&report).expect("plain data always serialises"));
-    } else {
-        print(&table::show(&report));
-    }
     Ok(())
+}
+
+/// Whether what is to be written has a place, which is not that of something that is read.
+fn check_places(args: &TuneArgs) -> Result<()> {
+    if let Some(page) = &args.report {
+        crate::page::check_place(page)?;
+        let there = page.canonicalize().ok();
+        let mut read = args.trace.iter().chain(&args.measured);
+        if let Some(read) = read.find(|read| there.is_some() && read.canonicalize().ok() == there) {
+            return Err(Failure::input(format!("the page would take the place of {}", read.display()))
+                .remedy("name another file by --report"));
+        }
+    }
+    args.svg.as_deref().map_or(Ok(()), crate::page::check_directory)
 }

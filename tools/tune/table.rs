@@ -116,7 +116,9 @@ fn row(name: &str, one: &Candidate) -> Vec<String> {
         format!("{:.2} %", one.cell.disk_share * 100.0),
         show_us(one.read_mean_us),
         show_us(one.read_p99_us),
-        one.ssd_bytes_a_day.map_or_else(unknown, |bytes| show_bytes(bytes as u64)),
+        one.ssd_bytes_a_day
+            .filter(|_| one.cell.ssd_bytes > 0)
+            .map_or_else(unknown, |bytes| show_bytes(bytes as u64)),
         one.life_years.map_or_else(unknown, show_years),
         format!("{:.2}", one.price),
     ]

@@ -152,7 +152,7 @@ impl Scrape {
             (
                 "lost",
                 bytes(),
-                "What was acknowledged and nobody can give any more; terrace ctl exports has whose",
+                "What was acknowledged and nobody can give any more; terrace ctl lost has which",
             ),
             self.in_bytes(stats.lost_blocks),
         )

@@ -144,7 +144,7 @@ fn warnings(report: &Report) -> String {
     }
     if now.lost_blocks > 0 {
         let bytes = show_bytes(now.lost_blocks * report.block_bytes);
-        said.push(format!("{bytes} of what was written are lost; terrace ctl exports says of which."));
+        said.push(format!("{bytes} of what was written are lost; terrace ctl lost says which."));
     }
     if now.ssd_segments_unread > 0 {
         let segments = show_count(now.ssd_segments_unread);

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 
 use crate::common::{Playground, is_slow_run};
 use crate::harness::{MIB, Server, have, make_disk, noise, run, seed, try_run, uri};
+use crate::refusals;
 
 /// No XFS is smaller than 300 MiB.
 const DISK_BYTES: usize = 512 * MIB;
@@ -130,6 +131,32 @@ impl Drop for Disk<'_> {
         let _ = self.nbdfuse.wait();
         let _ = fs::remove_file(self.ground.path().join("nbdfuse.pid"));
     }
+}
+
+#[test]
+fn a_disk_that_is_mounted_is_neither_served_nor_replayed_on() {
+    if !can_mount() {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 64 * MIB);
+    ground.file("t", b"1\n2\n");
+    let server = serve(&ground, "through");
+    let disk = Disk::attach(&ground);
+    disk.format(&KINDS[0]);
+    let map = format!("0={}", disk.device);
+    let again = ["--backing", &disk.device, "--listen", "unix:again"];
+    let replay = ["replay", "t", "--map", &map, "--overwrite"];
+    disk.mount();
+    for run in [refusals::serve(&ground, &again), ground.terrace(&replay)] {
+        assert_eq!(run.code, Some(2), "{}", run.stderr);
+        assert!(run.stderr.contains("mounted; end that"), "{}", run.stderr);
+    }
+    disk.unmount();
+    disk.check(&KINDS[0]);
+    assert!(refusals::serve(&ground, &again).stdout.starts_with("ready"));
+    disk.detach();
+    server.stop();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::common::{Playground, Run};
 use crate::harness::{MIB, make_disk};
 
 /// Runs the service to its end, which comes at once if it gets ready.
-fn serve(ground: &Playground, arguments: &[&str]) -> Run {
+pub(crate) fn serve(ground: &Playground, arguments: &[&str]) -> Run {
     let mut child = ground.command(&[&["serve"], arguments].concat()).spawn().expect("it was built");
     let mut stdout = String::new();
     let mut lines = BufReader::new(child.stdout.take().expect("it is a pipe"));
@@ -103,6 +103,7 @@ fn addresses_that_cannot_be_or_that_anybody_could_reach_are_refused() {
 fn a_file_that_contradicts_itself_is_refused_with_what_is_wrong() {
     let ground = Playground::new();
     make_disk(&ground, "disk", MIB);
+    ground.file("foreign", &vec![0x5a; 1 << 20]);
     let head = "listen = [\"unix:nbd\"]\n";
     for (text, said) in [
         ("", "there is nothing to serve"),
@@ -111,6 +112,16 @@ fn a_file_that_contradicts_itself_is_refused_with_what_is_wrong() {
             "[[export]]\nbacking = \"disk\"\n[[export]]\nname = \"again\"\nbacking = \"./disk\"",
             "is the backing store of export again and export disk too",
         ),
+        // What a mark takes the place of is gone.
+        (
+            "[[export]]\nbacking = \"disk\"\nmark = \"./disk\"",
+            "is the mark of export disk, and export disk too",
+        ),
+        (
+            "[cache]\nssd-file = \"foreign\"\nssd-size = \"128MiB\"\n[[export]]\nbacking = \"disk\"\nmark = \"foreign\"",
+            "is the mark of export disk, and the cache file too",
+        ),
+        ("[[export]]\nbacking = \"disk\"\nmark = \"foreign\"", "it is no mark"),
         ("[[export]]\nbacking = \"disk\"\nwrite = \"back-ssd\"", "there is none"),
         ("[cache]\nssd-file = \"ssd\"\n[[export]]\nbacking = \"disk\"", "no size"),
         ("[[export]]\nbacking = \"disk\"\nreadonly = true", "line 4: unknown field `readonly`"),
