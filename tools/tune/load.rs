@@ -1,44 +1,51 @@
 //! A trace in memory, as the blocks that its requests touch: the one place where `tune` meets the readers.
 //!
-//! A trace that is too large to be kept whole ([`Limits`]) is thinned while it is read, by blocks, so that memory is bounded
-//! whatever its length; `rate` then says by how much, and everything after scales sizes by it. What is thinned is thinned
-//! to what samples need and not to what would just fit: more would cost memory and tell no more.
+//! A trace that is too large to be kept whole ([`Limits`]) is counted while it is read, see `stream`; what is kept of it is
+//! one chunk at a time.
 
 use terrace::simulate::{DenseTrace, Sample};
 use terrace::{BlockId, BlockSize};
 
 use super::work::Work;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::replay::{Addressing, Scan, block_id};
 use crate::trace::{Alignment, Kind, Request, Source, Span, Touched, Window};
 
-/// How much of a trace is kept.
+/// What a trace that is kept whole may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// What a trace that is kept whole may take.
     pub(super) whole_bytes: u64,
-    /// What is kept of a larger one.
-    pub(super) references: u64,
-    pub(super) blocks: u64,
 }
 
 impl Limits {
-    /// A thinned trace, samples of it and their simulation take some 140 MiB.
-    pub(super) const BOUNDED: Self = Self { whole_bytes: 192 << 20, references: 3 << 19, blocks: 1 << 18 };
-    pub(super) const NONE: Self = Self { whole_bytes: u64::MAX, references: u64::MAX, blocks: u64::MAX };
+    pub(super) const BOUNDED: Self = Self { whole_bytes: 192 << 20 };
+    pub(super) const NONE: Self = Self { whole_bytes: u64::MAX };
 
-    /// The share of the blocks to keep.
-    fn rate(&self, survey: &Survey) -> f64 {
-        let blocks = survey.touched.count();
+    /// Whether a trace like this is kept whole.
+    pub(super) fn keep(self, survey: &Survey) -> bool {
         // A request as it is kept, a reference's number, and the wider of what follows: blocks as they are numbered and
         // as LRU stacks them, or the runs of ARC on two processors.
-        let passes = (blocks * 32).max(survey.references / 2);
-        let whole = survey.requests * size_of::<Touch>() as u64 + survey.references * 4 + passes;
-        if whole <= self.whole_bytes {
-            return 1.0;
-        }
-        let share = |limit: u64, all: u64| limit as f64 / all.max(1) as f64;
-        share(self.references, survey.references).min(share(self.blocks, blocks)).min(1.0)
+        let passes = (survey.blocks * 32).max(survey.references / 2);
+        survey.requests * size_of::<Touch>() as u64 + survey.references * 4 + passes <= self.whole_bytes
+    }
+}
+
+/// Samples of a trace, of a share of its blocks each, and none in two of them: so what their mean misses is what each of them
+/// misses by chance, and how far they lie apart tells how much that is.
+pub(super) struct Parts {
+    /// The part with this number, and those before.
+    up_to: Vec<Sample>,
+}
+
+impl Parts {
+    /// So many parts of a share `rate` each, at most 1 in all; `salt` tells which.
+    pub(super) fn new(count: u64, rate: f64, salt: u64) -> Self {
+        Self { up_to: (1..=count).map(|parts| Sample::new(rate * parts as f64, salt)).collect() }
+    }
+
+    /// The part that has `block`; none: it is left out.
+    pub(super) fn part_of(&self, block: BlockId) -> Option<usize> {
+        self.up_to.iter().position(|sample| sample.takes(block))
     }
 }
 
@@ -72,6 +79,11 @@ impl Grid {
         self
     }
 
+    /// The first block that `request` touches, and how many.
+    pub(super) fn blocks(&self, request: &Request) -> (u64, u64) {
+        self.addressing.blocks(self.place(request.span))
+    }
+
     fn place(&self, span: Span) -> Span {
         match span {
             Span::Bytes { offset, bytes } => Span::Bytes { offset: offset + self.shift_bytes, bytes },
@@ -80,7 +92,7 @@ impl Grid {
     }
 }
 
-/// A trace as it is simulated.
+/// A trace as it is simulated, or a sample or a chunk of it.
 pub(super) struct Recording {
     pub(super) touches: Vec<Touch>,
     /// The share of all blocks that is in it.
@@ -95,46 +107,69 @@ pub(super) struct Survey {
     /// Those that the trace knows to be missing.
     pub(super) lost_requests: u64,
     pub(super) references: u64,
-    /// From the first request to the last; none where the trace has no times.
-    pub(super) time_us: Option<u64>,
+    /// Those of requests that are simulated as reads.
+    pub(super) read_references: u64,
+    /// Different blocks; estimated beyond a million.
+    pub(super) blocks: u64,
+    pub(super) volumes: usize,
+    /// Of the first request and of the last; none where the trace has no times, or all are the same.
+    pub(super) times_us: Option<(u64, u64)>,
     /// Where in a page requests begin, where the trace has addresses.
     pub(super) alignment: Alignment,
     /// Requests and bytes by the power of two that holds them, reads and writes.
     pub(super) sizes: [[u64; SIZES]; 2],
     pub(super) bytes: [u64; 2],
     pub(super) renumbers: bool,
-    /// The different blocks, as many as could be counted.
-    touched: Touched,
 }
 
 /// Powers of two from 512 bytes to a GiB.
 pub(super) const SIZES: usize = 22;
 
 impl Survey {
-    /// Reads `source` to its end.
-    pub(super) fn of(source: &Source, grid: &Grid, work: &Work) -> Result<Self> {
+    /// Reads `source` to its end, once for all of `grids`.
+    pub(super) fn of<const N: usize>(source: &Source, grids: &[Grid; N], work: &Work) -> Result<[Self; N]> {
+        let all = Self::of_all(source, grids, work)?;
+        Ok(all.try_into().unwrap_or_else(|_| unreachable!("one for each grid")))
+    }
+
+    /// The same of as many as there are, one at the least.
+    pub(super) fn of_all(source: &Source, grids: &[Grid], work: &Work) -> Result<Vec<Self>> {
         let progress = work.reading("surveying", source.file_bytes());
-        let mut survey = Self::default();
-        let scan = Scan::with(source, &Window::default(), &grid.addressing, &progress, |request| {
-            survey.count(request, grid);
+        let mut surveys = vec![(Self::default(), Touched::default()); grids.len()];
+        let scan = Scan::with(source, &Window::default(), &grids[0].addressing, &progress, |request| {
+            for ((survey, touched), grid) in surveys.iter_mut().zip(grids) {
+                survey.count(request, grid, touched);
+            }
         })?;
-        Ok(Self {
-            renumbers: scan.renumbers,
-            time_us: scan.duration_ns().map(|ns| ns / 1000).filter(|&us| us > 0),
+        let us = |(first, last): (u64, u64)| (first / 1000, last / 1000);
+        let finished = |((survey, touched), grid): ((Self, Touched), &Grid)| Self {
+            blocks: touched.count(),
+            volumes: scan.volumes(),
+            renumbers: scan.renumbers_for(grid.addressing.block_size),
+            times_us: scan.times_ns.map(us).filter(|(first, last)| first < last),
             alignment: scan.alignment,
             lost_requests: scan.lost_requests,
             ..survey
-        })
+        };
+        Ok(surveys.into_iter().zip(grids).map(finished).collect())
     }
 
-    fn count(&mut self, request: &Request, grid: &Grid) {
+    /// From the first request to the last; none where the trace has no times.
+    pub(super) fn time_us(&self) -> Option<u64> {
+        self.times_us.map(|(first, last)| last - first)
+    }
+
+    fn count(&mut self, request: &Request, grid: &Grid, touched: &mut Touched) {
         if !matches!(request.kind, Kind::Read | Kind::Write) {
             return;
         }
         self.requests += 1;
-        let (first, count) = grid.addressing.blocks(grid.place(request.span));
+        let (first, count) = grid.blocks(request);
         self.references += count;
-        (first..first + count).for_each(|block| self.touched.add(request.volume, block));
+        if grid.addressing.kind(request.kind) == Some(Kind::Read) {
+            self.read_references += count;
+        }
+        (0..count).for_each(|at| touched.add(request.volume, first + at));
         let bytes = match request.span {
             Span::Bytes { bytes, .. } => bytes,
             Span::Ids { .. } => count << grid.addressing.block_size.shift(),
@@ -150,47 +185,54 @@ fn size_class(bytes: u64) -> usize {
     ((64 - (sectors - 1).leading_zeros()) as usize).min(SIZES - 1)
 }
 
+/// Calls `visit` with each read and write of `source`.
+pub(super) fn read(
+    source: &Source,
+    what: &str,
+    work: &Work,
+    mut visit: impl FnMut(&Request) -> Result<()>,
+) -> Result<()> {
+    let progress = work.reading(what, source.file_bytes());
+    let (mut reader, position) = source.reader()?;
+    let mut requests = 0u64;
+    while let Some(request) = reader.next_request()? {
+        if requests.is_multiple_of(4096) {
+            progress.show(&position);
+        }
+        requests += 1;
+        if matches!(request.kind, Kind::Read | Kind::Write) {
+            visit(&request)?;
+        }
+    }
+    Ok(())
+}
+
 impl Recording {
-    /// Reads `source`, of which `survey` was made, as much of it as `limits` let.
-    pub(super) fn load(
-        source: &Source,
-        grid: &Grid,
-        survey: &Survey,
-        limits: Limits,
-        work: &Work,
-    ) -> Result<Self> {
-        let rate = limits.rate(survey);
-        let mut recording = Self { touches: Vec::new(), rate, block_size: grid.addressing.block_size };
-        let sample = (rate < 1.0).then(|| Sample::new(rate, 0));
-        let progress = work.reading("reading", source.file_bytes());
-        let (mut reader, position) = source.reader()?;
+    pub(super) fn empty(block_size: BlockSize, rate: f64) -> Self {
+        Self { touches: Vec::new(), rate, block_size }
+    }
+
+    /// Reads `source`, of which `survey` was made, and keeps all of it.
+    pub(super) fn load(source: &Source, grid: &Grid, survey: &Survey, work: &Work) -> Result<Self> {
+        let mut recording = Self::empty(grid.addressing.block_size, 1.0);
         let mut numbers = survey.renumbers.then(DenseTrace::default);
-        let mut requests = 0u64;
-        while let Some(request) = reader.next_request()? {
-            if requests.is_multiple_of(4096) {
-                progress.show(&position);
-            }
-            requests += 1;
-            if matches!(request.kind, Kind::Read | Kind::Write) {
-                recording.add(&request, grid, sample.as_ref(), numbers.as_mut());
-            }
-        }
-        if recording.touches.is_empty() {
-            return Err(Failure::input("nothing of the trace is left").remedy("name a longer one"));
-        }
+        read(source, "reading", work, |request| {
+            recording.add(request, grid, None, numbers.as_mut());
+            Ok(())
+        })?;
         Ok(recording)
     }
 
     /// Adds what a read or a write touches, of `sample` if there is one. Ids beyond every block number are counted off
     /// in `numbers`, in order of appearance, and no longer neighbours.
-    fn add(
+    pub(super) fn add(
         &mut self,
         request: &Request,
         grid: &Grid,
         sample: Option<&Sample>,
         numbers: Option<&mut DenseTrace>,
     ) {
-        let (first, count) = grid.addressing.blocks(grid.place(request.span));
+        let (first, count) = grid.blocks(request);
         let touch = |first, count| Touch {
             first,
             count,
@@ -200,8 +242,8 @@ impl Recording {
         let Some(numbers) = numbers else {
             return self.push(touch(block_id(request.volume, first), count as u32), sample);
         };
-        for id in first..first + count {
-            let id = BlockId::from_u64(id ^ u64::from(request.volume) << 56);
+        for at in 0..count {
+            let id = BlockId::from_u64((first + at) ^ u64::from(request.volume) << 56);
             // Before it gets a number: those of blocks that are left out would fill the memory.
             if sample.is_none_or(|sample| sample.takes(id)) {
                 self.touches.push(touch(BlockId::from_u64(numbers.number(id).into()), 1));
@@ -219,12 +261,19 @@ impl Recording {
         }
     }
 
-    /// The share `rate` of its blocks, told by `salt`.
-    pub(super) fn sampled(&self, rate: f64, salt: u64) -> Self {
-        let mut sampled = Self { touches: Vec::new(), rate: self.rate * rate, block_size: self.block_size };
-        let sample = Sample::new(rate, salt);
-        self.touches.iter().for_each(|&touch| sampled.push(touch, Some(&sample)));
-        sampled
+    /// So many samples, each of the share `rate` of its blocks.
+    pub(super) fn sampled(&self, count: u64, rate: f64) -> Vec<Self> {
+        let parts = Parts::new(count, rate, 1);
+        let sample = || Self::empty(self.block_size, self.rate * rate);
+        let mut samples: Vec<Self> = (0..count).map(|_| sample()).collect();
+        for touch in &self.touches {
+            for block in touch.blocks() {
+                if let Some(part) = parts.part_of(block) {
+                    samples[part].touches.push(Touch { first: block, count: 1, ..*touch });
+                }
+            }
+        }
+        samples
     }
 
     /// Blocks touched, one after another.
@@ -258,16 +307,20 @@ mod tests {
             time_us: step,
         };
         let whole = Recording { touches: (0..5000).map(touch).collect(), rate: 1.0, block_size };
-        let sampled = whole.sampled(0.2, 4);
-        let taken = Sample::new(0.2, 4);
-        let wanted: Vec<(BlockId, bool, u64)> = whole
-            .touches
-            .iter()
-            .flat_map(|touch| touch.blocks().map(|block| (block, touch.is_write, touch.time_us)))
-            .filter(|one| taken.takes(one.0))
-            .collect();
-        let found = sampled.touches.iter().map(|touch| (touch.first, touch.is_write, touch.time_us));
-        assert!(found.eq(wanted.iter().copied()));
-        assert_eq!((sampled.references(), sampled.rate), (wanted.len() as u64, 0.2));
+        let parts = Parts::new(3, 0.2, 1);
+        let samples = whole.sampled(3, 0.2);
+        for (number, sampled) in samples.iter().enumerate() {
+            let wanted: Vec<(BlockId, bool, u64)> = whole
+                .touches
+                .iter()
+                .flat_map(|touch| touch.blocks().map(|block| (block, touch.is_write, touch.time_us)))
+                .filter(|one| parts.part_of(one.0) == Some(number))
+                .collect();
+            let found = sampled.touches.iter().map(|touch| (touch.first, touch.is_write, touch.time_us));
+            assert!(found.eq(wanted.iter().copied()));
+            assert_eq!((sampled.references(), sampled.rate), (wanted.len() as u64, 0.2));
+            let blocks = u64::from(sampled.dense().unique());
+            assert!((150..250).contains(&blocks), "{blocks} of 1000 in part {number}");
+        }
     }
 }

@@ -7,13 +7,14 @@ use super::*;
 use crate::replay::Addressing;
 use crate::trace::Source;
 
-fn recording(path: &Path, limits: Limits) -> Recording {
+fn recording(path: &Path) -> Recording {
     let block_size = BlockSize::new(4096).expect("a good size");
     let addressing = Addressing { block_size, one_block_each: false, writes_as_reads: false };
     let (grid, work) = (Grid { addressing, shift_bytes: 0 }, Work { is_shown: false });
     let source = Source::open(path, &crate::trace::Options::default()).expect("the trace can be opened");
-    let survey = Survey::of(&source, &grid, &work).expect("the trace can be read");
-    Recording::load(&source, &grid, &survey, limits, &work).expect("the trace can be read")
+    let [survey] = Survey::of(&source, &[grid], &work).expect("the trace can be read");
+    assert!(Limits::BOUNDED.keep(&survey), "{} is small enough to be kept whole", path.display());
+    Recording::load(&source, &grid, &survey, &work).expect("the trace can be read")
 }
 
 /// Four RAM sizes and five of the SSD, none among them.
@@ -33,7 +34,7 @@ fn sizes(unique: u64) -> Sizes {
 }
 
 /// Mean absolute error of disk shares, the worst one, and how many lie outside their own error bar.
-fn compare(exact: &Surface, sampled: &Surface) -> (f64, f64, usize) {
+pub(in super::super) fn compare(exact: &Surface, sampled: &Surface) -> (f64, f64, usize) {
     let off = |(one, other): (&Cell, &Cell)| (one.disk_share - other.disk_share).abs();
     let pairs = || exact.cells.iter().zip(&sampled.cells);
     let outside = pairs().filter(|&(one, other)| off((one, other)) > other.disk_share_error).count();
@@ -71,28 +72,6 @@ fn a_sampled_surface_is_near_the_exact_one_and_its_error_bars_hold_it() {
     assert!(outside <= exact.cells.len() / 5, "seed {seed}: {outside} outside of {}", exact.cells.len());
     let written = |surface: &Surface| surface.cells.iter().map(|cell| cell.ssd_bytes_written).sum::<f64>();
     assert!((written(&sampled) / written(&exact) - 1.0).abs() < 0.1, "seed {seed}");
-}
-
-#[test]
-fn a_trace_too_large_to_be_kept_is_thinned_and_error_bars_hold_the_whole() {
-    let seed = fastrand::u64(..);
-    let text: String =
-        touches(200_000, seed).iter().map(|touch| format!("{}\n", touch.first.as_u64())).collect();
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), text).expect("room for it");
-    let (sizes, work) = (sizes(100_000), Work { is_shown: false });
-    let (references, blocks) = (40_000, 20_000);
-    let limits = Limits { whole_bytes: 4 << 20, references, blocks };
-    let (whole, thinned) = (recording(file.path(), Limits::NONE), recording(file.path(), limits));
-    assert_eq!((whole.references(), whole.rate), (200_000, 1.0));
-    let (kept, unique) = (thinned.references(), u64::from(thinned.dense().unique()));
-    assert!(thinned.rate < 0.21 && kept < references * 6 / 5 && unique < blocks * 6 / 5, "{kept}, {unique}");
-    let rate = rate_for(&thinned, unique, &sizes, Effort::Auto);
-    assert!(rate <= 1.0 / SALTS as f64, "a sample of it for each salt: {rate}");
-    let exact = Surface::simulate(&whole, &sizes, 1.0, &work).expect("sizes that work");
-    let sampled = Surface::simulate(&thinned, &sizes, rate, &work).expect("sizes that work");
-    let (mean, _, outside) = compare(&exact, &sampled);
-    assert!(mean < 0.04 && outside <= exact.cells.len() / 5, "seed {seed}: {mean}, {outside} outside");
 }
 
 #[test]
@@ -134,8 +113,7 @@ fn on_recorded_traces_the_mean_error_is_at_most_a_point_and_inside_the_error_bar
         "msr/msr.cut.per_10k.rw_40_60.1370.trace.zst",
     ];
     for file in files {
-        let recording = recording(&directory.join(file), Limits::BOUNDED);
-        assert_eq!(recording.rate, 1.0, "{file} is small enough to be kept whole");
+        let recording = recording(&directory.join(file));
         let unique = u64::from(recording.dense().unique());
         let (sizes, work) = (sizes(unique), Work { is_shown: false });
         let rate = rate_for(&recording, unique, &sizes, Effort::Sampled);
