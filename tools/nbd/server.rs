@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// Sends away the clients of the export of this name, each when what it has begun is answered; more come only if it
-    /// is still offered.
+    /// is still offered. Who is just choosing an export that was taken away before this call is sent away too.
     pub fn disconnect(&self, export: &str) {
         for connection in self.shared.here.lock().connections.values() {
             if let Some(chosen) = connection.chosen.get().filter(|chosen| chosen.export == export) {
@@ -341,8 +341,9 @@ impl Shared {
         tracing::debug!(peer = connection.peer.as_str(), export = session.name, "a client chose an export");
         let (export, has_tls) = (session.name.clone(), !stream.is_plain());
         let _ = connection.chosen.set(Chosen { export, has_tls, outbox: outbox.clone() });
-        // Who drains either finds the outbox there, or has said so before.
-        if self.is_draining.load(Ordering::SeqCst) {
+        // Who drains, or sends away an export's clients, either finds the outbox there, or has said so before.
+        let is_offered = self.exports.offers(&session.name, &session.export);
+        if self.is_draining.load(Ordering::SeqCst) || !is_offered {
             outbox.drain();
         }
         Transmission::new(&mut stream, &mut input, &session, &outbox).run()
