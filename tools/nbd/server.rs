@@ -82,6 +82,21 @@ struct Chosen {
     outbox: Arc<Outbox>,
 }
 
+impl Here {
+    /// Cuts off the client that has been in its handshake for the longest, if that is at least `slow`; whether there was one.
+    /// Its thread is at its end then.
+    fn cut_a_slow_handshake(&mut self, slow: Duration) -> bool {
+        let mut in_order = self.connections.iter();
+        let oldest = in_order.find(|(_, connection)| connection.chosen.get().is_none());
+        let Some((&id, connection)) = oldest.filter(|(_, oldest)| oldest.since.elapsed() >= slow) else {
+            return false;
+        };
+        connection.socket.cut();
+        self.connections.remove(&id);
+        true
+    }
+}
+
 impl Server {
     pub fn new(exports: Arc<Exports>, limits: Limits) -> Self {
         let shared = Arc::new(Shared {
@@ -245,7 +260,11 @@ impl Shared {
     fn admit(&self, socket: Socket, peer: String) -> Option<(u64, Arc<Connection>)> {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut here = self.here.lock();
-        if here.connections.len() >= self.limits.read().connections_max {
+        let (connections_max, handshake_time) = {
+            let limits = self.limits.read();
+            (limits.connections_max, limits.handshake_time)
+        };
+        if here.connections.len() >= connections_max && !here.cut_a_slow_handshake(handshake_time / 10) {
             drop(here);
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             self.tell_of_too_many(&peer);
