@@ -377,7 +377,8 @@ impl LongRead {
         volume.read_with(at, bytes, move |brought| match brought {
             Ok(blocks) => {
                 blocks.copy_to(&mut self.buffer[self.filled..][..bytes]);
-                (self.filled += bytes, self.answer.add(blocks.answer()));
+                self.filled += bytes;
+                self.answer.add(blocks.answer());
                 drop(blocks);
                 if self.filled < self.buffer.len() {
                     return self.bring_next(request);
