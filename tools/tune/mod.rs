@@ -44,7 +44,7 @@ pub(crate) use curves::{CurvePoint, Curves};
 pub(crate) use devices::{Latency, Mixture};
 #[cfg(test)]
 pub(crate) use live::tests::report as report_of_a_small_cache;
-pub(crate) use live::{Live, OutlookReport, live_report};
+pub(crate) use live::{Live, OutlookReport, ProgressReport, live_report};
 pub(crate) use measured::Measured;
 #[cfg(test)]
 pub(crate) use measured::Shares;
