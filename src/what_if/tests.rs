@@ -48,8 +48,8 @@ fn it_says_something_when_it_has_seen_what_it_wants() {
     let mut miniatures = Miniatures::at_rate(&config(), 1.0).expect("the sizes work");
     let window = miniatures.window;
     assert_eq!(miniatures.progress(), OutlookProgress { seen: 0, wanted: 2 * window });
-    for (block, is_write) in references(3 * window as usize, 7) {
-        miniatures.reference(block, is_write);
+    for reference in references(3 * window as usize, 7) {
+        miniatures.reference(reference);
         // A batch at a time, which no window ends with.
         if miniatures.seen.is_multiple_of(1000) {
             miniatures.turn_window();
