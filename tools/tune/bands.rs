@@ -2,7 +2,7 @@
 //! that share no block tell by how they differ.
 //!
 //! As for the surface there are two fair estimates of what misses, and of both the one whose samples agree better: the
-//! sample's own share, or its misses over the references that it should have.
+//! samples' own share, or their misses over the references that they should have.
 
 use serde::Serialize;
 use terrace::simulate::StackDistances;
@@ -11,7 +11,7 @@ use terrace::{BlockId, BlockSize};
 
 use super::curves::{ARC_POINTS, CurvePoint, Curves, LRU_POINTS, knee, sizes};
 use super::load::Survey;
-use super::surface::{deviation, error, mean};
+use super::surface::{deviation, error, mean, shares};
 
 /// Half the width of a 95 % interval for each point of both curves.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -84,10 +84,10 @@ pub(super) fn combine(
     let points: Vec<(u32, Vec<u64>)> = lru.chain(arc).collect();
 
     let wanted = survey.references as f64 * rate;
-    let estimate = |misses: &[u64], adjusted: bool| -> Vec<f64> {
-        let own = |sample: &SampleCurve| sample.references.max(1) as f64;
-        let shares = misses.iter().zip(samples);
-        shares.map(|(&misses, sample)| misses as f64 / if adjusted { wanted } else { own(sample) }).collect()
+    let estimate = |misses: &[u64], adjusted: bool| {
+        let all = |sample: &SampleCurve| if adjusted { wanted } else { sample.references as f64 };
+        let misses: Vec<f64> = misses.iter().map(|&misses| misses as f64).collect();
+        shares(&misses, &samples.iter().map(all).collect::<Vec<_>>())
     };
     let spread =
         |adjusted| points.iter().map(|(_, misses)| deviation(&estimate(misses, adjusted))).sum::<f64>();

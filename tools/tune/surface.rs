@@ -4,7 +4,7 @@
 //! at once. Else by *miniature simulation*: the same passes over [`SAMPLES`] samples of the blocks, no block in two, with all
 //! sizes scaled alike.
 //!
-//! Two estimates come from a sample: its own shares of hits, or its counts over what a sample of that rate should have
+//! Two estimates come from samples: their own shares of hits, or their counts over what samples of that rate should have
 //! (Waldspurger and others' adjustment, which books what a sample has too much or too little of as hits in RAM). Both are
 //! fair; which one varies less depends on how much of the traffic the hottest blocks carry. Taken is the one whose samples
 //! agree better over the whole surface.
@@ -235,9 +235,17 @@ impl<'a> Column<'a> {
     }
 }
 
-/// Shares of the SSD and of the disk, by one sample: as they are in it, or over the reads that it should have.
-fn shares(counts: &Counts, reads: f64) -> (f64, f64) {
-    (counts.ssd_hits / reads.max(1.0), counts.disk_reads / reads.max(1.0))
+/// What each sample adds to the share that all of them have together: `counts` over `all`, of each. The mean of these is that
+/// share, the mean of the samples' own shares is not: few samples have a block that is asked for again and again, and in all
+/// others too much misses. (The ratio estimator and its linearised error: Cochran, "Sampling Techniques", chapter 6.)
+pub(super) fn shares(counts: &[f64], all: &[f64]) -> Vec<f64> {
+    let mean_of_all = mean(all).max(f64::MIN_POSITIVE);
+    let share = mean(counts) / mean_of_all;
+    if counts.len() == 1 {
+        // To the last bit.
+        return vec![share];
+    }
+    counts.iter().zip(all).map(|(count, all)| share + (count - share * all) / mean_of_all).collect()
 }
 
 fn cells(
@@ -247,16 +255,17 @@ fn cells(
     (wanted_reads, logged): (f64, Logged),
     rate: f64,
 ) -> Result<Vec<Cell>> {
-    let estimate =
-        |counts: &Counts, adjusted: bool| shares(counts, if adjusted { wanted_reads } else { counts.reads });
+    let estimate = |samples: &[Vec<Counts>], ssd: usize, of: fn(&Counts) -> f64, adjusted: bool| {
+        let all = |counts: &Vec<Counts>| if adjusted { wanted_reads } else { counts[ssd].reads };
+        let own: Vec<f64> = samples.iter().map(|counts| of(&counts[ssd])).collect();
+        shares(&own, &samples.iter().map(all).collect::<Vec<_>>())
+    };
     let spread = |adjusted: bool| -> f64 {
         let of_cell = |samples: &Vec<Vec<Counts>>, ssd: usize| {
-            deviation(&samples.iter().map(|counts| estimate(&counts[ssd], adjusted).1).collect::<Vec<_>>())
+            deviation(&estimate(samples, ssd, |counts| counts.disk_reads, adjusted))
         };
-        columns
-            .iter()
-            .flat_map(|samples| (0..sizes.ssd_bytes.len()).map(move |ssd| of_cell(samples, ssd)))
-            .sum()
+        let of_column = |samples| (0..sizes.ssd_bytes.len()).map(move |ssd| of_cell(samples, ssd));
+        columns.iter().flat_map(of_column).sum()
     };
     let adjusted = rate < 1.0 && spread(true) < spread(false);
     let mut cells = Vec::new();
@@ -264,8 +273,8 @@ fn cells(
         for (ssd, &ssd_bytes) in sizes.ssd_bytes.iter().enumerate() {
             let samples: Vec<Counts> = counts.iter().map(|counts| counts[ssd]).collect();
             let of = |of: &dyn Fn(&Counts) -> f64| samples.iter().map(of).collect::<Vec<f64>>();
-            let ssd_shares = of(&|counts| estimate(counts, adjusted).0);
-            let disk_shares = of(&|counts| estimate(counts, adjusted).1);
+            let ssd_shares = estimate(counts, ssd, |counts| counts.ssd_hits, adjusted);
+            let disk_shares = estimate(counts, ssd, |counts| counts.disk_reads, adjusted);
             let ram_shares: Vec<f64> =
                 ssd_shares.iter().zip(&disk_shares).map(|(ssd, disk)| 1.0 - ssd - disk).collect();
             let layout = Sizes::layout(block_size, ssd_bytes)?;

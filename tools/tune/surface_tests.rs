@@ -42,6 +42,22 @@ pub(in super::super) fn compare(exact: &Surface, sampled: &Surface) -> (f64, f64
     (pairs().map(off).sum::<f64>() / exact.cells.len() as f64, pairs().map(off).fold(0.0, f64::max), outside)
 }
 
+#[test]
+fn a_block_that_only_one_sample_has_is_in_the_share_and_in_its_error() {
+    let close = |found: &[f64], wanted: &[f64]| {
+        assert!(found.iter().zip(wanted).all(|(one, other)| (one - other).abs() < 1e-12), "{found:?}");
+    };
+    // A hundred misses in each; one has as many hits again of a single block.
+    let (misses, reads) = ([100.0; 4], [200.0, 200.0, 200.0, 400.0]);
+    let found = shares(&misses, &reads);
+    assert!((mean(&found) - 400.0 / 1000.0).abs() < 1e-12, "not the mean of three halves and a quarter");
+    close(&found, &[0.48, 0.48, 0.48, 0.16]);
+    // Over what each should have it is each one's own.
+    close(&shares(&misses, &[250.0; 4]), &[0.4; 4]);
+    close(&shares(&[30.0], &[120.0]), &[0.25]);
+    close(&shares(&[0.0, 0.0], &[0.0, 0.0]), &[0.0, 0.0]);
+}
+
 fn touches(count: u64, seed: u64) -> Vec<Touch> {
     let mut random = fastrand::Rng::with_seed(seed);
     let touch = |step: u64| {
