@@ -19,6 +19,8 @@
 //! |                    | 1 % of it dirty                                                                        |
 //! | `whole/zipf`       | recorded, and watched by `WhatIf`: at least 0.99 of the same without; in slices that   |
 //! |                    | take turns (`slices.rs`), and 2 % more by hand say whether the machine is quiet enough |
+//! | `whole/recorded`   | at most 1.01 times the instructions of the same without, all threads together          |
+//! |                    | (`instructions.rs`): a busy machine does not change them; skipped where none are counted |
 //! | `parse`            | 200 MB of text a second of one processor, whatever the format                          |
 //! | `simulate`         | 100 million references a second of ARC over dense ids, 20 million of LRU's whole curve |
 //! | `sweep`            | ARC at 64 sizes of a trace of 13 million references in 8 s on two processors           |
@@ -32,6 +34,7 @@
 //! Files lie in a temporary folder (`TMPDIR` says where): put it on the disk that is meant, with a file system that
 //! has direct I/O. A run needs 7 GiB there, one of `serve` 13 GiB, with `--test` 1 GiB.
 
+pub mod instructions;
 pub mod measure;
 pub mod plain;
 pub mod processor;

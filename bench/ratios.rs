@@ -12,6 +12,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use terrace::RecordConfig;
+use terrace_bench::instructions::Instructions;
 use terrace_bench::is_trial;
 use terrace_bench::measure::{Turns, median};
 use terrace_bench::processor::{processor_seconds, processor_seconds_of, thread_nanoseconds};
@@ -153,6 +154,7 @@ fn ram_recorded(effort: &Effort) {
 
 /// What is known to take 2 % shows as that: then the next two can be believed.
 fn whole_control(effort: &Effort) {
+    let counter = Instructions::from_here();
     let folder = temporary_folder();
     Whole::new(folder.path()).while_busy(|_, callers| {
         let before = (callers.made(), processor_seconds());
@@ -162,12 +164,14 @@ fn whole_control(effort: &Effort) {
         let slices = Slices { rounds: effort.slices.rounds.div_ceil(2), ..effort.slices };
         for (what, nanoseconds) in [("and 2 % by hand", nanoseconds), ("and nothing more", 0.0)] {
             let spin = |on| callers.make_dearer_by(if on { nanoseconds as u64 } else { 0 });
-            print_switched(what, &slices.run(|| callers.made(), spin));
+            print_switched(what, &slices.run(counter.as_ref().ok(), || callers.made(), spin));
         }
     });
 }
 
 fn whole_recorded(effort: &Effort) {
+    // Before there is a thread: those that this one starts count too, the recorder's among them.
+    let counter = Instructions::from_here();
     let folder = temporary_folder();
     // Little memory for requests on their way: asking for it and giving it back would count in every slice, and in a
     // recording of hours it does not.
@@ -183,7 +187,7 @@ fn whole_recorded(effort: &Effort) {
                 bytes = status.bytes;
             }
         };
-        let switched = effort.slices.run(|| callers.made(), record);
+        let switched = effort.slices.run(counter.as_ref().ok(), || callers.made(), record);
         // The thread alone over whole blocks, at one go.
         whole.start_recording(&config);
         std::thread::sleep(4 * effort.long_slices.length);
@@ -191,6 +195,9 @@ fn whole_recorded(effort: &Effort) {
         (switched, own / whole.stop_recording().requests.max(1) as f64)
     });
     print_switched("recorded", &switched);
+    if let Err(error) = counter {
+        println!("whole/zipf recorded: SKIPPED its instructions: this system counts none for us: {error}");
+    }
     println!(
         "whole/zipf recorded: {:.1} bytes a request; {lost} of {requests} found no room; the recorder's thread takes \
          {:.0} ns of processor for each",
@@ -212,7 +219,7 @@ fn whole_watched(effort: &Effort) {
             }
             watcher = on.then(|| (whole.watch(), Instant::now()));
         };
-        effort.long_slices.run(|| callers.made(), watch)
+        effort.long_slices.run(None, || callers.made(), watch)
     });
     print_switched("watched", &switched);
     println!("whole/zipf watched: the watcher's thread took {:.2} % of one processor", 100.0 * own / watched);
@@ -225,6 +232,12 @@ fn print_switched(what: &str, switched: &Switched) {
     println!(
         "whole/zipf {what}: {processor} times the processor time, which is {without_us:.2} us a request"
     );
+    if let Some(instructions) = switched.instructions() {
+        println!(
+            "whole/zipf {what}: {instructions} times the instructions, which are {:.0} a request",
+            switched.instructions_without()
+        );
+    }
 }
 
 /// Nanoseconds of one of `count` runs of `work`.

@@ -11,6 +11,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::instructions::Instructions;
 use crate::processor::processor_seconds;
 
 /// Draws of the bootstrap.
@@ -32,6 +33,16 @@ struct Done {
     rate: f64,
     /// Seconds of processors for an operation, those of all threads of the process.
     processor: f64,
+    /// Instructions for an operation; 0 where they are not counted.
+    instructions: f64,
+}
+
+/// How far everything is.
+struct Mark {
+    at: Instant,
+    operations: u64,
+    processor_seconds: f64,
+    instructions: u64,
 }
 
 /// One round: two slices with it and two without.
@@ -53,11 +64,22 @@ pub struct Estimate {
 
 impl Slices {
     /// Callers are at work all the while, and `operations` tells how many operations they have done; `switch` switches on
-    /// and off what is measured, which is off before and after.
-    pub fn run(&self, operations: impl Fn() -> u64, mut switch: impl FnMut(bool)) -> Switched {
+    /// and off what is measured, which is off before and after. `counter`, if there is one, counts for all threads.
+    pub fn run(
+        &self,
+        counter: Option<&Instructions>,
+        operations: impl Fn() -> u64,
+        mut switch: impl FnMut(bool),
+    ) -> Switched {
+        let mark = || Mark {
+            at: Instant::now(),
+            operations: operations(),
+            processor_seconds: processor_seconds(),
+            instructions: counter.map_or(0, Instructions::count),
+        };
         let mut random = fastrand::Rng::with_seed(1);
         let rounds = (0..self.rounds).map(|_| {
-            let mut slice = |is_with| self.slice(is_with, &operations, &mut switch);
+            let mut slice = |is_with| self.slice(is_with, &mark, &mut switch);
             if random.bool() {
                 let (first, [second, third]) = (slice(true), [slice(false), slice(false)]);
                 [[first, slice(true)], [second, third]]
@@ -69,8 +91,7 @@ impl Slices {
         Switched { rounds: rounds.collect() }
     }
 
-    fn slice(&self, is_with: bool, operations: &impl Fn() -> u64, switch: &mut impl FnMut(bool)) -> Done {
-        let mark = || (Instant::now(), operations(), processor_seconds());
+    fn slice(&self, is_with: bool, mark: &impl Fn() -> Mark, switch: &mut impl FnMut(bool)) -> Done {
         let mut before = mark();
         if is_with {
             switch(true);
@@ -84,10 +105,11 @@ impl Slices {
             switch(false);
         }
         let after = mark();
-        let operations = (after.1 - before.1).max(1) as f64;
+        let operations = (after.operations - before.operations).max(1) as f64;
         Done {
-            rate: operations / (after.0 - before.0).as_secs_f64(),
-            processor: (after.2 - before.2) / operations,
+            rate: operations / (after.at - before.at).as_secs_f64(),
+            processor: (after.processor_seconds - before.processor_seconds) / operations,
+            instructions: after.instructions.saturating_sub(before.instructions) as f64 / operations,
         }
     }
 }
@@ -103,10 +125,24 @@ impl Switched {
         self.estimate(|done| done.processor)
     }
 
+    /// Of the instructions that an operation takes; none where they are not counted.
+    pub fn instructions(&self) -> Option<Estimate> {
+        let all = || self.rounds.iter().flatten().flatten();
+        all().all(|done| done.instructions > 0.0).then(|| self.estimate(|done| done.instructions))
+    }
+
     /// Seconds of processors for an operation without it.
     pub fn processor_without(&self) -> f64 {
-        let without = self.rounds.iter().flat_map(|[_, without]| without);
-        middle_mean(&mut without.map(|done| done.processor).collect::<Vec<_>>())
+        self.without(|done| done.processor)
+    }
+
+    /// Instructions for an operation without it.
+    pub fn instructions_without(&self) -> f64 {
+        self.without(|done| done.instructions)
+    }
+
+    fn without(&self, of: impl Fn(&Done) -> f64) -> f64 {
+        middle_mean(&mut self.rounds.iter().flat_map(|[_, without]| without).map(of).collect::<Vec<_>>())
     }
 
     fn estimate(&self, of: impl Fn(&Done) -> f64) -> Estimate {
@@ -163,7 +199,7 @@ mod tests {
             let spoiled = if random.u8(..20) == 0 { 0.5 } else { 1.0 };
             let rate = 1e5 * (1.0 + 0.5 * f64::sin(time)) * noise * spoiled;
             let rate = if is_with { rate / (1.0 + cost) } else { rate };
-            Done { rate, processor: 2.0 / rate }
+            Done { rate, processor: 2.0 / rate, instructions: 0.0 }
         };
         let rounds = (0..200).map(|_| {
             let (first, [second, third]) = (slice(true), [slice(false), slice(false)]);
@@ -194,6 +230,7 @@ mod tests {
         let (is_on, switched, operations) = (Cell::new(false), Cell::new(0), Cell::new(0));
         let slices = Slices { rounds: 5, length: Duration::ZERO, settle: None };
         let done = slices.run(
+            None,
             || {
                 assert!(!is_on.get(), "it begins and ends off");
                 operations.set(operations.get() + 10);
@@ -206,5 +243,6 @@ mod tests {
         );
         assert_eq!((done.rounds.len(), switched.get()), (5, 20), "on and off, in two of four slices");
         assert_eq!(operations.get(), 5 * 4 * 2 * 10);
+        assert!(done.instructions().is_none(), "nobody counted");
     }
 }

@@ -37,7 +37,7 @@ pub use stats::{SsdFailure, Stats};
 pub use terrace_tiers as tiers;
 pub use terrace_tiers::block::{BlockId, BlockSize, VolumeId};
 pub use terrace_tiers::device::Device;
-pub use what_if::{Outlook, Size, WhatIf};
+pub use what_if::{Outlook, OutlookProgress, Size, WhatIf};
 
 /// The examples of README.md, compiled and run as tests.
 #[cfg(doctest)]

@@ -52,6 +52,8 @@ const SCALING_ERROR: f64 = 0.005;
 /// A window has so many references for each block of the largest simulated RAM.
 const WINDOW_TURNS: u64 = 4;
 const WINDOW_MIN: u64 = 10_000;
+/// The first has the cold start in it.
+const WINDOWS_WANTED: u64 = 2;
 
 const RAM_TIMES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
 const SSD_TIMES: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
@@ -95,6 +97,14 @@ pub struct Outlook {
     pub is_present: bool,
 }
 
+/// How far a watcher is from saying something, in references that were simulated for it: it has to see `wanted` of them.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct OutlookProgress {
+    pub seen: u64,
+    /// Fewer from when less is simulated on.
+    pub wanted: u64,
+}
+
 /// Watches a cache; ends when it is dropped. It does not keep the cache open.
 pub struct WhatIf {
     shared: Arc<Shared>,
@@ -110,6 +120,7 @@ struct Shared {
 struct State {
     is_stopped: bool,
     outlooks: Vec<Outlook>,
+    progress: OutlookProgress,
 }
 
 impl WhatIf {
@@ -125,7 +136,8 @@ impl WhatIf {
     pub fn start(cache: &Cache, config: &Config, busy_share_max: f64) -> Result<Self> {
         let began = Instant::now();
         let miniatures = Miniatures::new(config)?;
-        let shared = Arc::new(Shared { state: Mutex::new(State::default()), stop: Condvar::new() });
+        let state = State { progress: miniatures.progress(), ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), stop: Condvar::new() });
         let mut watcher =
             Watcher { tap: cache.tap(), miniatures, shared: shared.clone(), busy_share_max, taken_at: 0 };
         watcher.listen(watcher.miniatures.rate);
@@ -138,6 +150,11 @@ impl WhatIf {
     /// among them: how far that is from what [`Cache::stats`] counts says how good the others are.
     pub fn outlooks(&self) -> Vec<Outlook> {
         self.shared.state.lock().outlooks.clone()
+    }
+
+    /// How much was seen of what [`Self::outlooks`] needs, since the simulations began, or began anew in another size.
+    pub fn progress(&self) -> OutlookProgress {
+        self.shared.state.lock().progress
     }
 }
 
@@ -182,6 +199,7 @@ impl Watcher {
                 self.listen(0.0);
                 self.miniatures.halve();
             }
+            self.shared.state.lock().progress = self.miniatures.progress();
             worked = began.elapsed();
         }
         self.listen(0.0);
@@ -388,7 +406,12 @@ impl Miniatures {
 
     /// Whether the cold start is behind.
     fn has_seen_enough(&self) -> bool {
-        self.windows >= 2
+        self.windows >= WINDOWS_WANTED
+    }
+
+    fn progress(&self) -> OutlookProgress {
+        let windows_left = WINDOWS_WANTED.saturating_sub(self.windows);
+        OutlookProgress { seen: self.seen, wanted: self.window_began + windows_left * self.window }
     }
 
     fn outlooks(&self) -> Vec<Outlook> {

@@ -106,6 +106,7 @@ fn unsafe_code_stays_where_it_is_proved() {
     let proved = [
         "tiers/ram/frames",
         "tiers/file_device",
+        "bench/instructions.rs",
         "bench/plain.rs",
         "bench/processor.rs",
         "tools/memory.rs",

@@ -39,7 +39,8 @@ impl Failure {
         }
     }
 
-    /// 1: the cache or its file is wrong, or not all is durable. 2: the input or the environment is.
+    /// 1: the cache or its file is wrong, or not all is durable. 2: the input or the environment is. A question whose answer is
+    /// no ends with 1 too, and is no failure: see `ctl`.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::WrongBytes(_) | Self::Damaged(_) | Self::NotDurable(_) => 1,

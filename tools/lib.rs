@@ -56,7 +56,7 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             // When even this cannot be written there is nobody to tell.
             let _ = writeln!(std::io::stderr(), "terrace: {failure}");
@@ -65,18 +65,18 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+fn run() -> Result<ExitCode> {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => return Err(usage(&error)),
         Err(help) => {
             // A closed pipe (`| head`) is no failure of ours.
             let _ = help.print();
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
     };
-    match arguments.command {
-        Command::Ctl(args) => ctl::main(&args, print),
+    let done = match arguments.command {
+        Command::Ctl(args) => return ctl::main(&args, print),
         Command::Inspect(args) => inspect::main(&args, print),
         Command::Man(args) => man::main(&args, Arguments::command(), print),
         Command::Replay(args) => replay::main(&args, print),
@@ -84,7 +84,8 @@ fn run() -> Result<()> {
         Command::Top(args) => top::main(&args, print),
         Command::Trace(args) => trace::command::main(&args, print),
         Command::Tune(args) => tune::main(&args, print),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// A result for standard output.

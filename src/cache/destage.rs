@@ -66,6 +66,9 @@ struct Written {
     /// Nothing of another goes with it.
     epoch: Option<u64>,
     reads: Vec<LogRead>,
+    /// What runs are read into, one after the other: fresh pages for each would cost the threads that answer meanwhile an
+    /// interrupt apiece when they are given back.
+    buffer: Option<PageBuf>,
     tombstones: Vec<Tombstone>,
     bytes: u64,
     /// Syncs below that had failed when the first of them was written.
@@ -265,7 +268,9 @@ impl Inner {
     fn destage_run(self: &Arc<Self>, volume: &Arc<VolumeState>, run: Vec<LogRead>, written: &mut Written) {
         let ssd = self.ssd().expect("there is a log to destage");
         let block_bytes = self.size.bytes();
-        let mut buffer = PageBuf::zeroed(run.len() * block_bytes);
+        let bytes = run.len() * block_bytes;
+        let buffer = written.buffer.take().filter(|buffer| buffer.len() >= bytes);
+        let mut buffer = buffer.unwrap_or_else(|| PageBuf::zeroed(bytes));
         let mut reads: Vec<(LogRead, usize)> = Vec::new();
         for (index, read) in run.into_iter().enumerate() {
             let start = index * block_bytes;
@@ -296,6 +301,7 @@ impl Inner {
         self.note_below(volume);
         written.bytes += reads.iter().map(|(read, _)| read.bytes()).sum::<u64>();
         written.reads.extend(reads.into_iter().map(|(read, _)| read));
+        written.buffer = Some(buffer);
     }
 
     /// Writes below what was read from the log, each block to its place in `buffer`.

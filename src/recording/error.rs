@@ -23,7 +23,7 @@ impl fmt::Display for Error {
             Self::Io(error) => write!(f, "{error}"),
             Self::NotARecording { found } => {
                 let (oldest, newest) = (crate::format::OLDEST_VERSION, crate::format::VERSION);
-                write!(f, "expected a recording of version {oldest} to {newest}, found {found}")
+                write!(f, "at byte 0: expected a recording of version {oldest} to {newest}, found {found}")
             }
             Self::Damaged { at, what } => write!(f, "damaged at byte {at}: {what}"),
             Self::CutShort { at, whole_requests } => {

@@ -44,6 +44,24 @@ fn outlooks_at(rate: f64, seed: u64) -> Vec<Outlook> {
 }
 
 #[test]
+fn it_says_something_when_it_has_seen_what_it_wants() {
+    let mut miniatures = Miniatures::at_rate(&config(), 1.0).expect("the sizes work");
+    let window = miniatures.window;
+    assert_eq!(miniatures.progress(), OutlookProgress { seen: 0, wanted: 2 * window });
+    for reference in references(3 * window as usize, 7) {
+        miniatures.reference(reference);
+        // A batch at a time, which no window ends with.
+        if miniatures.seen.is_multiple_of(1000) {
+            miniatures.turn_window();
+            let OutlookProgress { seen, wanted } = miniatures.progress();
+            assert_eq!((seen, seen >= wanted), (miniatures.seen, miniatures.has_seen_enough()));
+            assert!(wanted < 2 * window + 2000, "{wanted} of two windows of {window}");
+        }
+    }
+    assert!(miniatures.has_seen_enough());
+}
+
+#[test]
 fn with_all_blocks_sampled_the_size_that_is_there_is_simulated_exactly() {
     let seed = fastrand::u64(..);
     let mut whole = Simulation::new(&config()).expect("the sizes work");

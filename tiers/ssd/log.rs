@@ -82,8 +82,14 @@ pub(super) struct Log {
     used_slots: u64,
     pub(super) next_generation: u32,
     pub(super) next_sequence: u64,
-    /// The entries of sealed segments, in a simulated tier only.
-    kept: Option<BTreeMap<u32, Vec<Entry>>>,
+    /// What is in sealed segments, in a simulated tier only.
+    kept: Option<BTreeMap<u32, Kept>>,
+}
+
+/// The blocks of a segment and their slots: all that a simulated tier, which has no summaries, needs to empty it.
+struct Kept {
+    blocks: Box<[BlockId]>,
+    slots: Box<[u32]>,
 }
 
 impl Log {
@@ -275,7 +281,8 @@ impl Log {
             .map(|(entry, _)| Entry { flags: self.bits.hit_count(segment, entry.slot), ..*entry })
             .collect();
         if let Some(kept) = &mut self.kept {
-            kept.insert(segment, entries.clone());
+            let blocks = entries.iter().map(|entry| entry.block).collect();
+            kept.insert(segment, Kept { blocks, slots: entries.iter().map(|entry| entry.slot).collect() });
         }
         let Segment { generation, slots_used, .. } = self.segments[segment as usize];
         let (file_id, stream) = (self.file_id, draft.stream);
@@ -324,9 +331,11 @@ impl Log {
         if self.is_shrinking { self.fifo.iter().position(is_leaving) } else { None }
     }
 
-    /// The entries that a simulated tier kept of `segment`.
+    /// The blocks that a simulated tier kept of `segment`, and their slots; it knows no versions and no checksums.
     pub(super) fn kept_entries(&self, segment: u32) -> Vec<Entry> {
-        self.kept.as_ref().and_then(|kept| kept.get(&segment)).cloned().unwrap_or_default()
+        let kept = self.kept.as_ref().and_then(|kept| kept.get(&segment));
+        let entry = |(&block, &slot)| Entry { block, version: Version::ZERO, crc: 0, slot, flags: 0 };
+        kept.map_or(Vec::new(), |kept| kept.blocks.iter().zip(&kept.slots).map(entry).collect())
     }
 
     /// Whether `segment` was taken as a victim in this generation and is not retired yet.

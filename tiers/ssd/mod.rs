@@ -178,7 +178,11 @@ impl Ssd {
             opening: 1,
             is_simulated,
             log: Log::new(geometry, file_id, is_simulated),
-            index: MovingIndex::new(geometry.slot_count()),
+            index: if is_simulated {
+                MovingIndex::growing(geometry.slot_count())
+            } else {
+                MovingIndex::new(geometry.slot_count())
+            },
             dirty: DirtyLog::new(&geometry),
             spare_pages: SparePages::default(),
             admission: Admission::new(policy, geometry.capacity_blocks()),

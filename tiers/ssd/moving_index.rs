@@ -3,6 +3,9 @@
 //! A table never doubles by itself; when the file is resized a new one is made, and the entries of the old one are moved
 //! a few at a time, under as many holds of the owner's lock. Until that is over a block is in one of both tables, never in
 //! both: new ones go into the new table, and every other question looks there first.
+//!
+//! Only in a simulated tier, which nobody waits for, the table grows with what it has: a cache that is far larger than its
+//! trace then takes no more memory than the trace's blocks.
 
 use std::ops::RangeInclusive;
 
@@ -15,17 +18,28 @@ pub(super) struct MovingIndex {
     table: Index,
     /// The old table, and how far that is emptied.
     before: Option<(Index, Cursor)>,
+    /// How many blocks the table has room for, and how many it may get room for by itself.
+    room: Option<(usize, usize)>,
 }
+
+/// Room that a growing table begins with.
+const GROWING_ROOM: usize = if cfg!(test) { 40 } else { 1 << 14 };
 
 impl From<Index> for MovingIndex {
     fn from(table: Index) -> Self {
-        Self { table, before: None }
+        Self { table, before: None, room: None }
     }
 }
 
 impl MovingIndex {
     pub(super) fn new(slot_count: usize) -> Self {
         Index::new(slot_count).into()
+    }
+
+    /// An index for at most `slot_count` blocks that takes memory as they come, all at once each time it grows.
+    pub(super) fn growing(slot_count: usize) -> Self {
+        let room = slot_count.min(GROWING_ROOM);
+        Self { room: Some((room, slot_count)), ..Self::new(room) }
     }
 
     /// Begins to move to a table for `slot_count` blocks, which must have room for all there are.
@@ -80,7 +94,20 @@ impl MovingIndex {
     /// Adds a block that is not in yet.
     pub(super) fn insert(&mut self, block: BlockId, place: Place, crc: u32) {
         debug_assert!(self.get(block).is_none(), "{block} is in the index already");
+        self.grow_if_full();
         self.table.insert(block, place, crc);
+    }
+
+    fn grow_if_full(&mut self) {
+        if let Some((room, room_max)) =
+            self.room.filter(|&(room, max)| room < max && self.table.len() >= room)
+        {
+            // By half: to double would take more than it needs for longer.
+            let more = (room + room / 2).min(room_max);
+            self.begin_move(more);
+            while self.step(usize::MAX) {}
+            self.room = Some((more, room_max));
+        }
     }
 
     /// As [`Index::insert_all`]; not while the index moves.
@@ -147,6 +174,21 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn a_growing_index_has_room_for_all_and_takes_memory_as_they_come() {
+        let (mut growing, sized) = (MovingIndex::growing(1000), MovingIndex::new(1000));
+        let block = |id: u32| BlockId::from_u64(u64::from(id) << 33);
+        assert!(growing.bytes() * 10 < sized.bytes(), "{}, {}", growing.bytes(), sized.bytes());
+        for id in 0..1000 {
+            growing.insert(block(id), id, id);
+            assert_eq!(growing.len(), id as usize + 1);
+        }
+        assert!(growing.bytes() <= sized.bytes());
+        for id in 0..1000 {
+            assert_eq!(growing.get(block(id)), Some(Found { place: id, crc: id }));
+        }
+    }
 
     #[test]
     fn an_index_that_moves_to_other_sizes_agrees_with_a_hash_map_through_random_changes() {

@@ -7,6 +7,7 @@ pub(crate) use show::read;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
-use crate::serve::report::Report;
+use crate::serve::report::{Report, Unplug};
 
 /// Where a service is asked by default.
 pub(crate) const SOCKET: &str = "/run/terrace/control.sock";
@@ -24,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ask or change a service that runs
 #[derive(Args, Debug)]
+#[command(
+    after_long_help = "Exit codes: 0, it is done, or the answer is yes; 1, the answer of safe-to-unplug is no; 2, the \
+                             service refused, or gave no answer."
+)]
 pub(crate) struct CtlArgs {
     /// The control socket of the service; only its owner may use it
     #[arg(long, value_name = "PATH", default_value = SOCKET, global = true)]
@@ -45,7 +50,10 @@ enum Reply {
     Error(String),
 }
 
-pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
+/// The exit code when the answer is no, as that of grep when nothing matches.
+const NO: u8 = 1;
+
+pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<ExitCode> {
     let mut command = args.command.clone();
     if let Command::AttachSsd { file, .. } | Command::Record { file, .. } = &mut command
         && let Ok(absolute) = std::path::absolute(&*file)
@@ -54,12 +62,13 @@ pub(crate) fn main(args: &CtlArgs, print: impl Fn(&str)) -> Result<()> {
         *file = absolute;
     }
     let value = ask(&args.socket, &command)?;
+    let is_no = command == Command::SafeToUnplug && !read::<Unplug>(value.clone())?.safe;
     if args.json {
         print(&serde_json::to_string_pretty(&value).expect("plain data always serialises"));
     } else {
         print(&show::show(&command, value)?);
     }
-    Ok(())
+    Ok(if is_no { ExitCode::from(NO) } else { ExitCode::SUCCESS })
 }
 
 /// What the service at `socket` answers to `command`.

@@ -5,9 +5,11 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::serve::control::Command;
-use crate::serve::report::{ConnectionReport, ExportReport, Lost, OperationReport, Report, Unplug};
+use crate::serve::report::{
+    ConnectionReport, ExportReport, Lost, OperationReport, Report, Unplug, WhatIfReport,
+};
 use crate::table::{share, table, table_with_text};
-use crate::tune::OutlookReport;
+use crate::tune::{OutlookReport, ProgressReport};
 use crate::units::{show_bytes, show_count, show_seconds, show_us};
 
 /// What `command` was answered with.
@@ -16,7 +18,7 @@ pub(super) fn show(command: &Command, answer: Value) -> Result<String> {
         Command::Stats => stats(&read(answer)?),
         Command::Exports => exports(&read::<Vec<ExportReport>>(answer)?),
         Command::Connections => connections(&read::<Vec<ConnectionReport>>(answer)?),
-        Command::WhatIf => outlooks(&read::<Vec<OutlookReport>>(answer)?),
+        Command::WhatIf => what_if(&read(answer)?),
         Command::Lost { .. } => lost(&read::<Vec<Lost>>(answer)?),
         Command::SafeToUnplug => {
             let unplug: Unplug = read(answer)?;
@@ -120,9 +122,9 @@ fn connections(connections: &[ConnectionReport]) -> String {
     table_with_text(&head, connections.iter().map(row).collect()).to_string()
 }
 
-fn outlooks(outlooks: &[OutlookReport]) -> String {
-    if outlooks.is_empty() {
-        return "not enough traffic was seen yet".into();
+fn what_if(report: &WhatIfReport) -> String {
+    if report.outlooks.is_empty() {
+        return ProgressReport::show(report.progress);
     }
     let percent = |ratio: f64| format!("{:.1} %", ratio * 100.0);
     let with_error = |ratio: f64, error: f64| format!("{} ± {:.1}", percent(ratio), error * 100.0);
@@ -137,5 +139,5 @@ fn outlooks(outlooks: &[OutlookReport]) -> String {
         ]
     };
     let head = ["RAM", "SSD", "reads from RAM", "from the SSD", "from the disks", ""];
-    table_with_text(&head, outlooks.iter().map(row).collect()).to_string()
+    table_with_text(&head, report.outlooks.iter().map(row).collect()).to_string()
 }

@@ -39,6 +39,11 @@ impl Exports {
         found.or_else(only).map(|(name, export)| (name.clone(), export.clone()))
     }
 
+    /// Whether that very export is still offered under this name.
+    pub(crate) fn offers(&self, name: &str, export: &Arc<dyn Export>) -> bool {
+        self.by_name.read().get(name).is_some_and(|offered| Arc::ptr_eq(offered, export))
+    }
+
     pub(crate) fn list(&self) -> Vec<(String, Arc<dyn Export>)> {
         self.by_name.read().iter().map(|(name, export)| (name.clone(), export.clone())).collect()
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 /// Bounds of the server and of each connection: what is beyond them waits, or is closed, and costs nobody else anything.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at a time, handshakes included; others are closed at once.
+    /// Connections at a time, handshakes included; others are closed at once, unless a handshake makes room.
     pub connections_max: usize,
-    /// From the first byte to the choice of an export.
+    /// From the first byte to the choice of an export. One that takes a tenth of it makes room for another client where there
+    /// is none, the oldest first: silent clients keep nobody out.
     pub handshake_time: Duration,
     /// Requests of a connection whose reply has not gone yet; the next ones wait unread.
     pub requests_max: usize,

@@ -82,6 +82,21 @@ struct Chosen {
     outbox: Arc<Outbox>,
 }
 
+impl Here {
+    /// Cuts off the client that has been in its handshake for the longest, if that is at least `slow`; whether there was one.
+    /// Its thread is at its end then.
+    fn cut_a_slow_handshake(&mut self, slow: Duration) -> bool {
+        let mut in_order = self.connections.iter();
+        let oldest = in_order.find(|(_, connection)| connection.chosen.get().is_none());
+        let Some((&id, connection)) = oldest.filter(|(_, oldest)| oldest.since.elapsed() >= slow) else {
+            return false;
+        };
+        connection.socket.cut();
+        self.connections.remove(&id);
+        true
+    }
+}
+
 impl Server {
     pub fn new(exports: Arc<Exports>, limits: Limits) -> Self {
         let shared = Arc::new(Shared {
@@ -147,7 +162,7 @@ impl Server {
     }
 
     /// Sends away the clients of the export of this name, each when what it has begun is answered; more come only if it
-    /// is still offered.
+    /// is still offered. Who is just choosing an export that was taken away before this call is sent away too.
     pub fn disconnect(&self, export: &str) {
         for connection in self.shared.here.lock().connections.values() {
             if let Some(chosen) = connection.chosen.get().filter(|chosen| chosen.export == export) {
@@ -245,7 +260,11 @@ impl Shared {
     fn admit(&self, socket: Socket, peer: String) -> Option<(u64, Arc<Connection>)> {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut here = self.here.lock();
-        if here.connections.len() >= self.limits.read().connections_max {
+        let (connections_max, handshake_time) = {
+            let limits = self.limits.read();
+            (limits.connections_max, limits.handshake_time)
+        };
+        if here.connections.len() >= connections_max && !here.cut_a_slow_handshake(handshake_time / 10) {
             drop(here);
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             self.tell_of_too_many(&peer);
@@ -341,8 +360,9 @@ impl Shared {
         tracing::debug!(peer = connection.peer.as_str(), export = session.name, "a client chose an export");
         let (export, has_tls) = (session.name.clone(), !stream.is_plain());
         let _ = connection.chosen.set(Chosen { export, has_tls, outbox: outbox.clone() });
-        // Who drains either finds the outbox there, or has said so before.
-        if self.is_draining.load(Ordering::SeqCst) {
+        // Who drains, or sends away an export's clients, either finds the outbox there, or has said so before.
+        let is_offered = self.exports.offers(&session.name, &session.export);
+        if self.is_draining.load(Ordering::SeqCst) || !is_offered {
             outbox.drain();
         }
         Transmission::new(&mut stream, &mut input, &session, &outbox).run()

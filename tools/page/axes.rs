@@ -224,6 +224,19 @@ mod tests {
     }
 
     #[test]
+    fn no_two_labels_of_time_are_alike_however_short_or_long_a_trace_is() {
+        let ends = (0..400).map(|step| 1e-6 * 1.1f64.powi(step)).take_while(|&end| end < 400.0 * 86_400.0);
+        for end in ends {
+            let points = Times { end, is_seconds: true }.key_points(10usize);
+            let mut labels: Vec<String> =
+                points.iter().map(|&at| super::super::maps::time(at, end, true)).collect();
+            let count = labels.len();
+            labels.dedup();
+            assert_eq!(labels.len(), count, "{end} s: {labels:?}");
+        }
+    }
+
+    #[test]
     fn labels_of_time_are_whole_units_of_it_and_at_most_nine() {
         for (end, is_seconds, wanted) in [
             (7200.0, true, 1200.0),

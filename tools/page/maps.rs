@@ -157,9 +157,13 @@ pub(super) fn reuse_distances(profile: &Profile, block_bytes: u64) -> Plot {
 pub(super) fn time(at: f64, whole: f64, is_seconds: bool) -> String {
     match whole {
         _ if !is_seconds => show_count(at as u64),
+        whole if whole < 10e-6 => format!("{:.1} us", at * 1e6),
+        whole if whole < 1e-3 => format!("{:.0} us", at * 1e6),
+        whole if whole < 10e-3 => format!("{:.1} ms", at * 1e3),
+        whole if whole < 1.0 => format!("{:.0} ms", at * 1e3),
         whole if whole < 10.0 => format!("{at:.1} s"),
         whole if whole < 600.0 => format!("{at:.0} s"),
-        whole if whole < 4.0 * 3600.0 => format!("{:.0} min", at / 60.0),
+        whole if whole < 8.0 * 3600.0 => format!("{:.0} min", at / 60.0),
         whole if whole < 3.0 * 86_400.0 => format!("{:.0} h", at / 3600.0),
         _ => format!("{:.1} d", at / 86_400.0),
     }

@@ -92,9 +92,7 @@ pub(super) fn curves(curves: &Curves, errors: Option<&CurveErrors>) -> Plot {
     });
     let said = match errors {
         None => "Both curves are exact for what was read.",
-        Some(_) => {
-            "The trace was too long to be kept whole. Bands: 95 % intervals over samples of what was kept."
-        }
+        Some(_) => "The trace was too long to be kept: means of its samples, and 95 % intervals over them.",
     };
     let x = Powers::around(curves.lru.iter().map(|point| point.bytes));
     let knee = (curves.knee.bytes as f64, curves.knee.miss_ratio);

@@ -1,6 +1,6 @@
 //! One reading of the whole trace, before anything is made on disk: sizes, times, and whether every line can be read.
 
-use terrace::BlockId;
+use terrace::{BlockId, BlockSize};
 
 use super::blocks::Addressing;
 use crate::failure::{Failure, Result};
@@ -26,6 +26,8 @@ pub(crate) struct Scan {
     pub(crate) volume_blocks: Vec<Option<u64>>,
     /// Ids are too large for block numbers and are counted off instead.
     pub(crate) renumbers: bool,
+    /// Where the last block ends, if there are ids.
+    pub(crate) id_end: Option<u64>,
 }
 
 impl Scan {
@@ -79,7 +81,8 @@ impl Scan {
         if !moves_data {
             return Err(nothing_in(source, window));
         }
-        scan.renumbers = has_ids && highest > ID_VOLUME_BYTES_MAX >> addressing.block_size.shift();
+        scan.id_end = has_ids.then_some(highest);
+        scan.renumbers = scan.renumbers_for(addressing.block_size);
         if scan.renumbers {
             // As many as there can be; the backing file is sparse.
             let limit = ID_VOLUME_BYTES_MAX >> addressing.block_size.shift();
@@ -92,6 +95,11 @@ impl Scan {
             .remedy("choose a larger --block-size"));
         }
         Ok(scan)
+    }
+
+    /// [`Self::renumbers`] with another size of blocks.
+    pub(crate) fn renumbers_for(&self, block_size: BlockSize) -> bool {
+        self.id_end.is_some_and(|end| end > ID_VOLUME_BYTES_MAX >> block_size.shift())
     }
 
     pub(crate) fn duration_ns(&self) -> Option<u64> {

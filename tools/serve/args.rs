@@ -139,7 +139,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "COUNT", default_value_t = LimitsPlan::default().connections, help_heading = "Clients")]
     pub(super) connections: usize,
 
-    /// Certificate of the server, in PEM; TLS is then offered on Unix sockets and demanded over TCP
+    /// Certificate of the server, in PEM; TLS is then offered on Unix sockets and demanded over TCP. Pre-shared keys are not taken
     #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Clients")]
     pub(super) tls_cert: Option<PathBuf>,
 

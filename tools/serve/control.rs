@@ -107,7 +107,7 @@ pub(crate) enum Command {
         #[arg(value_name = "SIZE", value_parser = parse_size)]
         bytes: u64,
     },
-    /// Whether the SSD can be pulled out now, without a loss
+    /// Whether the SSD can be pulled out now, without a loss: exit code 0 when it can, 1 when not, 2 when nobody says
     SafeToUnplug,
     /// What more or less RAM and SSD would give, from a sample of the traffic
     WhatIf,
@@ -256,7 +256,7 @@ fn execute(service: &Service, command: &Command) -> Result<Value> {
         Command::Stats => value(&report::Report::of(&service.snapshot())),
         Command::Exports => value(&report::Report::of(&service.snapshot()).exports),
         Command::Connections => value(&report::Report::of(&service.snapshot()).connections),
-        Command::WhatIf => value(&report::Report::of(&service.snapshot()).outlooks),
+        Command::WhatIf => value(&report::WhatIfReport::of(&service.snapshot())),
         Command::SafeToUnplug => value(&report::Unplug::of(&service.snapshot())),
         Command::Lost { export } => value(&service.lost(export.as_deref())?),
         Command::Forget { export, offset, bytes } => {

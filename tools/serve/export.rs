@@ -5,6 +5,7 @@
 //! | read, in RAM   | `Volume::try_read`: the frames go to the socket     | the connection's thread                        |
 //! | read, not there| `Volume::read_with`                                 | the thread that brings the last block          |
 //! | the only one   | `Volume::read_near_with`                            | the connection's thread, if the SSD has it     |
+//! | read, long     | `Volume::read_with`, piece by piece                 | the thread that brings the last block          |
 //! | write          | `Volume::write_with`, with FUA a flush behind it    | at once, or a thread of the cache              |
 //! | flush          | `Volume::flush_with`                                | a thread of the cache                          |
 //! | trim, zeroes   | `Volume::discard_with`                              | as a write                                     |
@@ -21,8 +22,10 @@
 //!    and zeros that must take space are refused as fast ones.
 //! 4. What is done piece by piece ends when its client is gone.
 //! 5. A read-only export never calls what changes a volume.
-//! 6. Who has a disk written full of zeros, or read in large pieces, holds up no question for its status, and no request to
-//!    another disk: each export has its [`Workers`]. Test: zeros_that_wait_for_a_disk_hold_up_nobody_elses_questions.
+//! 6. Who has a disk written full of zeros holds up no question for its status, and no request to another disk: each export
+//!    has its [`Workers`]. Test: zeros_that_wait_for_a_disk_hold_up_nobody_elses_questions.
+//! 7. Who reads in long pieces holds up nobody who waits for a frame: such a read takes no helper while it waits for a disk.
+//!    Test: a_long_read_needs_no_helper_wherever_its_blocks_are.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,8 +41,8 @@ use super::helpers::Helpers;
 use super::meter::{Meter, Operation};
 use super::status;
 
-/// A read up to this size is answered from the cache's own frames. One of more is copied piece by piece: it would keep as
-/// many frames from others until the client has taken them.
+/// A read up to this size is answered from the cache's own frames. One of more is copied in pieces of this size: it would
+/// keep as many frames from others until the client has taken them.
 const LENT_BYTES_MAX: u32 = 4 << 20;
 
 /// Zeros are written and blocks prefetched in pieces of so many bytes, between which others have their turn.
@@ -333,12 +336,14 @@ impl VolumeExport {
         start: impl FnOnce(&Volume, Box<dyn FnOnce(terrace::Result<Blocks>) + Send>),
     ) {
         let request = self.begin(Operation::ReadDisk, bytes.into(), done);
-        let volume = self.volume.clone();
-        let again = move || read_copy(&volume, offset, bytes);
+        let (volume, patient) = (self.volume.clone(), self.workers.patient.clone());
         if bytes > LENT_BYTES_MAX {
-            return self.workers.patient.run(move || request.read(patiently(again)));
+            let buffer = vec![0; bytes as usize];
+            let read =
+                LongRead { volume, helpers: patient, offset, buffer, filled: 0, answer: Answer::default() };
+            return read.bring_next(request);
         }
-        let patient = self.workers.patient.clone();
+        let again = move || read_copy(&volume, offset, bytes);
         let end = move |result: terrace::Result<Blocks>| {
             let result = result.map(|blocks| (blocks.answer(), lent(blocks)));
             retried(&patient, result, again, |result| request.read(result));
@@ -350,6 +355,50 @@ impl VolumeExport {
         let (patient, volume) = (self.workers.patient.clone(), self.volume.clone());
         let again = move || volume.discard(offset, bytes);
         self.volume.discard_with(offset, bytes, move |result| retried(&patient, result, again, finish));
+    }
+}
+
+/// A read that is too long to be lent.
+struct LongRead {
+    volume: Volume,
+    helpers: Helpers,
+    offset: u64,
+    buffer: Vec<u8>,
+    /// How much of it is here.
+    filled: usize,
+    answer: Answer,
+}
+
+impl LongRead {
+    /// What is in RAM comes before this returns, with few calls one within the other: a client may ask for 32 MiB.
+    fn bring_next(mut self, request: Request<Data>) {
+        let (volume, at) = (self.volume.clone(), self.offset + self.filled as u64);
+        let bytes = (self.buffer.len() - self.filled).min(LENT_BYTES_MAX as usize);
+        volume.read_with(at, bytes, move |brought| match brought {
+            Ok(blocks) => {
+                blocks.copy_to(&mut self.buffer[self.filled..][..bytes]);
+                self.filled += bytes;
+                self.answer.add(blocks.answer());
+                drop(blocks);
+                if self.filled < self.buffer.len() {
+                    return self.bring_next(request);
+                }
+                request.read(Ok((self.answer, self.buffer.into())));
+            }
+            Err(terrace::Error::WouldBlock) => {
+                let helpers = self.helpers.clone();
+                helpers.run(move || request.read(self.wait_for_rest()));
+            }
+            Err(error) => request.read(Err(error)),
+        });
+    }
+
+    /// Needs no more frames at a time than there are.
+    fn wait_for_rest(mut self) -> terrace::Result<(Answer, Data)> {
+        let at = self.offset + self.filled as u64;
+        let rest = patiently(|| self.volume.read(at, &mut self.buffer[self.filled..]))?;
+        self.answer.add(rest);
+        Ok((self.answer, self.buffer.into()))
     }
 }
 

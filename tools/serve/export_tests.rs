@@ -42,17 +42,34 @@ impl Bench {
     }
 
     fn over(ssd: Option<SsdConfig>, blocks: u64, mode: WriteMode, read_only: bool) -> Self {
+        Self::of_disk(DISK_BYTES, ssd, blocks, mode, read_only)
+    }
+
+    fn of_disk(
+        disk_bytes: u64,
+        ssd: Option<SsdConfig>,
+        blocks: u64,
+        mode: WriteMode,
+        read_only: bool,
+    ) -> Self {
         let mut config = Config::new(RamSize::Blocks(blocks));
         config.block_size = block_size();
         (config.shards, config.slack_blocks, config.frame_wait_ms) = (Some(1), Some(4), 10);
         (config.ssd, config.ssd_threads) = (ssd, 1);
         let cache = Cache::open(&config).expect("the cache opens");
-        let device = Arc::new(MemoryDevice::new(DISK_BYTES));
+        let device = Arc::new(MemoryDevice::new(disk_bytes));
         let volume = cache.attach("disk", device.clone(), mode).expect("the volume attaches");
         let workers = Workers::new().expect("threads");
         let about = About { description: String::new(), read_only };
         let export = VolumeExport::new(volume.clone(), about, workers);
         Self { cache, device, volume, export }
+    }
+
+    /// Gives the device bytes that tell where they are from.
+    fn fill(&self, bytes: u64) -> Vec<u8> {
+        let content: Vec<u8> = (0..bytes).map(|at| (at ^ (at >> 9) ^ (at >> 18)) as u8).collect();
+        self.device.write(0, &[std::io::IoSlice::new(&content)]).expect("memory does not fail");
+        content
     }
 
     fn stored(&self, offset: u64, bytes: usize) -> Vec<u8> {
@@ -106,6 +123,58 @@ fn a_read_larger_than_the_cache_is_answered_whole() {
     let (done, answers) = done();
     bench.export.read(0, DISK_BYTES as u32, done);
     assert_eq!(answers.recv().expect("it is answered").expect("it is read").len_bytes() as u64, DISK_BYTES);
+}
+
+/// The helpers were the only ones to make a long read: four of them, and whoever waited for a frame waited for those too.
+#[test]
+fn a_long_read_needs_no_helper_wherever_its_blocks_are() {
+    const LONG: u64 = 2 * LENT_BYTES_MAX as u64 + 3 * BLOCK as u64;
+    let bench = Bench::of_disk(LONG, None, 2 * LONG / BLOCK as u64, WriteMode::Through, false);
+    let content = bench.fill(LONG);
+    let (go_on, waits) = channel::<()>();
+    let waits = Arc::new(parking_lot::Mutex::new(waits));
+    for _ in 0..PATIENT_THREADS {
+        let waits = waits.clone();
+        // Until the test has ended.
+        bench.export.workers.patient.run(move || waits.lock().recv().unwrap_or(()));
+    }
+    for operation in [Operation::ReadDisk, Operation::ReadRam] {
+        let (done, answers) = done();
+        bench.export.read(1, LONG as u32 - 1, done);
+        let data = if operation == Operation::ReadRam {
+            answers.try_recv().expect("RAM has it")
+        } else {
+            answers.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits for no helper")
+        };
+        assert!(bytes_of(&data.expect("it is read")) == content[1..]);
+        assert_eq!(bench.counted(operation), (1, 0));
+    }
+    drop(go_on);
+}
+
+#[test]
+fn a_long_read_that_finds_no_frame_for_a_piece_goes_on_with_that_one() {
+    const LONG: u64 = 3 * LENT_BYTES_MAX as u64;
+    const PIECE_BLOCKS: u64 = LENT_BYTES_MAX as u64 / BLOCK as u64;
+    let bench = Bench::of_disk(LONG, None, PIECE_BLOCKS * 5 / 4, WriteMode::Through, false);
+    let content = bench.fill(LONG);
+    // Of the first piece a reader holds so many blocks that there are frames for the rest of it, and for no other piece.
+    let held: Vec<_> = (0..PIECE_BLOCKS * 3 / 4)
+        .map(|block| bench.volume.read_ref(block * BLOCK as u64, BLOCK).expect("there is a frame"))
+        .collect();
+    let piece =
+        |piece: u64| bench.volume.read_ref(piece * u64::from(LENT_BYTES_MAX), LENT_BYTES_MAX as usize);
+    assert!(piece(0).is_ok() && matches!(piece(1), Err(terrace::Error::WouldBlock)));
+    let (done, answers) = done();
+    bench.export.read(0, LONG as u32, done);
+    while bench.cache.stats().disk_reads < PIECE_BLOCKS {
+        std::thread::yield_now();
+    }
+    assert!(answers.try_recv().is_err(), "there are no frames for the second piece");
+    drop(held);
+    let data = answers.recv().expect("it is answered").expect("it is read");
+    assert!(bytes_of(&data) == content);
+    assert_eq!(bench.counted(Operation::ReadDisk), (1, 0));
 }
 
 #[test]

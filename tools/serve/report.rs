@@ -6,7 +6,7 @@ use super::meter::OperationSnapshot;
 use super::service::{ExportSnapshot, Snapshot};
 use crate::mode::Mode;
 use crate::replay::Counters;
-use crate::tune::OutlookReport;
+use crate::tune::{OutlookReport, ProgressReport};
 
 /// A whole [`Snapshot`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) exports: Vec<ExportReport>,
     pub(crate) connections: Vec<ConnectionReport>,
     pub(crate) outlooks: Vec<OutlookReport>,
+    /// Towards the first of them, and then those of today's size; null where no other size can be simulated.
+    pub(crate) outlook_progress: Option<ProgressReport>,
     /// The recording that runs, or the last one; null when there never was one.
     pub(crate) recording: Option<RecordingReport>,
 }
@@ -126,6 +128,13 @@ pub(crate) struct ConnectionReport {
     pub(crate) bytes_written: u64,
 }
 
+/// What other sizes would give, or how much traffic is missing to say it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct WhatIfReport {
+    pub(crate) outlooks: Vec<OutlookReport>,
+    pub(crate) progress: Option<ProgressReport>,
+}
+
 /// Bytes that were acknowledged, and that nobody can give any more.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Lost {
@@ -168,8 +177,16 @@ impl Report {
             exports: snapshot.exports.iter().map(ExportReport::of).collect(),
             connections: snapshot.connections.iter().map(ConnectionReport::of).collect(),
             outlooks: OutlookReport::of(&snapshot.outlooks, snapshot.block_bytes),
+            outlook_progress: snapshot.outlook_progress.map(ProgressReport::of),
             recording: snapshot.recording.as_ref().map(RecordingReport::of),
         }
+    }
+}
+
+impl WhatIfReport {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let Report { outlooks, outlook_progress: progress, .. } = Report::of(snapshot);
+        Self { outlooks, progress }
     }
 }
 
@@ -413,6 +430,7 @@ pub(crate) mod tests {
                 sample_rate: 0.1,
                 samples: 4,
             }],
+            outlook_progress: None,
             recording: None,
         }
     }

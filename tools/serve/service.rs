@@ -15,8 +15,8 @@ use parking_lot::{Mutex, RwLock};
 use terrace::tiers::backing::file::FileBacking;
 use terrace::tiers::mark::{FileMark, MarkPlace};
 use terrace::{
-    AttachOptions, Cache, Config, Outlook, RamSize, RecordConfig, RecordStatus, SsdConfig, SsdSize, Stats,
-    Volume, WhatIf,
+    AttachOptions, Cache, Config, Outlook, OutlookProgress, RamSize, RecordConfig, RecordStatus, SsdConfig,
+    SsdSize, Stats, Volume, WhatIf,
 };
 use terrace_nbd::{ConnectionStats, Exports, Server, ServerStats};
 
@@ -73,6 +73,8 @@ pub(crate) struct Snapshot {
     pub(crate) exports: Vec<ExportSnapshot>,
     /// What other sizes would give; empty until enough was seen.
     pub(crate) outlooks: Vec<Outlook>,
+    /// None where no other size can be simulated.
+    pub(crate) outlook_progress: Option<OutlookProgress>,
     /// The recording that runs, or the last one.
     pub(crate) recording: Option<RecordStatus>,
 }
@@ -188,7 +190,10 @@ impl Service {
             let ssd = cache.ssd_size.filter(|_| cache.ssd_file.is_some());
             (cache.block_size.bytes() as u64, cache.ram_size, ssd, cache.ssd_write_budget)
         };
-        let outlooks = self.what_if.lock().as_ref().map_or_else(Vec::new, WhatIf::outlooks);
+        let (outlooks, outlook_progress) = {
+            let what_if = self.what_if.lock();
+            (what_if.as_ref().map_or_else(Vec::new, WhatIf::outlooks), what_if.as_ref().map(WhatIf::progress))
+        };
         Snapshot {
             running_for: self.since.elapsed(),
             block_bytes,
@@ -200,6 +205,7 @@ impl Service {
             connections: self.server.connections(),
             exports: self.all().iter().map(|served| served.snapshot()).collect(),
             outlooks,
+            outlook_progress,
             recording: self.cache.record_status(),
         }
     }

@@ -59,6 +59,11 @@ fn a_trace_of_many_gigabytes_goes_through_every_command_within_200_mib() {
     peaks.push(reported(&ground, &[&replay[..], &["--ssd-size", "8GiB"]].concat()));
     peaks.push(reported(&ground, &[&replay[..], &["--policy", "s3-fifo"]].concat()));
     peaks.push(reported(&ground, &["tune", "t.trc", "--json", "--block-size", "4KiB"]));
+    // As many requests for few blocks, one of which has a seventh of them.
+    std::fs::remove_file(ground.path().join("t.csv")).expect("it is ours");
+    let few = ["trace", "generate", "few.trc", "--size", "256MiB", "--skew", "1.1", "--requests", &requests];
+    peaks.push(watched(&ground, &few));
+    peaks.push(reported(&ground, &["tune", "few.trc", "--json", "--block-size", "4KiB"]));
     println!(
         "{made} bytes of trace; MiB at the most: {:?}",
         peaks.iter().map(|peak| peak >> 20).collect::<Vec<_>>()

@@ -198,6 +198,8 @@ fn bad_sizes_and_places_end_in_one_line_and_2() {
         &["--trace-time", "0s"],
         &["--probe", "missing"],
         &["--within", "0"],
+        &["--life-years", "0"],
+        &["--life-years", "101"],
         &["--ssd-latency", "5ms,1ms"],
     ] {
         let run = ground.terrace(&[&["tune", "t", "--block-size", "4k"], more].concat());

@@ -1,12 +1,13 @@
 //! `terrace top`: what a service does, in a terminal, from its control socket.
 //!
 //! Rates and latencies are those between two answers. A service that does not answer is asked again each time; what is on
-//! the screen then says so.
+//! the screen then says so. Keys are heeded meanwhile: another thread waits for the answer.
 
 mod frame;
 
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,13 @@ use crate::failure::{Failure, Result};
 use crate::serve::interval::Interval;
 use crate::serve::report::Report;
 use crate::units::parse_duration_ns;
+
+/// A service that is well has answered by then.
+const MOMENT: Duration = Duration::from_millis(20);
+/// How often it is looked whether one that is not has answered.
+const LOOK: Duration = Duration::from_millis(100);
+/// One that has not answered by then is said to be slow.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Watch a service that runs: hits by tier, rates, latencies, what is dirty. q quits
 #[derive(Args, Debug)]
@@ -58,7 +66,7 @@ pub(crate) fn main(args: &TopArgs, print: impl Fn(&str)) -> Result<()> {
     let failed =
         |error| Failure::caused("this terminal cannot be drawn on", error).remedy("ask for text by --once");
     let mut terminal = ratatui::try_init().map_err(failed)?;
-    let ended = Watch { args, earlier: None, later: first, notice: None }.run(&mut terminal);
+    let ended = Watch::new(args, first).run(&mut terminal);
     ratatui::restore();
     ended.map_err(failed)
 }
@@ -67,38 +75,66 @@ struct Watch<'a> {
     args: &'a TopArgs,
     earlier: Option<Report>,
     later: Report,
-    /// Why the last question had no answer.
+    /// Why there is no newer answer.
     notice: Option<String>,
+    ask_at: Instant,
+    /// A question without an answer yet.
+    asked: Option<Receiver<Result<Report>>>,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    fn new(args: &'a TopArgs, first: Report) -> Self {
+        let ask_at = Instant::now() + args.interval;
+        Self { args, earlier: None, later: first, notice: None, ask_at, asked: None }
+    }
+
     /// Until someone quits.
     fn run(&mut self, terminal: &mut DefaultTerminal) -> std::io::Result<()> {
-        let mut ask_at = Instant::now() + self.args.interval;
         loop {
             let lately = Interval::between(self.earlier.as_ref(), &self.later);
             terminal.draw(|frame| frame::draw(frame, &lately, self.notice.as_deref()))?;
-            let patience = ask_at.saturating_duration_since(Instant::now());
-            if event::poll(patience)? {
+            let until_next = self.ask_at.saturating_duration_since(Instant::now());
+            if event::poll(if self.asked.is_some() { LOOK } else { until_next })? {
                 // Whatever else it is, such as another size: the next frame shows it.
                 if is_end(&event::read()?) {
                     return Ok(());
                 }
             } else {
-                self.ask();
-                ask_at = Instant::now() + self.args.interval;
+                self.look()?;
             }
         }
     }
 
-    fn ask(&mut self) {
-        match ctl::report(&self.args.socket) {
-            Ok(report) => {
+    /// Asks, or looks whether what was asked is answered.
+    fn look(&mut self) -> std::io::Result<()> {
+        let answer = match self.asked.take() {
+            Some(answer) => answer,
+            None => {
+                let (tell, answer) = channel();
+                let socket = self.args.socket.clone();
+                // It ends with its answer, or with this process.
+                thread::Builder::new().spawn(move || drop(tell.send(ctl::report(&socket))))?;
+                answer
+            }
+        };
+        match answer.recv_timeout(MOMENT) {
+            Ok(Ok(report)) => {
                 self.earlier = Some(std::mem::replace(&mut self.later, report));
                 self.notice = None;
             }
-            Err(failure) => self.notice = Some(failure.to_string()),
+            Ok(Err(failure)) => self.notice = Some(failure.to_string()),
+            Err(RecvTimeoutError::Timeout) => {
+                if self.ask_at.elapsed() > SLOW {
+                    self.notice = Some("the service takes its time to answer".into());
+                }
+                self.asked = Some(answer);
+                return Ok(());
+            }
+            // A panic of its thread, which was reported when it came.
+            Err(RecvTimeoutError::Disconnected) => self.notice = Some("nobody asks the service".into()),
         }
+        self.ask_at = Instant::now() + self.args.interval;
+        Ok(())
     }
 }
 

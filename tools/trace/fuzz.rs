@@ -18,20 +18,40 @@ mod samples;
 
 pub use samples::{Valid, valid};
 
-/// An entry; whether the bytes were read to their end.
-pub type Target = fn(&[u8]) -> bool;
+/// The entry for bytes of which nothing is known; each format has one of its own, `trace-NAME`.
+pub const DETECTED: &str = "detected";
 
-/// Every entry and its name.
-pub const TARGETS: [(&str, Target); 2] = [("reader", reader), ("detected", detected)];
+const OF_A_FORMAT: &str = "trace-";
 
-/// Bytes that say how the others of a `reader` are read.
-pub const CHOICE_BYTES: usize = 2;
+/// The name of every entry.
+pub fn targets() -> Vec<String> {
+    let own = Format::value_variants().iter().map(|&format| target_of(format));
+    own.chain([DETECTED.to_string()]).collect()
+}
 
-/// Bytes as a trace of the format that the first byte chooses, with the options that the second does.
-pub fn reader(bytes: &[u8]) -> bool {
-    let Some((&[format, options], trace)) = bytes.split_first_chunk::<CHOICE_BYTES>() else { return false };
-    let formats = Format::value_variants();
-    let format = formats[usize::from(format) % formats.len()];
+fn target_of(format: Format) -> String {
+    format!("{OF_A_FORMAT}{}", format.name())
+}
+
+/// Runs an entry; whether the bytes were read to their end.
+///
+/// # Panics
+/// When none is called so, and where a reader does harm.
+pub fn run(target: &str, bytes: &[u8]) -> bool {
+    if target == DETECTED {
+        return detected(bytes);
+    }
+    let mut formats = Format::value_variants().iter();
+    let format = formats.find(|&&format| target_of(format) == target);
+    reader(*format.unwrap_or_else(|| panic!("no target is called {target}")), bytes)
+}
+
+/// Bytes that say how the others are read, of an entry that is a format's.
+pub const CHOICE_BYTES: usize = 1;
+
+/// Bytes as a trace of `format`, with the options that the first byte chooses.
+fn reader(format: Format, bytes: &[u8]) -> bool {
+    let Some((&options, trace)) = bytes.split_first() else { return false };
     let options = options_chosen(options);
     let is_read = read_all(format, &options, trace);
     if format != Format::Terrace {
@@ -43,7 +63,7 @@ pub fn reader(bytes: &[u8]) -> bool {
 }
 
 /// Bytes as a file, plain or packed, of which nothing is known: what its content shows is read.
-pub fn detected(bytes: &[u8]) -> bool {
+fn detected(bytes: &[u8]) -> bool {
     let options = Options::default();
     let Ok(prefix) = Input::from_bytes(bytes).prefix(detect::PREFIX_BYTES) else { return false };
     match detect::detect(&prefix, "test", &options) {

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use terrace::BlockSize;
 use terrace::simulate::ArcCurve;
 
+use super::candidate::LIFE_YEARS_MAX;
 use super::devices::{Latency, Probe};
 use super::load::Limits;
 use crate::failure::{Failure, Result};
@@ -134,8 +135,8 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Constraints")]
     pub(crate) ram_max: Option<u64>,
 
-    /// How many years the SSD must last
-    #[arg(long, value_name = "YEARS", value_parser = positive, help_heading = "Constraints")]
+    /// How many years the SSD must last, at most 100
+    #[arg(long, value_name = "YEARS", value_parser = years, help_heading = "Constraints")]
     pub(crate) life_years: Option<f64>,
 
     /// The longest 99th percentile of read latency, e.g. 5ms
@@ -147,9 +148,9 @@ pub(crate) struct TuneArgs {
     pub(crate) within: f64,
 
     /// Simulate all of the trace, or samples of it; by itself: all of it where that takes seconds. A trace that fits 192 MiB
-    /// is kept in memory whole, and what follows from it may take half as much again. Of a longer one a sample is kept, and
-    /// less than 200 MiB are needed whatever its length; with `exact` all of it is kept, 4 bytes for each block that is
-    /// touched and 24 for each request
+    /// is kept in memory whole, and what follows from it may take half as much again. A longer one is
+    /// simulated while it is read, a sample of its blocks if they are many, and less than 200 MiB are needed whatever its
+    /// length; with `exact` all of it is kept, 4 bytes for each block that is touched and 24 for each request
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Effort::Auto, help_heading = "Run")]
     pub(crate) effort: Effort,
 
@@ -210,6 +211,14 @@ fn parse_span_us(text: &str) -> Result<u64, String> {
 fn positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
     number.ok_or_else(|| "expected a number above 0".into())
+}
+
+/// A life that is longer is told as a century.
+fn years(text: &str) -> Result<f64, String> {
+    match positive(text)? {
+        years if years <= LIFE_YEARS_MAX => Ok(years),
+        _ => Err(format!("expected {LIFE_YEARS_MAX} at most: nobody knows what an SSD does after that")),
+    }
 }
 
 /// A command line of these arguments alone.

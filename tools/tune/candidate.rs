@@ -9,6 +9,8 @@ use crate::mode::Mode;
 
 const GIB: f64 = (1u64 << 30) as f64;
 const DAYS_A_YEAR: f64 = 365.25;
+/// A longer life is told as this one.
+pub(super) const LIFE_YEARS_MAX: f64 = 100.0;
 
 /// What sizes are judged by, besides their hits.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -98,7 +100,8 @@ impl Candidate {
 
 fn life_years(cell: &Cell, bytes_a_day: f64, world: &World) -> f64 {
     let lifetime_bytes = cell.ssd_bytes as f64 * world.ssd_endurance;
-    (lifetime_bytes / (bytes_a_day * world.ssd_inner_amplification).max(1.0) / DAYS_A_YEAR).min(100.0)
+    (lifetime_bytes / (bytes_a_day * world.ssd_inner_amplification).max(1.0) / DAYS_A_YEAR)
+        .min(LIFE_YEARS_MAX)
 }
 
 #[cfg(test)]

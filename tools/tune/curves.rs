@@ -1,14 +1,14 @@
 //! Misses of RAM alone, by size: LRU's whole curve, and points of the cache's own policy, both exact.
 
 use serde::Serialize;
+use terrace::BlockSize;
 use terrace::simulate::{ArcCurve, DenseTrace, LruCurve};
 
-use super::load::Recording;
 use super::work::Work;
 
 /// Points of each curve.
-const LRU_POINTS: u32 = 96;
-const ARC_POINTS: u32 = 24;
+pub(super) const LRU_POINTS: u32 = 96;
+pub(super) const ARC_POINTS: u32 = 24;
 
 /// A size, in blocks and bytes, and the share of all references that miss with it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -30,12 +30,11 @@ pub(crate) struct Curves {
 }
 
 impl Curves {
-    /// Of the blocks of `trace`, which are those of `recording`. One pass gives its memory back before the other begins.
-    pub(super) fn of(trace: DenseTrace, recording: &Recording, work: &Work) -> Self {
+    /// Of `trace`, exactly, in blocks of this size. One pass gives its memory back before the other begins.
+    pub(super) fn of(trace: DenseTrace, block_size: BlockSize, work: &Work) -> Self {
         let (references, unique) = (trace.references().len() as f64, trace.unique());
         let point = |blocks: u64, misses: u64| {
-            let blocks = (blocks as f64 / recording.rate).round() as u64;
-            let bytes = blocks << recording.block_size.shift();
+            let bytes = blocks << block_size.shift();
             CurvePoint { blocks, bytes, miss_ratio: misses as f64 / references }
         };
         let lru = lru_points(&trace, point);
@@ -53,7 +52,7 @@ impl Curves {
             knee: knee(&arc),
             arc,
             compulsory_ratio: f64::from(unique) / references,
-            unique_blocks: (f64::from(unique) / recording.rate).round() as u64,
+            unique_blocks: unique.into(),
         }
     }
 }
@@ -65,7 +64,7 @@ fn lru_points(trace: &DenseTrace, point: impl Fn(u64, u64) -> CurvePoint) -> Vec
 }
 
 /// Evenly spaced on a logarithmic scale from 1/4096 of `unique` to all of it, each once.
-fn sizes(unique: u32, count: u32) -> impl DoubleEndedIterator<Item = u32> {
+pub(super) fn sizes(unique: u32, count: u32) -> impl DoubleEndedIterator<Item = u32> {
     let size = move |step: u32| {
         let exponent = -12.0 * (1.0 - f64::from(step) / f64::from(count - 1));
         ((f64::from(unique) * exponent.exp2()).round() as u32).max(1)
@@ -77,7 +76,7 @@ fn sizes(unique: u32, count: u32) -> impl DoubleEndedIterator<Item = u32> {
 
 /// The point farthest below the straight line from the first to the last (Satopaa, Albrecht, Irwin and Raghavan, "Finding
 /// a 'kneedle' in a haystack", ICDCS workshops 2011), on linear axes: what a byte more brings.
-fn knee(points: &[CurvePoint]) -> CurvePoint {
+pub(super) fn knee(points: &[CurvePoint]) -> CurvePoint {
     let (first, last) = (points[0], points[points.len() - 1]);
     let width = (last.blocks as f64 - first.blocks as f64).max(1.0);
     let below = |point: &CurvePoint| {

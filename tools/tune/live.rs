@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use terrace::tiers::ssd::Geometry;
-use terrace::{BlockSize, Outlook};
+use terrace::{BlockSize, Outlook, OutlookProgress};
 
 use super::args::TuneArgs;
 use super::candidate::{Candidate, World};
@@ -19,7 +19,9 @@ use crate::failure::{Failure, Result};
 use crate::mode::Mode;
 use crate::serve::control::Command;
 use crate::serve::report::Report as ServiceReport;
-use crate::units::show_seconds;
+use crate::units::{show_count, show_seconds};
+
+const ASK_AGAIN: &str = "ask again when it has seen more";
 
 /// What a size would give: shares of all reads, from 0 to 1. An error is half the width of the interval that holds the true
 /// share in 95 of 100 cases.
@@ -63,6 +65,29 @@ impl OutlookReport {
     }
 }
 
+/// How much was simulated of what the first answer needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ProgressReport {
+    /// References to blocks of the sample.
+    pub(crate) references_seen: u64,
+    pub(crate) references_wanted: u64,
+}
+
+impl ProgressReport {
+    pub(crate) fn of(progress: OutlookProgress) -> Self {
+        Self { references_seen: progress.seen, references_wanted: progress.wanted }
+    }
+
+    /// What is lacking, for people; none: nobody watches.
+    pub(crate) fn show(progress: Option<Self>) -> String {
+        let Some(Self { references_seen, references_wanted }) = progress else {
+            return "other sizes of these tiers cannot be simulated".into();
+        };
+        let (seen, wanted) = (show_count(references_seen), show_count(references_wanted));
+        format!("not enough traffic was seen yet: {seen} of {wanted} references to blocks of the sample")
+    }
+}
+
 /// The answer of a cache.
 pub(crate) struct Live<'a> {
     /// What the cache is called.
@@ -84,8 +109,9 @@ pub(crate) struct Live<'a> {
 /// When the cache has seen too little to say anything, or a device cannot be measured.
 pub(crate) fn live_report(live: &Live<'_>, args: &TuneArgs) -> Result<Report> {
     let Some(first) = live.outlooks.first() else {
-        return Err(Failure::input(format!("{} was asked for too little to tell yet", live.name))
-            .remedy("ask again when it has seen more"));
+        return Err(
+            Failure::input(format!("{} was asked for too little to tell yet", live.name)).remedy(ASK_AGAIN)
+        );
     };
     // A day is what is counted in.
     let mut world = World {
@@ -172,6 +198,10 @@ fn report_of(name: &str, service: &ServiceReport, args: &TuneArgs) -> Result<Rep
         references_a_day: a_day(service.counters.references),
         log_bytes_a_day: a_day(service.counters.ssd_log_bytes_written),
     };
+    if service.outlooks.is_empty() {
+        let what = format!("{name} cannot tell: {}", ProgressReport::show(service.outlook_progress));
+        return Err(Failure::input(what).remedy(ASK_AGAIN));
+    }
     let mut report = live_report(&live, args)?;
     report.warnings.push(format!(
         "A day is taken to be like the {} since the service began: wear of the SSD follows from that.",
@@ -355,6 +385,23 @@ pub(crate) mod tests {
         service.running_seconds = 0.0;
         let report = report_of("it", &service, &args).expect("it has seen enough");
         assert_eq!(report.surface[0].ssd_bytes_a_day, None, "no day follows from no time");
+    }
+
+    #[test]
+    fn a_service_that_saw_too_little_says_how_much_it_lacks() {
+        let mut service = a_report(3600.0);
+        service.outlooks.clear();
+        let mut said = |progress| {
+            service.outlook_progress = progress;
+            let Err(failure) = report_of("it", &service, &TuneArgs::defaults()) else {
+                panic!("it saw nothing")
+            };
+            failure.to_string()
+        };
+        let progress = ProgressReport { references_seen: 12, references_wanted: 262_144 };
+        let lacks = "it cannot tell: not enough traffic was seen yet: 12 of 262,144 references to blocks of the sample; ask again";
+        assert!(said(Some(progress)).starts_with(lacks), "{}", said(Some(progress)));
+        assert!(said(None).contains("cannot be simulated"), "{}", said(None));
     }
 
     #[test]

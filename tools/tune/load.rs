@@ -1,8 +1,7 @@
 //! A trace in memory, as the blocks that its requests touch: the one place where `tune` meets the readers.
 //!
-//! A trace that is too large to be kept whole ([`Limits`]) is thinned while it is read, by blocks, so that memory is bounded
-//! whatever its length; `rate` then says by how much, and everything after scales sizes by it. What is thinned is thinned
-//! to what samples need and not to what would just fit: more would cost memory and tell no more.
+//! A trace that is too large to be kept whole ([`Limits`]) is counted while it is read, see `stream`; what is kept of it is
+//! one chunk at a time.
 
 use std::ops::Range;
 
@@ -12,37 +11,45 @@ use terrace::tiers::ssd::record_bytes;
 use terrace::{BlockId, BlockSize};
 
 use super::work::Work;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::replay::{Addressing, Scan, block_id};
 use crate::trace::{Alignment, Kind, Request, Source, Span, Touched, Window};
 
-/// How much of a trace is kept.
+/// What a trace that is kept whole may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// What a trace that is kept whole may take.
     pub(super) whole_bytes: u64,
-    /// What is kept of a larger one.
-    pub(super) references: u64,
-    pub(super) blocks: u64,
 }
 
 impl Limits {
-    /// A thinned trace, samples of it and their simulation take some 140 MiB.
-    pub(super) const BOUNDED: Self = Self { whole_bytes: 192 << 20, references: 3 << 19, blocks: 1 << 18 };
-    pub(super) const NONE: Self = Self { whole_bytes: u64::MAX, references: u64::MAX, blocks: u64::MAX };
+    pub(super) const BOUNDED: Self = Self { whole_bytes: 192 << 20 };
+    pub(super) const NONE: Self = Self { whole_bytes: u64::MAX };
 
-    /// The share of the blocks to keep.
-    fn rate(&self, survey: &Survey) -> f64 {
-        let blocks = survey.touched.count();
+    /// Whether a trace like this is kept whole.
+    pub(super) fn keep(self, survey: &Survey) -> bool {
         // A request as it is kept, a reference's number, and the wider of what follows: blocks as they are numbered and
         // as LRU stacks them, or the runs of ARC on two processors.
-        let passes = (blocks * 32).max(survey.references / 2);
-        let whole = survey.requests * size_of::<Touch>() as u64 + survey.references * 4 + passes;
-        if whole <= self.whole_bytes {
-            return 1.0;
-        }
-        let share = |limit: u64, all: u64| limit as f64 / all.max(1) as f64;
-        share(self.references, survey.references).min(share(self.blocks, blocks)).min(1.0)
+        let passes = (survey.blocks * 32).max(survey.references / 2);
+        survey.requests * size_of::<Touch>() as u64 + survey.references * 4 + passes <= self.whole_bytes
+    }
+}
+
+/// Samples of a trace, of a share of its blocks each, and none in two of them: so what their mean misses is what each of them
+/// misses by chance, and how far they lie apart tells how much that is.
+pub(super) struct Parts {
+    /// The part with this number, and those before.
+    up_to: Vec<Sample>,
+}
+
+impl Parts {
+    /// So many parts of a share `rate` each, at most 1 in all; `salt` tells which.
+    pub(super) fn new(count: u64, rate: f64, salt: u64) -> Self {
+        Self { up_to: (1..=count).map(|parts| Sample::new(rate * parts as f64, salt)).collect() }
+    }
+
+    /// The part that has `block`; none: it is left out.
+    pub(super) fn part_of(&self, block: BlockId) -> Option<usize> {
+        self.up_to.iter().position(|sample| sample.takes(block))
     }
 }
 
@@ -64,16 +71,15 @@ impl Touch {
         before..u64::from(self.count) * block_size.sectors() as u64 - behind
     }
 
-    /// The same of block number `index` of it alone.
-    fn one(&self, index: u32) -> Self {
+    /// The same of each of its blocks alone.
+    fn ones(self) -> impl Iterator<Item = Self> {
         let [before, behind] = self.skipped_pages;
-        let is_last = index + 1 == self.count;
-        Self {
-            first: BlockId::from_u64(self.first.as_u64() + u64::from(index)),
-            count: 1,
-            skipped_pages: [if index == 0 { before } else { 0 }, if is_last { behind } else { 0 }],
-            ..*self
-        }
+        (0..self.count).map(move |index| {
+            let is_last = index + 1 == self.count;
+            let skipped_pages = [if index == 0 { before } else { 0 }, if is_last { behind } else { 0 }];
+            let first = BlockId::from_u64(self.first.as_u64() + u64::from(index));
+            Self { first, count: 1, skipped_pages, ..self }
+        })
     }
 
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + use<> {
@@ -96,12 +102,13 @@ impl Grid {
         self
     }
 
-    fn blocks(&self, request: &Request) -> (u64, u64) {
+    /// The first block that `request` touches, and how many.
+    pub(super) fn blocks(&self, request: &Request) -> (u64, u64) {
         self.addressing.blocks(self.place(request.span))
     }
 
     fn is_write(&self, request: &Request) -> bool {
-        request.kind == Kind::Write && !self.addressing.writes_as_reads
+        self.addressing.kind(request.kind) == Some(Kind::Write)
     }
 
     /// Pages of the first block before what `request` is about, and of the last behind it.
@@ -109,10 +116,10 @@ impl Grid {
         match self.place(request.span) {
             Span::Bytes { offset, bytes } if !self.addressing.one_block_each => {
                 let block_bytes = self.addressing.block_size.bytes() as u64;
-                let end = offset + bytes.max(1);
-                let skipped = [offset % block_bytes, end.next_multiple_of(block_bytes) - end];
+                let before = offset % block_bytes;
+                let behind = (block_bytes - (before + bytes.max(1)) % block_bytes) % block_bytes;
                 // A block has 256 at the most.
-                skipped.map(|bytes| (bytes / PAGE_BYTES as u64) as u8)
+                [before, behind].map(|bytes| (bytes / PAGE_BYTES as u64) as u8)
             }
             _ => [0, 0],
         }
@@ -126,14 +133,12 @@ impl Grid {
     }
 }
 
-/// A trace as it is simulated.
+/// A trace as it is simulated, or a sample or a chunk of it.
 pub(super) struct Recording {
     pub(super) touches: Vec<Touch>,
     /// The share of all blocks that is in it.
     pub(super) rate: f64,
     pub(super) block_size: BlockSize,
-    /// Of the whole trace.
-    pub(super) logged: Logged,
 }
 
 /// What a whole trace is, counted while it was read first.
@@ -143,8 +148,13 @@ pub(super) struct Survey {
     /// Those that the trace knows to be missing.
     pub(super) lost_requests: u64,
     pub(super) references: u64,
-    /// From the first request to the last; none where the trace has no times.
-    pub(super) time_us: Option<u64>,
+    /// Those of requests that are simulated as reads.
+    pub(super) read_references: u64,
+    /// Different blocks; estimated beyond a million.
+    pub(super) blocks: u64,
+    pub(super) volumes: usize,
+    /// Of the first request and of the last; none where the trace has no times, or all are the same.
+    pub(super) times_us: Option<(u64, u64)>,
     /// Where in a page requests begin, where the trace has addresses.
     pub(super) alignment: Alignment,
     /// Requests and bytes by the power of two that holds them, reads and writes.
@@ -152,8 +162,6 @@ pub(super) struct Survey {
     pub(super) bytes: [u64; 2],
     pub(super) logged: Logged,
     pub(super) renumbers: bool,
-    /// The different blocks, as many as could be counted.
-    touched: Touched,
 }
 
 /// What a log takes of a whole trace, where each write goes there at once.
@@ -166,6 +174,14 @@ pub(super) struct Logged {
 }
 
 impl Logged {
+    pub(super) fn of(recording: &Recording) -> Self {
+        let mut logged = Self::default();
+        for touch in recording.touches.iter().filter(|touch| touch.is_write) {
+            logged.add(touch.count.into(), touch.skipped_pages, recording.block_size);
+        }
+        logged
+    }
+
     /// A write to so many blocks, but for these pages of the first and the last.
     fn add(&mut self, count: u64, skipped_pages: [u8; 2], block_size: BlockSize) {
         let skipped = skipped_pages.map(u64::from).iter().sum::<u64>();
@@ -186,23 +202,40 @@ const SECTORS_A_PAGE: u64 = (PAGE_BYTES / SECTOR_BYTES) as u64;
 pub(super) const SIZES: usize = 22;
 
 impl Survey {
-    /// Reads `source` to its end.
-    pub(super) fn of(source: &Source, grid: &Grid, work: &Work) -> Result<Self> {
+    /// Reads `source` to its end, once for all of `grids`.
+    pub(super) fn of<const N: usize>(source: &Source, grids: &[Grid; N], work: &Work) -> Result<[Self; N]> {
+        let all = Self::of_all(source, grids, work)?;
+        Ok(all.try_into().unwrap_or_else(|_| unreachable!("one for each grid")))
+    }
+
+    /// The same of as many as there are, one at the least.
+    pub(super) fn of_all(source: &Source, grids: &[Grid], work: &Work) -> Result<Vec<Self>> {
         let progress = work.reading("surveying", source.file_bytes());
-        let mut survey = Self::default();
-        let scan = Scan::with(source, &Window::default(), &grid.addressing, &progress, |request| {
-            survey.count(request, grid);
+        let mut surveys = vec![(Self::default(), Touched::default()); grids.len()];
+        let scan = Scan::with(source, &Window::default(), &grids[0].addressing, &progress, |request| {
+            for ((survey, touched), grid) in surveys.iter_mut().zip(grids) {
+                survey.count(request, grid, touched);
+            }
         })?;
-        Ok(Self {
-            renumbers: scan.renumbers,
-            time_us: scan.duration_ns().map(|ns| ns / 1000).filter(|&us| us > 0),
+        let us = |(first, last): (u64, u64)| (first / 1000, last / 1000);
+        let finished = |((survey, touched), grid): ((Self, Touched), &Grid)| Self {
+            blocks: touched.count(),
+            volumes: scan.volumes(),
+            renumbers: scan.renumbers_for(grid.addressing.block_size),
+            times_us: scan.times_ns.map(us).filter(|(first, last)| first < last),
             alignment: scan.alignment,
             lost_requests: scan.lost_requests,
             ..survey
-        })
+        };
+        Ok(surveys.into_iter().zip(grids).map(finished).collect())
     }
 
-    fn count(&mut self, request: &Request, grid: &Grid) {
+    /// From the first request to the last; none where the trace has no times.
+    pub(super) fn time_us(&self) -> Option<u64> {
+        self.times_us.map(|(first, last)| last - first)
+    }
+
+    fn count(&mut self, request: &Request, grid: &Grid, touched: &mut Touched) {
         if !matches!(request.kind, Kind::Read | Kind::Write) {
             return;
         }
@@ -211,8 +244,10 @@ impl Survey {
         self.references += count;
         if grid.is_write(request) {
             self.logged.add(count, grid.skipped_pages(request), grid.addressing.block_size);
+        } else {
+            self.read_references += count;
         }
-        (0..count).for_each(|at| self.touched.add(request.volume, first + at));
+        (0..count).for_each(|at| touched.add(request.volume, first + at));
         let bytes = match request.span {
             Span::Bytes { bytes, .. } => bytes,
             Span::Ids { .. } => count << grid.addressing.block_size.shift(),
@@ -228,41 +263,47 @@ fn size_class(bytes: u64) -> usize {
     ((64 - (sectors - 1).leading_zeros()) as usize).min(SIZES - 1)
 }
 
+/// Calls `visit` with each read and write of `source`.
+pub(super) fn read(
+    source: &Source,
+    what: &str,
+    work: &Work,
+    mut visit: impl FnMut(&Request) -> Result<()>,
+) -> Result<()> {
+    let progress = work.reading(what, source.file_bytes());
+    let (mut reader, position) = source.reader()?;
+    let mut requests = 0u64;
+    while let Some(request) = reader.next_request()? {
+        if requests.is_multiple_of(4096) {
+            progress.show(&position);
+        }
+        requests += 1;
+        if matches!(request.kind, Kind::Read | Kind::Write) {
+            visit(&request)?;
+        }
+    }
+    Ok(())
+}
+
 impl Recording {
-    /// Reads `source`, of which `survey` was made, as much of it as `limits` let.
-    pub(super) fn load(
-        source: &Source,
-        grid: &Grid,
-        survey: &Survey,
-        limits: Limits,
-        work: &Work,
-    ) -> Result<Self> {
-        let rate = limits.rate(survey);
-        let (block_size, logged) = (grid.addressing.block_size, survey.logged);
-        let mut recording = Self { touches: Vec::new(), rate, block_size, logged };
-        let sample = (rate < 1.0).then(|| Sample::new(rate, 0));
-        let progress = work.reading("reading", source.file_bytes());
-        let (mut reader, position) = source.reader()?;
+    pub(super) fn empty(block_size: BlockSize, rate: f64) -> Self {
+        Self { touches: Vec::new(), rate, block_size }
+    }
+
+    /// Reads `source`, of which `survey` was made, and keeps all of it.
+    pub(super) fn load(source: &Source, grid: &Grid, survey: &Survey, work: &Work) -> Result<Self> {
+        let mut recording = Self::empty(grid.addressing.block_size, 1.0);
         let mut numbers = survey.renumbers.then(DenseTrace::default);
-        let mut requests = 0u64;
-        while let Some(request) = reader.next_request()? {
-            if requests.is_multiple_of(4096) {
-                progress.show(&position);
-            }
-            requests += 1;
-            if matches!(request.kind, Kind::Read | Kind::Write) {
-                recording.add(&request, grid, sample.as_ref(), numbers.as_mut());
-            }
-        }
-        if recording.touches.is_empty() {
-            return Err(Failure::input("nothing of the trace is left").remedy("name a longer one"));
-        }
+        read(source, "reading", work, |request| {
+            recording.add(request, grid, None, numbers.as_mut());
+            Ok(())
+        })?;
         Ok(recording)
     }
 
     /// Adds what a read or a write touches, of `sample` if there is one. Ids beyond every block number are counted off
     /// in `numbers`, in order of appearance, and no longer neighbours.
-    fn add(
+    pub(super) fn add(
         &mut self,
         request: &Request,
         grid: &Grid,
@@ -280,11 +321,10 @@ impl Recording {
         let Some(numbers) = numbers else {
             return self.push(touch(block_id(request.volume, first)), sample);
         };
-        for index in 0..count {
-            let id = BlockId::from_u64((first + index) ^ u64::from(request.volume) << 56);
+        for (at, one) in (0..count).zip(touch(BlockId::from_u64(0)).ones()) {
+            let id = BlockId::from_u64((first + at) ^ u64::from(request.volume) << 56);
             // Before it gets a number: those of blocks that are left out would fill the memory.
             if sample.is_none_or(|sample| sample.takes(id)) {
-                let one = touch(id).one(index as u32);
                 self.touches.push(Touch { first: BlockId::from_u64(numbers.number(id).into()), ..one });
             }
         }
@@ -293,19 +333,23 @@ impl Recording {
     fn push(&mut self, touch: Touch, sample: Option<&Sample>) {
         match sample {
             None => self.touches.push(touch),
-            Some(sample) => {
-                let ones = (0..touch.count).map(|index| touch.one(index));
-                self.touches.extend(ones.filter(|one| sample.takes(one.first)));
-            }
+            Some(sample) => self.touches.extend(touch.ones().filter(|one| sample.takes(one.first))),
         }
     }
 
-    /// The share `rate` of its blocks, told by `salt`.
-    pub(super) fn sampled(&self, rate: f64, salt: u64) -> Self {
-        let mut sampled = Self { touches: Vec::new(), rate: self.rate * rate, ..*self };
-        let sample = Sample::new(rate, salt);
-        self.touches.iter().for_each(|&touch| sampled.push(touch, Some(&sample)));
-        sampled
+    /// So many samples, each of the share `rate` of its blocks.
+    pub(super) fn sampled(&self, count: u64, rate: f64) -> Vec<Self> {
+        let parts = Parts::new(count, rate, 1);
+        let sample = || Self::empty(self.block_size, self.rate * rate);
+        let mut samples: Vec<Self> = (0..count).map(|_| sample()).collect();
+        for touch in &self.touches {
+            for one in touch.ones() {
+                if let Some(part) = parts.part_of(one.first) {
+                    samples[part].touches.push(one);
+                }
+            }
+        }
+        samples
     }
 
     /// Blocks touched, one after another.
@@ -339,22 +383,21 @@ mod tests {
             skipped_pages: [0, 0],
             time_us: step,
         };
-        let whole = Recording {
-            touches: (0..5000).map(touch).collect(),
-            rate: 1.0,
-            block_size,
-            logged: Logged::default(),
-        };
-        let sampled = whole.sampled(0.2, 4);
-        let taken = Sample::new(0.2, 4);
-        let wanted: Vec<(BlockId, bool, u64)> = whole
-            .touches
-            .iter()
-            .flat_map(|touch| touch.blocks().map(|block| (block, touch.is_write, touch.time_us)))
-            .filter(|one| taken.takes(one.0))
-            .collect();
-        let found = sampled.touches.iter().map(|touch| (touch.first, touch.is_write, touch.time_us));
-        assert!(found.eq(wanted.iter().copied()));
-        assert_eq!((sampled.references(), sampled.rate), (wanted.len() as u64, 0.2));
+        let whole = Recording { touches: (0..5000).map(touch).collect(), rate: 1.0, block_size };
+        let parts = Parts::new(3, 0.2, 1);
+        let samples = whole.sampled(3, 0.2);
+        for (number, sampled) in samples.iter().enumerate() {
+            let wanted: Vec<(BlockId, bool, u64)> = whole
+                .touches
+                .iter()
+                .flat_map(|touch| touch.blocks().map(|block| (block, touch.is_write, touch.time_us)))
+                .filter(|one| parts.part_of(one.0) == Some(number))
+                .collect();
+            let found = sampled.touches.iter().map(|touch| (touch.first, touch.is_write, touch.time_us));
+            assert!(found.eq(wanted.iter().copied()));
+            assert_eq!((sampled.references(), sampled.rate), (wanted.len() as u64, 0.2));
+            let blocks = u64::from(sampled.dense().unique());
+            assert!((150..250).contains(&blocks), "{blocks} of 1000 in part {number}");
+        }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! trace ──> load::Recording ──> profile   what the trace is like, over time
-//!                 │   ├───────> curves    misses of RAM alone: LRU for every size, ARC for some, exactly
-//!                 │   ├───────> bands     how far off those are, where the trace was thinned
-//!                 │   └───────> surface   hits by tier for each RAM size over each SSD size: exact, or sampled
+//!       │         │   ├───────> curves    misses of RAM alone: LRU for every size, ARC for some, exactly
+//!       │         │   └───────> surface   hits by tier for each RAM size over each SSD size: exact, or sampled
+//!       └─> stream: profile, bands (curves, and how far off they are) and surface of a trace that is too long to be kept
 //!                 │                │
 //!   devices ──────┼───────────> candidate   latency, wear, price of each
 //!   prices        │                │
@@ -31,6 +31,7 @@ mod measured;
 mod probe;
 mod profile;
 mod report;
+mod stream;
 mod surface;
 mod sweep;
 mod table;
@@ -43,7 +44,7 @@ pub(crate) use curves::{CurvePoint, Curves};
 pub(crate) use devices::{Latency, Mixture};
 #[cfg(test)]
 pub(crate) use live::tests::report as report_of_a_small_cache;
-pub(crate) use live::{Live, OutlookReport, live_report};
+pub(crate) use live::{Live, OutlookReport, ProgressReport, live_report};
 pub(crate) use measured::Measured;
 #[cfg(test)]
 pub(crate) use measured::Shares;

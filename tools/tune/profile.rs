@@ -1,6 +1,7 @@
 //! What the trace is like: sizes of requests, and over time how far apart uses lie and how much is in use.
 
 use serde::Serialize;
+use terrace::BlockSize;
 use terrace::simulate::{DenseTrace, StackDistances};
 
 use super::load::{Recording, SIZES, Survey};
@@ -45,11 +46,23 @@ pub(crate) struct Window {
 
 impl Profile {
     pub(super) fn of(trace: &DenseTrace, recording: &Recording, survey: &Survey) -> Self {
+        let mut windows = Windows::new(survey, recording.block_size, trace.unique(), 1.0);
+        let (mut done, mut references) = (0, trace.references());
+        for touch in &recording.touches {
+            let blocks;
+            (blocks, references) = references.split_at(touch.count as usize);
+            windows.count(blocks, touch.time_us, done as f64);
+            done += u64::from(touch.count);
+        }
+        Self::with(windows.finish(), survey)
+    }
+
+    pub(super) fn with(windows: Vec<Window>, survey: &Survey) -> Self {
         let shift = survey.alignment.shift();
         Self {
             request_sizes: request_sizes(survey),
-            windows: windows(trace, recording, survey.time_us.is_some()),
-            windows_by_time: survey.time_us.is_some(),
+            windows,
+            windows_by_time: survey.times_us.is_some(),
             better_shift_bytes: shift.map(|(bytes, _)| bytes),
             misaligned_share: shift.map_or(0.0, |(_, share)| share),
         }
@@ -105,9 +118,13 @@ impl Counter {
     }
 
     fn finish(&mut self, end: f64) -> Window {
-        let bytes = |blocks: u64| (blocks as f64 * self.scale) as u64 * self.block_bytes;
+        let scaled = |count: u64| (count as f64 * self.scale).round() as u64;
+        let bytes = |blocks: u64| scaled(blocks) * self.block_bytes;
         let mut window = std::mem::replace(&mut self.window, empty());
         window.end = end;
+        window.references = scaled(window.references);
+        window.first_uses = scaled(window.first_uses);
+        window.reuse_distances.iter_mut().for_each(|count| *count = scaled(*count));
         window.working_set_bytes = bytes(std::mem::take(&mut self.working_set));
         window.footprint_bytes = bytes(self.footprint);
         window
@@ -125,55 +142,61 @@ fn empty() -> Window {
     }
 }
 
-fn windows(trace: &DenseTrace, recording: &Recording, by_time: bool) -> Vec<Window> {
-    let mut counter = Counter {
-        stack: StackDistances::new(trace.unique()),
-        used_in: vec![0; trace.unique() as usize],
-        footprint: 0,
-        working_set: 0,
-        window: empty(),
-        scale: 1.0 / recording.rate,
-        block_bytes: recording.block_size.bytes() as u64,
-    };
-    let (first, last) = ends(recording);
-    let all = trace.references().len() as f64;
-    let mut references = trace.references().iter();
-    let (mut windows, mut done) = (Vec::new(), 0u64);
-    for touch in &recording.touches {
-        let along = if by_time {
-            touch.time_us.saturating_sub(first) as f64 / (last - first).max(1) as f64
-        } else {
-            done as f64 / all
+/// Windows over a trace that is told in order.
+pub(super) struct Windows {
+    counter: Counter,
+    windows: Vec<Window>,
+    /// Where the first window begins and the last one ends: microseconds, or references.
+    span: (f64, f64),
+    by_time: bool,
+}
+
+impl Windows {
+    /// Of the trace that `survey` is of, or of a share `rate` of its blocks; these have numbers below `blocks`.
+    pub(super) fn new(survey: &Survey, block_size: BlockSize, blocks: u32, rate: f64) -> Self {
+        let counter = Counter {
+            stack: StackDistances::new(blocks),
+            used_in: vec![0; blocks as usize],
+            footprint: 0,
+            working_set: 0,
+            window: empty(),
+            scale: 1.0 / rate,
+            block_bytes: block_size.bytes() as u64,
         };
-        let wanted = ((along * WINDOWS as f64) as usize).min(WINDOWS - 1);
-        while windows.len() < wanted {
-            windows.push(counter.finish(end(windows.len() + 1, by_time, last - first, all)));
-        }
-        for &block in references.by_ref().take(touch.count as usize) {
-            counter.count(block, windows.len() as u32 + 1);
-        }
-        done += u64::from(touch.count);
+        let (first, last) = survey.times_us.unwrap_or((0, survey.references));
+        let by_time = survey.times_us.is_some();
+        Self { counter, windows: Vec::new(), span: (first as f64, last as f64), by_time }
     }
-    windows.push(counter.finish(end(windows.len() + 1, by_time, last - first, all)));
-    windows
-}
 
-/// Where so many windows end.
-fn end(count: usize, by_time: bool, span_us: u64, references: f64) -> f64 {
-    let share = count as f64 / WINDOWS as f64;
-    share * if by_time { span_us as f64 / 1e6 } else { references }
-}
+    /// Counts references to `blocks`, at this time and with so many references of the trace before them.
+    pub(super) fn count(&mut self, blocks: &[u32], time_us: u64, references_before: f64) {
+        let (first, last) = self.span;
+        let at = if self.by_time { time_us as f64 } else { references_before };
+        let along = ((at - first) / (last - first).max(1.0)).clamp(0.0, 1.0);
+        let wanted = ((along * WINDOWS as f64) as usize).min(WINDOWS - 1);
+        while self.windows.len() < wanted {
+            self.end_window();
+        }
+        blocks.iter().for_each(|&block| self.counter.count(block, self.windows.len() as u32 + 1));
+    }
 
-fn ends(recording: &Recording) -> (u64, u64) {
-    let times = || recording.touches.iter().map(|touch| touch.time_us);
-    (times().min().unwrap_or(0), times().max().unwrap_or(0))
+    fn end_window(&mut self) {
+        let along = (self.windows.len() + 1) as f64 / WINDOWS as f64 * (self.span.1 - self.span.0);
+        let end = if self.by_time { along / 1e6 } else { along };
+        self.windows.push(self.counter.finish(end));
+    }
+
+    pub(super) fn finish(mut self) -> Vec<Window> {
+        self.end_window();
+        self.windows
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use terrace::{BlockId, BlockSize};
+    use terrace::BlockId;
 
-    use super::super::load::{Logged, Touch};
+    use super::super::load::Touch;
     use super::*;
 
     #[test]
@@ -188,10 +211,10 @@ mod tests {
             time_us: step,
         });
         let block_size = BlockSize::new(4096).expect("a good size");
-        let recording =
-            Recording { touches: touches.collect(), rate: 1.0, block_size, logged: Logged::default() };
-        for by_time in [true, false] {
-            let windows = windows(&recording.dense(), &recording, by_time);
+        let recording = Recording { touches: touches.collect(), rate: 1.0, block_size };
+        for times_us in [Some((0, 9599)), None] {
+            let survey = Survey { times_us, references: 9600, ..Survey::default() };
+            let windows = Profile::of(&recording.dense(), &recording, &survey).windows;
             assert_eq!(windows.len(), WINDOWS);
             assert_eq!(windows.iter().map(|window| window.references).sum::<u64>(), 9600);
             let (early, late) = (&windows[10], &windows[40]);

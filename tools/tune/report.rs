@@ -1,6 +1,5 @@
 //! What `tune` found: the object that `--json` prints, of which table and page are made.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::path::Path;
@@ -17,6 +16,7 @@ use super::load::{Grid, Recording, Survey};
 use super::measured::Measured;
 use super::probe;
 use super::profile::Profile;
+use super::stream::{self, Answer, Counting, More, Question};
 use super::surface::{Sizes, Surface, rate_for};
 use super::sweep::{Sweep, Variant};
 use super::table;
@@ -163,51 +163,79 @@ pub(super) fn make(trace: &Path, args: &TuneArgs) -> Result<Report> {
     let addressing =
         Addressing { block_size: args.block_size, one_block_each: args.ids, writes_as_reads: args.as_reads };
     let grid = Grid { addressing, shift_bytes: 0 };
-    let survey = Survey::of(&source, &grid, &work)?;
+    let [survey] = Survey::of(&source, &[grid], &work)?;
+    announce(&source, &survey);
     if survey.sizes[0].iter().sum::<u64>() == 0 && !args.as_reads {
         return Err(Failure::input(format!("{} has no reads, and sizes are judged by those", source.name()))
             .remedy("take its writes for reads with --as-reads"));
     }
     args.effort.check(survey.references)?;
-    let mut world = World::of(args, survey.time_us);
+    let mut world = World::of(args, survey.time_us());
     probe_devices(args, args.block_size, &mut world)?;
     if args.life_years.is_some() && world.trace_days.is_none() {
         return Err(Failure::input("the trace has no times, so --life-years has no days to count")
             .remedy("say with --trace-time how long the recording took"));
     }
-    let recording = Recording::load(&source, &grid, &survey, args.effort.limits(), &work)?;
-    let volumes = volumes(&recording);
-    if std::io::stderr().is_terminal() {
-        // Before anything long begins: whether the trace was understood.
-        let time_us = survey.time_us.map(|us| us as f64 / 1e6);
-        let said = table::recorded(&source.units(), time_us, volumes);
-        let _ = writeln!(std::io::stderr(), "{} ({}): {said}", source.name(), source.format().name());
-    }
-    let trace = recording.dense();
-    let profile = Profile::of(&trace, &recording, &survey);
-    let unique = trace.unique().into();
-    let curves = Curves::of(trace, &recording, &work);
-    let curve_errors = CurveErrors::of(&curves, &recording, &work);
-    let sizes = sizes_to_try(args, curves.unique_blocks << args.block_size.shift())?;
-    let rate = rate_for(&recording, unique, &sizes, args.effort);
-    let surface = Surface::simulate(&recording, &sizes, rate, &work)?;
+    let Found { curves, curve_errors, profile, surface, is_kept } = if args.effort.limits().keep(&survey) {
+        whole(args, &source, &grid, &survey, &work)?
+    } else {
+        streamed(args, &source, &grid, &survey, &work)?
+    };
     let constraints = constraints(args);
     let choice = choose(&surface.cells, &world, &constraints);
-    // The variants read it again, each for itself.
-    drop(recording);
     let variants = variants(args, &source, grid, &profile, &choice, &work)?;
     let report =
         report(args, &source, &survey, &surface, world, constraints, choice, curves, profile, variants);
-    Ok(Report { volumes: Some(volumes), curve_errors, measured, ..report })
+    let mut report = Report { volumes: Some(survey.volumes), curve_errors, measured, ..report };
+    report.warnings.extend((!is_kept).then(|| not_kept(&report)));
+    Ok(report)
 }
 
-/// How many volumes the blocks of `recording` are of.
-fn volumes(recording: &Recording) -> usize {
-    let mut volumes = BTreeSet::new();
-    for pair in recording.touches.chunk_by(|one, other| one.first.volume() == other.first.volume()) {
-        volumes.insert(pair[0].first.volume());
+/// Before anything long begins: whether the trace was understood.
+fn announce(source: &Source, survey: &Survey) {
+    if std::io::stderr().is_terminal() {
+        let seconds = survey.time_us().map(|us| us as f64 / 1e6);
+        let said = table::recorded(&source.units(), seconds, survey.volumes);
+        let _ = writeln!(std::io::stderr(), "{} ({}): {said}", source.name(), source.format().name());
     }
-    volumes.len()
+}
+
+/// What a trace gave.
+struct Found {
+    curves: Curves,
+    curve_errors: Option<CurveErrors>,
+    profile: Profile,
+    surface: Surface,
+    /// It was kept in memory, all of it.
+    is_kept: bool,
+}
+
+fn whole(args: &TuneArgs, source: &Source, grid: &Grid, survey: &Survey, work: &Work) -> Result<Found> {
+    let recording = Recording::load(source, grid, survey, work)?;
+    let trace = recording.dense();
+    let profile = Profile::of(&trace, &recording, survey);
+    let curves = Curves::of(trace, args.block_size, work);
+    let sizes = sizes_to_try(args, curves.unique_blocks << args.block_size.shift())?;
+    let rate = rate_for(&recording, curves.unique_blocks, &sizes, args.effort);
+    let surface = Surface::simulate(&recording, &sizes, rate, work)?;
+    Ok(Found { curves, curve_errors: None, profile, surface, is_kept: true })
+}
+
+fn streamed(args: &TuneArgs, source: &Source, grid: &Grid, survey: &Survey, work: &Work) -> Result<Found> {
+    let sizes = sizes_to_try(args, survey.blocks << args.block_size.shift())?;
+    let counting = Counting::new(Question { grid: *grid, survey, sizes: &sizes, has_curves: true })?;
+    let Answer { surface, more } = stream::answer(source, vec![counting], work)?.remove(0);
+    let More { curves, curve_errors, profile } = more.expect("curves were asked for");
+    Ok(Found { curves, curve_errors, profile, surface, is_kept: false })
+}
+
+/// What was done with a trace that is too long to be kept.
+fn not_kept(report: &Report) -> String {
+    let share = report.sample_rate * report.samples as f64 * 100.0;
+    let blocks = if share < 100.0 { format!("{share:.2} % of its blocks") } else { "all its blocks".into() };
+    format!(
+        "The trace is too long to be kept in memory: {blocks} were simulated while it was read, from its beginning to its end."
+    )
 }
 
 pub(super) fn probe_devices(args: &TuneArgs, block_size: BlockSize, world: &mut World) -> Result<()> {
@@ -319,12 +347,12 @@ fn report(
         bytes_read: Some(survey.bytes[0]),
         bytes_written: Some(survey.bytes[1]),
         lost_requests: survey.lost_requests,
-        trace_seconds: survey.time_us.map(|us| us as f64 / 1e6),
+        trace_seconds: survey.time_us().map(|us| us as f64 / 1e6),
         block_bytes: args.block_size.bytes() as u64,
         shift_bytes: source.options().shift_bytes,
         method: if surface.rate < 1.0 { "sampled" } else { "exact" },
         sample_rate: surface.rate,
-        samples: surface.salts,
+        samples: surface.samples,
         constraints,
         surface: surface.cells.iter().map(|cell| Candidate::of(cell, &world)).collect(),
         recommendation: choice.recommendation,

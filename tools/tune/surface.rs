@@ -1,8 +1,8 @@
 //! Hits by tier for every RAM size over every SSD size, by the cache's own policies.
 //!
 //! *Exactly*, by [`Simulation`] of the whole trace, where that takes seconds: one pass for each RAM size, over all SSD sizes
-//! at once. Else by *miniature simulation*: the same passes over [`SALTS`] samples of the blocks, with all sizes scaled
-//! alike.
+//! at once. Else by *miniature simulation*: the same passes over [`SAMPLES`] samples of the blocks, no block in two, with all
+//! sizes scaled alike.
 //!
 //! Two estimates come from a sample: its own shares of hits, or its counts over what a sample of that rate should have
 //! (Waldspurger and others' adjustment, which books what a sample has too much or too little of as hits in RAM). Both are
@@ -10,20 +10,19 @@
 //! agree better over the whole surface.
 //!
 //! The error is the half width of the 95 % confidence interval of the samples' mean, and [`SCALING_ERROR`] for what
-//! scaling itself changes. A recording that was thinned is a sample of its own. Of it each sample takes a quarter at the
-//! most: their means then vary by more than the recording as a whole does around what it was taken from.
+//! scaling itself changes. Samples that shared blocks would err alike, and their mean by more than they tell.
 
 use terrace::tiers::ssd::Geometry;
 use terrace::{BlockSize, Config, RamSize, Simulation, SsdConfig, SsdSize};
 
 use super::args::Effort;
-use super::load::{Recording, Touch};
+use super::load::{Logged, Recording, Touch};
 use super::work::Work;
 use crate::failure::Result;
 use crate::mode::Mode;
 
 /// Samples of a sampled surface.
-pub(super) const SALTS: u64 = 4;
+pub(super) const SAMPLES: u64 = 4;
 /// Student's t for a mean of four, two-sided 95 %, over the root of four.
 const T_OVER_ROOT: f64 = 3.182 / 2.0;
 /// A scaled-down cache has fewer segments, and no requests of many blocks.
@@ -64,14 +63,14 @@ pub(crate) struct Cell {
 #[derive(Clone, Debug)]
 pub(super) struct Surface {
     pub(super) cells: Vec<Cell>,
-    /// 1 when it is exact.
+    /// The share of the blocks in each sample; 1 when it is exact.
     pub(super) rate: f64,
-    pub(super) salts: u64,
+    pub(super) samples: u64,
 }
 
 /// What one simulation counted, over one SSD size.
 #[derive(Clone, Copy, Default, Debug)]
-struct Counts {
+pub(super) struct Counts {
     reads: f64,
     ssd_hits: f64,
     disk_reads: f64,
@@ -86,6 +85,11 @@ impl Sizes {
         let mut config = Config::new(ram);
         config.block_size = block_size;
         config
+    }
+
+    /// RAM tiers, and the tiers below each of them: steps of simulation for a reference.
+    pub(super) fn columns(&self) -> u64 {
+        self.ram_bytes.len() as u64 * (1 + self.ssd_bytes.len() as u64)
     }
 
     /// How an SSD of `bytes` is laid out; 0 is none.
@@ -103,11 +107,9 @@ pub(super) fn index_bytes(layout: &Geometry, mode: Mode) -> u64 {
 }
 
 impl Surface {
-    /// Of `recording`, of which a share of `rate` is simulated for each salt; 1: all of it, once.
+    /// Of `recording`, of which a share of `rate` is simulated for each sample; 1: all of it, once.
     pub(super) fn simulate(recording: &Recording, sizes: &Sizes, rate: f64, work: &Work) -> Result<Self> {
-        let salts = if rate < 1.0 { SALTS } else { 1 };
-        let sampled: Vec<Recording> =
-            (0..salts).filter(|_| rate < 1.0).map(|salt| recording.sampled(rate, salt + 1)).collect();
+        let sampled = if rate < 1.0 { recording.sampled(SAMPLES, rate) } else { Vec::new() };
         let parts: Vec<&Recording> =
             if sampled.is_empty() { vec![recording] } else { sampled.iter().collect() };
         // The larger ones first, so that no thread is left alone with one at the end.
@@ -116,8 +118,14 @@ impl Surface {
             .collect();
         tasks.sort_by_key(|&(_, part)| std::cmp::Reverse(parts[part].touches.len()));
         let steps = |&(_, part): &(usize, usize)| parts[part].touches.len() as u64;
-        let counts = work.share("simulating", &tasks, steps, |&(ram, part), done| {
-            column(parts[part], sizes, sizes.ram_bytes[ram], done)
+        let counts: Vec<Result<_>> = work.share("simulating", &tasks, steps, |&(ram, part), done| {
+            let part = parts[part];
+            let mut column = Column::new(part.block_size, part.rate, sizes, sizes.ram_bytes[ram])?;
+            for touches in part.touches.chunks(part.touches.len() / 64 + 1) {
+                column.advance(touches);
+                done(touches.len() as u64);
+            }
+            Ok(column.counts())
         });
         let mut columns: Vec<Vec<Vec<Counts>>> = vec![Vec::new(); sizes.ram_bytes.len()];
         for (&(ram, _), counts) in tasks.iter().zip(counts) {
@@ -125,81 +133,105 @@ impl Surface {
         }
         let reads =
             recording.touches.iter().filter(|touch| !touch.is_write).map(|touch| u64::from(touch.count));
-        let wanted_reads = reads.sum::<u64>() as f64 * rate;
-        let cells = cells(sizes, recording, &columns, wanted_reads, rate)?;
-        Ok(Self { cells, rate: rate * recording.rate, salts })
+        Self::of_columns(sizes, recording.block_size, &columns, (reads.sum(), Logged::of(recording)), rate)
+    }
+
+    /// By RAM size and sample what was counted over each SSD size. All samples are of a share `rate` of a trace that has so
+    /// many `reads` of blocks, and of which so much would be `logged`.
+    pub(super) fn of_columns(
+        sizes: &Sizes,
+        block_size: BlockSize,
+        columns: &[Vec<Vec<Counts>>],
+        (reads, logged): (u64, Logged),
+        rate: f64,
+    ) -> Result<Self> {
+        let cells = cells(sizes, block_size, columns, (reads as f64 * rate, logged), rate)?;
+        Ok(Self { cells, rate, samples: columns.first().map_or(1, Vec::len) as u64 })
     }
 }
 
 /// The share of the blocks of `recording`, of which there are `unique`, to simulate for each sample; 1: all, once.
 pub(super) fn rate_for(recording: &Recording, unique: u64, sizes: &Sizes, effort: Effort) -> f64 {
-    let steps = || recording.references() * sizes.ram_bytes.len() as u64 * (1 + sizes.ssd_bytes.len() as u64);
+    let steps = || recording.references() * sizes.columns();
     let sampled = SAMPLE_BLOCKS as f64 / unique.max(1) as f64;
     match effort {
         Effort::Exact => 1.0,
-        // It is a sample already, and how far off that may be only samples of it tell.
-        _ if recording.rate < 1.0 => sampled.min(1.0 / SALTS as f64),
         Effort::Auto if steps() <= EXACT_STEPS_MAX => 1.0,
         // Samples would together be half as long as the trace.
-        _ if sampled * SALTS as f64 >= 0.5 => 1.0,
+        _ if sampled * SAMPLES as f64 >= 0.5 => 1.0,
         _ => sampled,
     }
 }
 
-/// One RAM size over all SSD sizes.
-fn column(part: &Recording, sizes: &Sizes, ram_bytes: u64, done: &dyn Fn(u64)) -> Result<Vec<Counts>> {
-    let whole = sizes.config(part.block_size, RamSize::Bytes(ram_bytes));
-    let scale = |blocks: u64, least: u64| ((blocks as f64 * part.rate).round() as u64).max(least);
-    let config = if part.rate < 1.0 {
-        sizes.config(part.block_size, RamSize::Blocks(scale(whole.ram_blocks()?, 8)))
-    } else {
-        whole
-    };
-    let mut ssds = Vec::new();
-    for &bytes in sizes.ssd_bytes.iter().filter(|&&bytes| bytes > 0) {
-        let size = if part.rate < 1.0 {
-            let layout = Sizes::layout(part.block_size, bytes)?.expect("one of some bytes");
-            SsdSize::Blocks(scale(layout.capacity_blocks(), 16))
-        } else {
-            SsdSize::Bytes(bytes)
-        };
-        let mut ssd = SsdConfig::new("simulated", size);
-        ssd.policy.write_budget_bytes_per_day =
-            sizes.ssd_write_budget.map(|bytes| (bytes as f64 * part.rate) as u64);
-        ssds.push(ssd);
-    }
-    let mut simulation = Simulation::over(&config, &ssds)?;
-    for touches in part.touches.chunks(part.touches.len() / 64 + 1) {
-        touches.iter().for_each(|touch| simulate(&mut simulation, touch, part.block_size, sizes.write));
-        done(touches.len() as u64);
-    }
-    let mut ssd_index = 0..;
-    let block_bytes = part.block_size.bytes() as f64;
-    let counts = sizes.ssd_bytes.iter().map(|&bytes| {
-        let index = if bytes > 0 { ssd_index.next() } else { None };
-        let stats = simulation.stats_over(index.unwrap_or(0));
-        let all =
-            Counts { reads: stats.reads as f64, disk_reads: stats.disk_reads as f64, ..Counts::default() };
-        match index {
-            // Without an SSD what it would have answered comes from the disk.
-            None => Counts { disk_reads: (stats.disk_reads + stats.read_ssd_hits) as f64, ..all },
-            Some(_) => Counts {
-                ssd_hits: stats.read_ssd_hits as f64,
-                ssd_bytes_written: (stats.ssd.bytes_written - stats.ssd.record_bytes_written) as f64,
-                ssd_bytes_demoted: stats.ssd.blocks_written as f64 * block_bytes,
-                record_bytes: stats.ssd.record_bytes_written as f64,
-                ..all
-            },
-        }
-    });
-    Ok(counts.collect())
+/// One RAM size over all SSD sizes, of one sample.
+pub(super) struct Column<'a> {
+    simulation: Simulation,
+    sizes: &'a Sizes,
+    block_size: BlockSize,
 }
 
-fn simulate(simulation: &mut Simulation, touch: &Touch, block_size: BlockSize, mode: Mode) {
-    if touch.is_write {
-        simulation.write_in(mode.into(), touch.first, touch.sectors(block_size), touch.time_us);
-    } else {
-        simulation.read(touch.first, touch.count.into(), touch.time_us);
+impl<'a> Column<'a> {
+    /// Of a sample that has the share `rate` of all blocks.
+    pub(super) fn new(block_size: BlockSize, rate: f64, sizes: &'a Sizes, ram_bytes: u64) -> Result<Self> {
+        let whole = sizes.config(block_size, RamSize::Bytes(ram_bytes));
+        let scale = |blocks: u64, least: u64| ((blocks as f64 * rate).round() as u64).max(least);
+        let config = if rate < 1.0 {
+            sizes.config(block_size, RamSize::Blocks(scale(whole.ram_blocks()?, 8)))
+        } else {
+            whole
+        };
+        let mut ssds = Vec::new();
+        for &bytes in sizes.ssd_bytes.iter().filter(|&&bytes| bytes > 0) {
+            let size = if rate < 1.0 {
+                let layout = Sizes::layout(block_size, bytes)?.expect("one of some bytes");
+                SsdSize::Blocks(scale(layout.capacity_blocks(), 16))
+            } else {
+                SsdSize::Bytes(bytes)
+            };
+            let mut ssd = SsdConfig::new("simulated", size);
+            ssd.policy.write_budget_bytes_per_day =
+                sizes.ssd_write_budget.map(|bytes| (bytes as f64 * rate) as u64);
+            ssds.push(ssd);
+        }
+        Ok(Self { simulation: Simulation::over(&config, &ssds)?, sizes, block_size })
+    }
+
+    pub(super) fn advance<'t>(&mut self, touches: impl IntoIterator<Item = &'t Touch>) {
+        for touch in touches {
+            let (count, sectors) = (u64::from(touch.count), touch.sectors(self.block_size));
+            if touch.is_write {
+                self.simulation.write_in(self.sizes.write.into(), touch.first, sectors, touch.time_us);
+            } else {
+                self.simulation.read(touch.first, count, touch.time_us);
+            }
+        }
+    }
+
+    /// Over each SSD size, so far.
+    pub(super) fn counts(&self) -> Vec<Counts> {
+        let mut ssd_index = 0..;
+        let block_bytes = self.block_size.bytes() as f64;
+        let counts = self.sizes.ssd_bytes.iter().map(|&bytes| {
+            let index = if bytes > 0 { ssd_index.next() } else { None };
+            let stats = self.simulation.stats_over(index.unwrap_or(0));
+            let all = Counts {
+                reads: stats.reads as f64,
+                disk_reads: stats.disk_reads as f64,
+                ..Counts::default()
+            };
+            match index {
+                // Without an SSD what it would have answered comes from the disk.
+                None => Counts { disk_reads: (stats.disk_reads + stats.read_ssd_hits) as f64, ..all },
+                Some(_) => Counts {
+                    ssd_hits: stats.read_ssd_hits as f64,
+                    ssd_bytes_written: (stats.ssd.bytes_written - stats.ssd.record_bytes_written) as f64,
+                    ssd_bytes_demoted: stats.ssd.blocks_written as f64 * block_bytes,
+                    record_bytes: stats.ssd.record_bytes_written as f64,
+                    ..all
+                },
+            }
+        });
+        counts.collect()
     }
 }
 
@@ -210,40 +242,42 @@ fn shares(counts: &Counts, reads: f64) -> (f64, f64) {
 
 fn cells(
     sizes: &Sizes,
-    recording: &Recording,
+    block_size: BlockSize,
     columns: &[Vec<Vec<Counts>>],
-    wanted_reads: f64,
+    (wanted_reads, logged): (f64, Logged),
     rate: f64,
 ) -> Result<Vec<Cell>> {
     let estimate =
         |counts: &Counts, adjusted: bool| shares(counts, if adjusted { wanted_reads } else { counts.reads });
     let spread = |adjusted: bool| -> f64 {
-        let of_cell = |salts: &Vec<Vec<Counts>>, ssd: usize| {
-            deviation(&salts.iter().map(|counts| estimate(&counts[ssd], adjusted).1).collect::<Vec<_>>())
+        let of_cell = |samples: &Vec<Vec<Counts>>, ssd: usize| {
+            deviation(&samples.iter().map(|counts| estimate(&counts[ssd], adjusted).1).collect::<Vec<_>>())
         };
-        columns.iter().flat_map(|salts| (0..sizes.ssd_bytes.len()).map(move |ssd| of_cell(salts, ssd))).sum()
+        columns
+            .iter()
+            .flat_map(|samples| (0..sizes.ssd_bytes.len()).map(move |ssd| of_cell(samples, ssd)))
+            .sum()
     };
     let adjusted = rate < 1.0 && spread(true) < spread(false);
     let mut cells = Vec::new();
-    for (&ram_bytes, salts) in sizes.ram_bytes.iter().zip(columns) {
+    for (&ram_bytes, counts) in sizes.ram_bytes.iter().zip(columns) {
         for (ssd, &ssd_bytes) in sizes.ssd_bytes.iter().enumerate() {
-            let samples: Vec<Counts> = salts.iter().map(|counts| counts[ssd]).collect();
+            let samples: Vec<Counts> = counts.iter().map(|counts| counts[ssd]).collect();
             let of = |of: &dyn Fn(&Counts) -> f64| samples.iter().map(of).collect::<Vec<f64>>();
             let ssd_shares = of(&|counts| estimate(counts, adjusted).0);
             let disk_shares = of(&|counts| estimate(counts, adjusted).1);
             let ram_shares: Vec<f64> =
                 ssd_shares.iter().zip(&disk_shares).map(|(ssd, disk)| 1.0 - ssd - disk).collect();
-            let whole = rate * recording.rate;
-            let layout = Sizes::layout(recording.block_size, ssd_bytes)?;
+            let layout = Sizes::layout(block_size, ssd_bytes)?;
             let has_log = layout.is_some() && sizes.write == Mode::BackSsd;
-            let (page_bytes, record_bytes) = match recording.logged {
+            let (page_bytes, record_bytes) = match logged {
                 _ if !has_log => (0.0, 0.0),
                 // A sample has a record for each block, and knows no better.
-                logged if whole < 1.0 => (logged.page_bytes as f64, logged.record_bytes as f64),
-                logged => (logged.page_bytes as f64, mean(&of(&|counts| counts.record_bytes))),
+                Logged { page_bytes, record_bytes } if rate < 1.0 => (page_bytes as f64, record_bytes as f64),
+                Logged { page_bytes, .. } => (page_bytes as f64, mean(&of(&|counts| counts.record_bytes))),
             };
-            let written = mean(&of(&|counts| counts.ssd_bytes_written)) / whole + record_bytes;
-            let given = mean(&of(&|counts| counts.ssd_bytes_demoted)) / whole + page_bytes;
+            let written = mean(&of(&|counts| counts.ssd_bytes_written)) / rate + record_bytes;
+            let given = mean(&of(&|counts| counts.ssd_bytes_demoted)) / rate + page_bytes;
             cells.push(Cell {
                 ram_bytes,
                 ssd_bytes,
@@ -262,12 +296,12 @@ fn cells(
     Ok(cells)
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// The standard deviation; 0 of a single value.
-fn deviation(values: &[f64]) -> f64 {
+pub(super) fn deviation(values: &[f64]) -> f64 {
     let mean = mean(values);
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (squares / (values.len() as f64 - 1.0).max(1.0)).sqrt()
@@ -280,4 +314,4 @@ pub(super) fn error(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 #[path = "surface_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -2,18 +2,19 @@
 
 use std::path::Path;
 
-use super::super::load::{Grid, Limits, Logged, Survey};
+use super::super::load::{Grid, Limits, Survey};
 use super::*;
 use crate::replay::Addressing;
 use crate::trace::Source;
 
-fn recording(path: &Path, limits: Limits) -> Recording {
+fn recording(path: &Path) -> Recording {
     let block_size = BlockSize::new(4096).expect("a good size");
     let addressing = Addressing { block_size, one_block_each: false, writes_as_reads: false };
     let (grid, work) = (Grid { addressing, shift_bytes: 0 }, Work { is_shown: false });
     let source = Source::open(path, &crate::trace::Options::default()).expect("the trace can be opened");
-    let survey = Survey::of(&source, &grid, &work).expect("the trace can be read");
-    Recording::load(&source, &grid, &survey, limits, &work).expect("the trace can be read")
+    let [survey] = Survey::of(&source, &[grid], &work).expect("the trace can be read");
+    assert!(Limits::BOUNDED.keep(&survey), "{} is small enough to be kept whole", path.display());
+    Recording::load(&source, &grid, &survey, &work).expect("the trace can be read")
 }
 
 /// Four RAM sizes and five of the SSD, none among them.
@@ -34,7 +35,7 @@ fn sizes(unique: u64) -> Sizes {
 }
 
 /// Mean absolute error of disk shares, the worst one, and how many lie outside their own error bar.
-fn compare(exact: &Surface, sampled: &Surface) -> (f64, f64, usize) {
+pub(in super::super) fn compare(exact: &Surface, sampled: &Surface) -> (f64, f64, usize) {
     let off = |(one, other): (&Cell, &Cell)| (one.disk_share - other.disk_share).abs();
     let pairs = || exact.cells.iter().zip(&sampled.cells);
     let outside = pairs().filter(|&(one, other)| off((one, other)) > other.disk_share_error).count();
@@ -63,8 +64,7 @@ fn touches(count: u64, seed: u64) -> Vec<Touch> {
 fn a_sampled_surface_is_near_the_exact_one_and_its_error_bars_hold_it() {
     let seed = fastrand::u64(..);
     let block_size = BlockSize::new(4096).expect("a good size");
-    let recording =
-        Recording { touches: touches(200_000, seed), rate: 1.0, block_size, logged: Logged::default() };
+    let recording = Recording { touches: touches(200_000, seed), rate: 1.0, block_size };
     let (sizes, work) = (sizes(100_000), Work { is_shown: false });
     let exact = Surface::simulate(&recording, &sizes, 1.0, &work).expect("sizes that work");
     let sampled = Surface::simulate(&recording, &sizes, 0.1, &work).expect("sizes that work");
@@ -74,28 +74,6 @@ fn a_sampled_surface_is_near_the_exact_one_and_its_error_bars_hold_it() {
     assert!(outside <= exact.cells.len() / 5, "seed {seed}: {outside} outside of {}", exact.cells.len());
     let written = |surface: &Surface| surface.cells.iter().map(|cell| cell.ssd_bytes_written).sum::<f64>();
     assert!((written(&sampled) / written(&exact) - 1.0).abs() < 0.1, "seed {seed}");
-}
-
-#[test]
-fn a_trace_too_large_to_be_kept_is_thinned_and_error_bars_hold_the_whole() {
-    let seed = fastrand::u64(..);
-    let text: String =
-        touches(200_000, seed).iter().map(|touch| format!("{}\n", touch.first.as_u64())).collect();
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), text).expect("room for it");
-    let (sizes, work) = (sizes(100_000), Work { is_shown: false });
-    let (references, blocks) = (40_000, 20_000);
-    let limits = Limits { whole_bytes: 4 << 20, references, blocks };
-    let (whole, thinned) = (recording(file.path(), Limits::NONE), recording(file.path(), limits));
-    assert_eq!((whole.references(), whole.rate), (200_000, 1.0));
-    let (kept, unique) = (thinned.references(), u64::from(thinned.dense().unique()));
-    assert!(thinned.rate < 0.21 && kept < references * 6 / 5 && unique < blocks * 6 / 5, "{kept}, {unique}");
-    let rate = rate_for(&thinned, unique, &sizes, Effort::Auto);
-    assert!(rate <= 1.0 / SALTS as f64, "a sample of it for each salt: {rate}");
-    let exact = Surface::simulate(&whole, &sizes, 1.0, &work).expect("sizes that work");
-    let sampled = Surface::simulate(&thinned, &sizes, rate, &work).expect("sizes that work");
-    let (mean, _, outside) = compare(&exact, &sampled);
-    assert!(mean < 0.04 && outside <= exact.cells.len() / 5, "seed {seed}: {mean}, {outside} outside");
 }
 
 #[test]
@@ -110,15 +88,15 @@ fn what_goes_to_a_log_is_told_by_samples_as_by_the_whole() {
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), text).expect("a file of ours can be written");
-    let recording = recording(file.path(), Limits::NONE);
+    let recording = recording(file.path());
     let (sizes, work) = (sizes(20_000), Work { is_shown: false });
     let surface = |write, rate| {
         let sizes = Sizes { write, ..sizes.clone() };
         Surface::simulate(&recording, &sizes, rate, &work).expect("sizes that work").cells
     };
     let (back, exact, sampled) =
-        (surface(Mode::Back, 1.0), surface(Mode::BackSsd, 1.0), surface(Mode::BackSsd, 0.3));
-    let logged = recording.logged.record_bytes as f64;
+        (surface(Mode::Back, 1.0), surface(Mode::BackSsd, 1.0), surface(Mode::BackSsd, 0.2));
+    let logged = Logged::of(&recording).record_bytes as f64;
     for (index, exact) in exact.iter().enumerate().filter(|(_, cell)| cell.ssd_bytes > 0) {
         let near = |bytes: f64, wanted: f64| (bytes / wanted - 1.0).abs() < 0.05;
         let of_log = exact.ssd_bytes_written - back[index].ssd_bytes_written;
@@ -139,8 +117,7 @@ fn what_goes_to_a_log_is_told_by_samples_as_by_the_whole() {
 #[test]
 fn a_surface_without_an_ssd_counts_in_ram_what_one_with_an_ssd_counts_there() {
     let block_size = BlockSize::new(4096).expect("a good size");
-    let recording =
-        Recording { touches: touches(50_000, 1), rate: 1.0, block_size, logged: Logged::default() };
+    let recording = Recording { touches: touches(50_000, 1), rate: 1.0, block_size };
     let sizes = Sizes {
         ram_bytes: vec![8 << 20],
         ssd_bytes: vec![0, 64 << 20],
@@ -181,8 +158,7 @@ fn on_recorded_traces_the_mean_error_is_at_most_a_point_and_inside_the_error_bar
         "msr/msr.cut.per_10k.rw_40_60.1370.trace.zst",
     ];
     for file in files {
-        let recording = recording(&directory.join(file), Limits::BOUNDED);
-        assert_eq!(recording.rate, 1.0, "{file} is small enough to be kept whole");
+        let recording = recording(&directory.join(file));
         let unique = u64::from(recording.dense().unique());
         let (sizes, work) = (sizes(unique), Work { is_shown: false });
         let rate = rate_for(&recording, unique, &sizes, Effort::Sampled);

@@ -4,7 +4,7 @@ use crate::page::canvas::heat;
 use crate::page::escape;
 use crate::serve::interval::{Interval, is_read, is_write};
 use crate::serve::report::{ConnectionReport, ExportReport, Report};
-use crate::tune::OutlookReport;
+use crate::tune::{OutlookReport, ProgressReport};
 use crate::units::{show_bytes, show_bytes_rate, show_count, show_rate, show_seconds, show_us};
 
 /// A table whose first columns, `texts` of them, are text and the others numbers. The first names its row.
@@ -103,7 +103,9 @@ fn about(bytes: u64) -> String {
 pub(super) fn sizes(report: &Report) -> String {
     let outlooks = &report.outlooks;
     if outlooks.is_empty() {
-        return "<p class=\"note\">Not enough traffic was seen yet.</p>".into();
+        let lacks = ProgressReport::show(report.outlook_progress);
+        let (first, rest) = lacks.split_at(1);
+        return format!("<p class=\"note\">{}{rest}.</p>", first.to_uppercase());
     }
     let rows: Vec<&[OutlookReport]> =
         outlooks.chunk_by(|one, other| one.ram_bytes == other.ram_bytes).collect();

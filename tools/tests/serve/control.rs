@@ -69,7 +69,10 @@ except nbd.Error:
     assert!(table.contains("read ram") && table.contains("dirty on the SSD"), "{table}");
     assert!(told(&ground, &["exports"]).contains("disk"));
     assert!(json(&ground, "connections").is_array());
-    assert_eq!(told(&ground, &["what-if"]), "not enough traffic was seen yet");
+    let lacks = told(&ground, &["what-if"]);
+    let progress = &json(&ground, "what-if")["progress"];
+    assert!(number(&progress["references_seen"]) < number(&progress["references_wanted"]), "{progress}");
+    assert!(lacks.starts_with("not enough traffic was seen yet: ") && lacks.contains(" of "), "{lacks}");
     assert_eq!(server.stop().code, Some(0));
 }
 
@@ -80,7 +83,11 @@ fn modes_change_and_the_ssd_goes_and_comes_while_the_service_runs() {
     let server = Server::of_disk(&ground, &["--ssd-file", "ssd", "--ssd-size", "128MiB"]);
     assert_eq!(told(&ground, &["set-mode", "back-ssd", "disk"]), "disk writes in mode back-ssd");
     assert_eq!(json(&ground, "exports")[0]["mode"], "back-ssd");
-    assert!(told(&ground, &["safe-to-unplug"]).starts_with("no: exports write back to it: disk"));
+    for arguments in [&["safe-to-unplug"][..], &["--json", "safe-to-unplug"]] {
+        let run = ctl(&ground, arguments);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""), "{arguments:?}: {}", run.stdout);
+        assert!(run.stdout.contains("exports write back to it: disk"), "{}", run.stdout);
+    }
     assert!(refused(&ground, &["detach-ssd"]).contains("give it another mode first"));
     assert_eq!(told(&ground, &["set-mode", "through"]), "every export writes in mode through");
     assert!(told(&ground, &["safe-to-unplug"]).starts_with("yes: "));
@@ -223,6 +230,8 @@ fn what_cannot_be_is_said_in_one_line_and_the_service_goes_on() {
     let nobody = ground.terrace(&["ctl", "--socket", "nowhere", "stats"]);
     assert_eq!(nobody.code, Some(2));
     assert!(nobody.stderr.contains("name the socket"), "{}", nobody.stderr);
+    let nobody = ground.terrace(&["ctl", "--socket", "nowhere", "safe-to-unplug"]);
+    assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(2), ""), "that is no answer");
     let mut stream = UnixStream::connect(ground.path().join("nbd.control")).expect("it is served");
     let mut answers = BufReader::new(stream.try_clone().expect("a second handle"));
     for line in ["", "{}", "nonsense", "{\"command\": \"format\"}", "{\"command\": \"drain\"}"] {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,6 +31,23 @@ impl Manager {
     /// The next that is no sign of life.
     fn news(&self) -> String {
         std::iter::repeat_with(|| self.told()).find(|told| told != "WATCHDOG=1").expect("there is no end")
+    }
+}
+
+/// A service that does not let clients in yet; killed when it goes.
+struct Opening(Child);
+
+impl Opening {
+    fn of(command: &mut Command) -> Self {
+        Self(command.spawn().expect("the binary was built for this test"))
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        // It has ended when the test went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -106,9 +124,8 @@ fn while_a_disk_gets_what_only_the_ssd_has_a_manager_waits_and_a_wish_to_end_doe
     server.kill();
     for (stop_timeout, signals) in [("3600s", 2), ("1s", 1)] {
         let mut command = ground.command(&[&arguments[..], &["--stop-timeout", stop_timeout]].concat());
-        let mut opening =
-            command.env("NOTIFY_SOCKET", ground.path().join("notify")).spawn().expect("it was built");
-        let mut lines = BufReader::new(opening.stderr.take().expect("it is a pipe")).lines();
+        let mut opening = Opening::of(command.env("NOTIFY_SOCKET", ground.path().join("notify")));
+        let mut lines = BufReader::new(opening.0.stderr.take().expect("it is a pipe")).lines();
         let mut said = || lines.next().expect("it says more").expect("text");
         for _ in 0..signals {
             assert_eq!(
@@ -120,13 +137,13 @@ fn while_a_disk_gets_what_only_the_ssd_has_a_manager_waits_and_a_wish_to_end_doe
             assert!(said().starts_with("terrace: still opening: "));
         }
         for signal in 0..signals {
-            kill_process(Pid::from_child(&opening), Signal::TERM).expect("it runs");
+            kill_process(Pid::from_child(&opening.0), Signal::TERM).expect("it runs");
             if signal == 0 {
                 assert!(said().starts_with("terrace: stopping once everything is open"));
             }
         }
         assert!(said().starts_with("terrace: ended before clients were let in; what only the SSD has "));
-        assert_eq!(opening.wait().expect("it ends").code(), Some(2));
+        assert_eq!(opening.0.wait().expect("it ends").code(), Some(2));
     }
     // Ready when the disk has everything.
     let server = Server::start(&ground, &arguments);

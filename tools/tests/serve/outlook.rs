@@ -66,7 +66,8 @@ fn a_service_that_runs_says_what_other_sizes_would_do() {
     let server = Server::start(&ground, &[&at, &tiers[..]].concat());
     let early = tune(&ground, &[]);
     assert_eq!(early.code, Some(2));
-    assert!(early.stderr.contains("was asked for too little to tell yet; ask again"), "{}", early.stderr);
+    let lacks = "not enough traffic was seen yet: 0 of 20,000 references to blocks of the sample; ask again";
+    assert!(early.stderr.contains(lacks), "{}", early.stderr);
     // Two windows of ten thousand blocks, and a pause between them that keeps its share of the processor small.
     let report = told(&ground, |round| read_much(&ground, seed ^ round), |_| true);
     check_head(&ground, &report);

@@ -1,7 +1,10 @@
 //! `terrace top`.
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::common::Playground;
 use crate::harness::{MIB, Server, have, make_disk, nbdsh};
@@ -44,6 +47,61 @@ fn what_cannot_be_watched_is_said_in_one_line() {
     assert_eq!(server.stop().code, Some(0));
 }
 
+/// The command in a terminal, killed when it goes.
+struct Terminal {
+    script: Child,
+    keys: Option<ChildStdin>,
+    screen: ChildStdout,
+    seen: String,
+}
+
+impl Terminal {
+    fn of(ground: &Playground) -> Self {
+        let terrace = env!("CARGO_BIN_EXE_terrace");
+        let top = format!("stty rows 24 cols 80; {terrace} {}; echo ended with $?; stty -a", TOP.join(" "));
+        let mut script = Command::new("script")
+            .args(["-q", "-e", "-c", &top, "/dev/null"])
+            .current_dir(ground.path())
+            .env("TERM", "xterm-256color")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it is there");
+        let keys = script.stdin.take();
+        let screen = script.stdout.take().expect("it is a pipe");
+        Self { script, keys, screen, seen: String::new() }
+    }
+
+    fn until(&mut self, word: &str) {
+        let mut bytes = [0; 4096];
+        while !self.seen.contains(word) {
+            let count = self.screen.read(&mut bytes).expect("it can be read");
+            assert!(count > 0, "it ended without {word:?}: {:?}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    }
+
+    fn press(&mut self, keys: &[u8]) {
+        self.keys.as_mut().expect("it has not ended").write_all(keys).expect("it reads");
+    }
+
+    /// All that was on the screen.
+    fn ended(mut self) -> String {
+        self.keys = None;
+        let _ = self.screen.read_to_string(&mut self.seen);
+        assert!(self.script.wait().expect("it ends").success(), "{:?}", self.seen);
+        std::mem::take(&mut self.seen)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended when the test went well.
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
 #[test]
 fn in_a_terminal_it_draws_outlives_the_service_and_leaves_the_terminal_as_it_was() {
     if !have(&["script"]) {
@@ -52,38 +110,38 @@ fn in_a_terminal_it_draws_outlives_the_service_and_leaves_the_terminal_as_it_was
     let ground = Playground::new();
     make_disk(&ground, "disk", 4 * MIB);
     let server = Server::of_disk(&ground, &[]);
-    let terrace = env!("CARGO_BIN_EXE_terrace");
-    let top = format!("stty rows 24 cols 80; {terrace} {}; echo ended with $?; stty -a", TOP.join(" "));
-    let mut script = Command::new("script")
-        .args(["-q", "-e", "-c", &top, "/dev/null"])
-        .current_dir(ground.path())
-        .env("TERM", "xterm-256color")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it is there");
-    let mut keys = script.stdin.take().expect("it is a pipe");
-    let mut screen = script.stdout.take().expect("it is a pipe");
-    let mut seen = String::new();
-    let mut until = |word: &str| {
-        let mut bytes = [0; 4096];
-        while !seen.contains(word) {
-            let count = screen.read(&mut bytes).expect("it can be read");
-            assert!(count > 0, "it ended without {word:?}: {seen:?}");
-            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
-        }
-    };
-    until("terrace");
-    until("operation");
+    let mut terminal = Terminal::of(&ground);
+    terminal.until("terrace");
+    terminal.until("operation");
     assert_eq!(server.stop().code, Some(0));
-    until("no answer at");
-    keys.write_all(b"xq").expect("it reads");
-    until("ended with 0");
-    until("echo");
-    drop(keys);
-    let _ = screen.read_to_string(&mut seen);
-    assert!(script.wait().expect("it ends").success(), "{seen:?}");
+    terminal.until("no answer at");
+    terminal.press(b"xq");
+    terminal.until("ended with 0");
+    terminal.until("echo");
+    let seen = terminal.ended();
     let after = seen.split("ended with 0").nth(1).expect("it was seen");
     assert!(after.contains(" icanon") && after.contains(" echo"), "{after}");
     assert!(seen.contains("\u{1b}[?1049h") && seen.contains("\u{1b}[?1049l"), "the other screen: {seen:?}");
+}
+
+/// It waited for the answer, ten seconds long, before it looked at the keys.
+#[test]
+fn it_quits_at_once_while_the_service_hangs() {
+    if !have(&["script"]) {
+        return;
+    }
+    let ground = Playground::new();
+    make_disk(&ground, "disk", 4 * MIB);
+    let server = Server::of_disk(&ground, &[]);
+    let mut terminal = Terminal::of(&ground);
+    terminal.until("operation");
+    server.signal(Signal::STOP);
+    terminal.until("takes its time to answer");
+    let since = Instant::now();
+    terminal.press(b"q");
+    terminal.until("ended with 0");
+    assert!(since.elapsed() < Duration::from_secs(5), "after {:?}", since.elapsed());
+    terminal.ended();
+    server.signal(Signal::CONT);
+    assert_eq!(server.stop().code, Some(0));
 }

@@ -11,11 +11,12 @@ use super::{ConvertArgs, CutArgs, MergeArgs, VolumesAre, pour, produce};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::trace::command::info::describe;
+use crate::trace::command::overview::overview;
 use crate::trace::formats::recording::explain;
 
 pub(super) fn convert(args: &ConvertArgs, print: impl Fn(&str)) -> Result<()> {
     let source = Source::open(&args.trace, &args.input.options())?;
-    print(&describe(&source));
+    print(&overview(&source)?);
     produce(&args.output.output, args.output.how, print, |sink| {
         let (mut reader, position) = source.reader()?;
         let progress = Progress::new("converting", source.file_bytes());
@@ -27,7 +28,7 @@ pub(super) fn merge(args: &MergeArgs, print: impl Fn(&str)) -> Result<()> {
     let options = args.input.options();
     let sources: Vec<Source> =
         args.traces.iter().map(|path| Source::open(path, &options)).collect::<Result<_>>()?;
-    sources.iter().for_each(|source| print(&describe(source)));
+    sources.iter().try_for_each(|source| overview(source).map(|said| print(&said)))?;
     let mapping = match args.volumes {
         _ if !args.map.is_empty() => Mapping::Given(args.map.clone()),
         VolumesAre::Apart => Mapping::Apart,
@@ -59,7 +60,8 @@ pub(super) fn cut(args: &CutArgs, print: impl Fn(&str)) -> Result<()> {
     };
     window.check()?;
     let source = Source::open(&args.trace, &args.input.options())?;
-    print(&describe(&source));
+    // It may be cut because it cannot be read to its end.
+    print(&overview(&source).unwrap_or_else(|_| describe(&source)));
     produce(&args.output.output, args.output.how, print, |sink| {
         let volumes = match indexed(&source, &window)? {
             Some(mut part) => part.pour(sink)?,

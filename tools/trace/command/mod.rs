@@ -3,6 +3,7 @@
 mod copy;
 mod generate;
 mod info;
+mod overview;
 
 use std::path::PathBuf;
 

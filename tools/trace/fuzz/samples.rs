@@ -6,10 +6,12 @@ use clap::ValueEnum;
 
 use super::super::write::{Sink, Target};
 use super::super::{Format, Kind, Request, Span};
+use super::{DETECTED, target_of};
 
 /// A good trace, as an entry takes it.
+#[derive(Clone)]
 pub struct Valid {
-    pub target: &'static str,
+    pub target: String,
     pub name: String,
     pub bytes: Vec<u8>,
 }
@@ -20,11 +22,11 @@ const REQUESTS: u64 = 12;
 /// A trace of each format for each entry.
 pub fn valid() -> Vec<Valid> {
     let mut all = Vec::new();
-    for (number, &format) in Format::value_variants().iter().enumerate() {
+    for &format in Format::value_variants() {
         let trace = trace(format);
-        let chosen = [&[number as u8, 0][..], &trace].concat();
-        all.push(Valid { target: "reader", name: format.name().into(), bytes: chosen });
-        all.push(Valid { target: "detected", name: format.name().into(), bytes: trace });
+        let chosen = [&[0][..], &trace].concat();
+        all.push(Valid { target: target_of(format), name: format.name().into(), bytes: chosen });
+        all.push(Valid { target: DETECTED.into(), name: format.name().into(), bytes: trace });
     }
     all
 }
@@ -161,6 +163,98 @@ mod tests {
         let mut reader = place::Placed::around(format.reader(Input::from_bytes(bytes), &options), &options);
         let next = || reader.next_request().unwrap_or_else(|failure| panic!("{format:?}: {failure}"));
         std::iter::from_fn(next).collect()
+    }
+
+    /// What is read of `bytes`, and why no more.
+    fn read_until_refused(format: Format, bytes: &[u8]) -> (Vec<Request>, Option<String>) {
+        let mut reader = format.reader(Input::from_bytes(bytes), &Options::default());
+        let mut requests = Vec::new();
+        loop {
+            match reader.next_request() {
+                Ok(Some(request)) => requests.push(request),
+                Ok(None) => return (requests, None),
+                Err(failure) => return (requests, Some(failure.to_string())),
+            }
+        }
+    }
+
+    fn lines(bytes: &[u8]) -> usize {
+        bytes.iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    #[test]
+    fn every_format_that_is_cut_short_anywhere_gives_what_is_before_or_the_line_or_byte_and_what_it_expected()
+    {
+        for &format in Format::value_variants() {
+            let whole = trace(format);
+            let (all, refused) = read_until_refused(format, &whole);
+            assert_eq!(refused, None, "{format:?}");
+            for end in 0..whole.len() {
+                let (found, refused) = read_until_refused(format, &whole[..end]);
+                let Some(said) = refused else {
+                    // Cut between two requests, or inside the last field of one.
+                    assert!(found.len() <= all.len(), "{format:?} up to {end}");
+                    continue;
+                };
+                assert_eq!(found, all[..found.len()], "{format:?} up to {end}: {said}");
+                let place = if format.parser(&Options::default()).is_some() {
+                    format!(", line {}: expected ", lines(&whole[..end]) + 1)
+                } else {
+                    "byte ".into()
+                };
+                assert!(said.contains(&place), "{format:?} up to {end}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_names_the_line_or_byte_of_what_is_no_request_of_it() {
+        for &format in Format::value_variants() {
+            let whole = trace(format);
+            let requests = read_until_refused(format, &whole).0.len();
+            if format.parser(&Options::default()).is_none() {
+                let mut bad = [&whole[..], b"\xff\xff\xff"].concat();
+                if format == Format::Terrace {
+                    // What lies behind its end is nobody's; it is damaged before.
+                    bad[whole.len() / 3] ^= 1;
+                }
+                let (found, said) = read_until_refused(format, &bad);
+                let said = said.unwrap_or_else(|| panic!("{format:?} takes anything"));
+                let place = match format {
+                    Format::Terrace => "damaged at byte ".into(),
+                    _ => format!("at byte {}: expected", whole.len()),
+                };
+                assert!(said.contains(&place), "{format:?}: {said}");
+                assert!(found.len() == requests || format == Format::Terrace, "{format:?}: {said}");
+                continue;
+            }
+            // Other text, another format's line, numbers with units or none, more than a number holds.
+            for bad in [
+                "It was a dark night.",
+                "\u{fffd}",
+                "1,2,3,4,5,6,7,8,9,10,11,12",
+                "4KiB",
+                "-1",
+                "1e3 0x 5s 7 8",
+            ] {
+                let text = [&whole[..], bad.as_bytes(), b"\n"].concat();
+                let (found, said) = read_until_refused(format, &text);
+                let said = said.unwrap_or_else(|| panic!("{format:?} takes `{bad}`"));
+                assert_eq!(found.len(), requests, "{format:?}: {said}");
+                let place = format!(", line {}: expected ", lines(&whole) + 1);
+                assert!(said.contains(&place) && said.contains("found `"), "{format:?}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_takes_nothing_for_no_requests() {
+        for &format in Format::value_variants() {
+            let (found, said) = read_until_refused(format, b"");
+            assert!(found.is_empty(), "{format:?}");
+            // A recording has a head also when nothing was recorded.
+            assert!(said.is_none() || format == Format::Terrace, "{format:?}: {said:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
@@ -49,6 +49,8 @@ impl<T: Send, F: FnOnce() -> Result<T> + Send> Held for Job<T, F> {
 pub(crate) struct Disk {
     file: Arc<File>,
     pub(crate) info: Mutex<ExportInfo>,
+    /// What the next question for it waits for, when it has said that it came.
+    pub(crate) info_waits_for: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     answers: Answers,
     held: Mutex<Vec<Box<dyn Held>>>,
     came: Condvar,
@@ -112,6 +114,7 @@ impl Disk {
         Arc::new(Self {
             file: Arc::new(file),
             info: Mutex::new(info),
+            info_waits_for: Mutex::default(),
             answers,
             held: Mutex::default(),
             came: Condvar::new(),
@@ -211,6 +214,11 @@ fn read(file: &File, offset: u64, bytes: u32) -> Result<Vec<u8>> {
 
 impl Export for Disk {
     fn info(&self) -> ExportInfo {
+        let waits_for = self.info_waits_for.lock().take();
+        if let Some((came, waits_for)) = waits_for {
+            came.send(()).unwrap();
+            waits_for.recv().unwrap();
+        }
         self.info.lock().clone()
     }
 

@@ -60,7 +60,7 @@ fn a_handshake_that_is_never_finished_ends() {
 /// CVE-2024-7409: a server that let any number of clients in.
 #[test]
 fn one_client_too_many_is_turned_away_until_another_leaves() {
-    let limits = Limits { connections_max: 3, ..Limits::default() };
+    let limits = Limits { connections_max: 3, handshake_time: NEVER, ..Limits::default() };
     let served = Served::with(&Disk::filled(4096, Answers::AtOnce), limits, TlsMode::Off);
     let _in_handshake = Client::connect(served.path());
     let mut others = [Heads::Simple, Heads::Extended].map(|heads| Client::ready(served.path(), heads));
@@ -73,6 +73,31 @@ fn one_client_too_many_is_turned_away_until_another_leaves() {
     served.wait_for_connections(2);
     assert_eq!(Client::ready(served.path(), Heads::Simple).read(0, 10), Ok(content(0, 10)));
     assert_eq!(served.server().stats().turned_away, 5);
+}
+
+/// Clients that connected and said nothing took all the room there was, for ten seconds, and then others like them.
+#[test]
+fn clients_that_stay_in_their_handshake_make_room_for_others() {
+    let limits = Limits { connections_max: 3, ..patient() };
+    let slow = limits.handshake_time / 10;
+    let served = Served::with(&Disk::filled(4096, Answers::AtOnce), limits, TlsMode::Off);
+    let mut staying = Client::ready(served.path(), Heads::Simple);
+    let mut silent = Client::silent(served.path());
+    served.wait_for_connections(2);
+    let mut half = Client::connect(served.path());
+    half.send(b"IHAVEOPT\0\0");
+    std::thread::sleep(slow);
+    let mut coming = Client::ready(served.path(), Heads::Simple);
+    assert_eq!(silent.bytes(18).len(), 18);
+    silent.expect_end();
+    let _another = Client::ready(served.path(), Heads::Simple);
+    half.expect_end();
+    Client::silent(served.path()).expect_end();
+    for client in [&mut staying, &mut coming] {
+        assert_eq!(client.read(0, 10), Ok(content(0, 10)), "who has chosen does not notice");
+    }
+    let stats = served.server().stats();
+    assert_eq!((stats.connections, stats.turned_away), (3, 1));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use terrace_nbd::Drained;
 
 use super::Served;
-use super::client::{ALL_HEADS, Ask, Client, ESHUTDOWN, Heads, READ};
+use super::client::{ACK, ALL_HEADS, Ask, Client, ESHUTDOWN, Heads, READ, info_request};
 use super::disk::{Answers, Disk, content};
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -103,6 +103,25 @@ fn the_clients_of_one_export_are_sent_away_and_others_stay() {
     let who = &served.server().connections()[0];
     assert_eq!((who.export.as_deref(), who.has_tls), (Some("second"), false));
     assert_eq!((who.traffic.requests, who.traffic.failures), (1, 0));
+}
+
+/// The client had found the export before it was taken away, and chose it after the others had been sent away: it stayed, and
+/// every request of it failed.
+#[test]
+fn who_chooses_an_export_while_that_is_taken_away_is_sent_away_too() {
+    let disk = Disk::filled(4096, Answers::AtOnce);
+    let served = Served::new(&disk);
+    let mut choosing = Client::connect(served.path());
+    let ((came, is_here), (go_on, waits_for)) = (channel(), channel());
+    *disk.info_waits_for.lock() = Some((came, waits_for));
+    choosing.send_option(7, &info_request("disk", &[]));
+    is_here.recv().unwrap();
+    served.exports.remove("disk");
+    served.server().disconnect("disk");
+    go_on.send(()).unwrap();
+    assert_eq!(choosing.answers(7).last(), Some(&(ACK, vec![])));
+    choosing.expect_end();
+    served.wait_for_connections(0);
 }
 
 #[test]
