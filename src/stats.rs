@@ -51,6 +51,9 @@ pub struct Stats {
     pub unsynced_blocks: u64,
     /// Blocks that nobody can give any more, now; [`crate::Volume::lost_blocks`] names them.
     pub lost_blocks: u64,
+    /// Volumes whose backing store does not take what they have for it, now: the last write, sync or discard there failed. What
+    /// it was for is kept and tried again, and [`crate::Volume::flush`] says why.
+    pub failing_volumes: u64,
     /// Operations on the backing stores as they were issued, adjacent ones merged.
     pub disk_read_operations: u64,
     pub disk_read_bytes: u64,

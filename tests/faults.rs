@@ -109,8 +109,10 @@ fn a_write_below_that_fails_stays_dirty_until_it_succeeds() {
             }
         }
         assert_eq!(bytes_of(&volume, 0, BLOCK), content(0, 1), "it reads as it was written");
+        assert_eq!(cache.stats().failing_volumes, 1);
         device.clear_faults();
         volume.flush().expect("a write that began before the flush and fails is tried again");
+        assert_eq!(cache.stats().failing_volumes, 0);
         assert_below(&device, 0..2, 1);
         cache.assert_quiet();
         cache.close().expect("the cache closes");

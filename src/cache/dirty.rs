@@ -411,6 +411,11 @@ impl Dirty {
     }
 
     /// Blocks were held back: those that fail before they are tried again share the pause.
+    /// Whether something is to go below, and nothing could when that was tried last.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failure.is_some() && self.dirty_blocks() + self.unsynced_blocks() > 0
+    }
+
     pub(super) fn note_failure(&mut self) {
         let now = Instant::now();
         let pause = match &self.failure {

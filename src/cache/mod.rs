@@ -462,7 +462,9 @@ impl Inner {
             stats.dirty_blocks += dirty.dirty_blocks();
             stats.unsynced_blocks += dirty.unsynced_blocks();
             stats.lost_blocks += dirty.lost_blocks();
+            let is_failing = dirty.is_failing();
             drop(dirty);
+            stats.failing_volumes += u64::from(is_failing || self.fails_to_destage(&volume));
             stats.lost_blocks += self.bad_in_log(&volume).len() as u64;
         }
         for lane in self.lanes.lock().values() {

@@ -90,7 +90,7 @@ impl Ssd {
         Demote::Append(plan)
     }
 
-    /// The slots of one write are written: `crcs` as [`append`] gave them, or none when the write failed.
+    /// The slots of one write are written: `crcs` as [`super::append`] gave them, or none when the write failed.
     /// A block that was voided meanwhile does not come back.
     pub fn finish_append(&mut self, plans: &[SlotPlan], crcs: Option<&[u32]>) -> Option<SealPlan> {
         for (index, plan) in plans.iter().enumerate() {

@@ -53,6 +53,8 @@ pub(crate) struct Now {
     pub(crate) ssd_dirty_blocks: u64,
     /// Blocks that nobody can give any more.
     pub(crate) lost_blocks: u64,
+    /// Exports whose disk did not take what was last to be written there. It is kept and tried again.
+    pub(crate) failing_exports: u64,
     pub(crate) ssd_cached_blocks: u64,
     pub(crate) ssd_capacity_blocks: u64,
     /// Segments of the cache file that a start has not read yet.
@@ -228,6 +230,7 @@ impl Now {
             unsynced_blocks: stats.unsynced_blocks,
             ssd_dirty_blocks: stats.ssd.dirty_blocks,
             lost_blocks: stats.lost_blocks,
+            failing_exports: stats.failing_volumes,
             ssd_cached_blocks: stats.ssd.cached_blocks,
             ssd_capacity_blocks: stats.ssd.capacity_blocks,
             ssd_segments_unread: stats.ssd.segments_unread,
@@ -362,6 +365,7 @@ pub(crate) mod tests {
                 unsynced_blocks: 2,
                 ssd_dirty_blocks: 1,
                 lost_blocks: 0,
+                failing_exports: 0,
                 ssd_cached_blocks: 1 << 20,
                 ssd_capacity_blocks: 6 << 20,
                 ssd_segments_unread: 0,

@@ -66,6 +66,19 @@ fn what_cannot_be_written_is_refused_before_the_work_and_costs_no_answer_behind_
     assert!(run.stderr.contains("cannot write /dev/full") && run.stdout.contains("Take "), "{}", run.stdout);
 }
 
+/// Ends that are counted from them are no numbers: debug builds ended there, and others passed such ids over.
+#[test]
+fn the_largest_id_is_one_like_any_other_and_the_last_byte_too_far_for_a_volume() {
+    let ground = Playground::new();
+    ground.file("ids", b"1\n18446744073709551615\n1\n18446744073709551615\n");
+    let report = json(&ground.terrace(&["tune", "ids", "--block-size", "4k", "--json"]));
+    assert_eq!((report["references"].as_u64(), report["unique_blocks"].as_u64()), (Some(4), Some(2)));
+    ground.file("end", b"5,100,R,18446744073709551615,0\n5,101,R,0,4096\n");
+    let run = ground.terrace(&["tune", "end"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("2^40 is the limit"), "{}", run.stderr);
+}
+
 #[test]
 fn constraints_are_kept_and_a_trace_without_times_is_asked_for_its_length() {
     let ground = Playground::new();

@@ -149,6 +149,9 @@ fn state(report: &Report) -> Line<'static> {
     if let Some(failure) = &report.now.ssd_off_for {
         spans.push(Span::from(format!("   SSD OFF: its {failure} failed")).bold().red());
     }
+    if report.now.failing_exports > 0 {
+        spans.push(Span::from("   A DISK TAKES NO WRITES").bold().red());
+    }
     if report.now.lost_blocks > 0 {
         let lost = show_bytes(report.now.lost_blocks * report.block_bytes);
         spans.push(Span::from(format!("   LOST: {lost}")).bold().red());
@@ -310,6 +313,10 @@ mod tests {
         report.now.lost_blocks = 2;
         let lines = drawn(100, 24, &report, None).join("\n");
         assert!(lines.contains("SSD OFF: its journal failed   LOST: 32 KiB"), "{lines}");
+        report.now.ssd_off_for = None;
+        report.now.failing_exports = 1;
+        let lines = drawn(100, 24, &report, None).join("\n");
+        assert!(lines.contains("   A DISK TAKES NO WRITES   LOST: 32 KiB"), "{lines}");
         assert!(drawn(80, 24, &report, Some("no answer")).join("\n").contains("no answer"));
     }
 

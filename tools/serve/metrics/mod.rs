@@ -160,6 +160,14 @@ impl Scrape {
 
     fn lanes(&self, to: &mut Families<'_>) -> fmt::Result {
         let stats = &self.snapshot.stats;
+        to.gauge(
+            (
+                "failing_exports",
+                None,
+                "Disks that did not take what was last to be written there; it is kept and tried again",
+            ),
+            stats.failing_volumes,
+        )?;
         let by_lane =
             |ssd: u64, disk: u64| vec![(vec![("lane", "ssd")], ssd), (vec![("lane", "disk")], disk)];
         to.gauges(

@@ -146,6 +146,12 @@ fn warnings(report: &Report) -> String {
         let bytes = show_bytes(now.lost_blocks * report.block_bytes);
         said.push(format!("{bytes} of what was written are lost; terrace ctl lost says which."));
     }
+    if now.failing_exports > 0 {
+        said.push(format!(
+            "{} of the disks takes no writes: what it lacks is kept and tried again, and terrace ctl flush says why.",
+            show_count(now.failing_exports)
+        ));
+    }
     if now.ssd_segments_unread > 0 {
         let segments = show_count(now.ssd_segments_unread);
         said.push(format!("The SSD is not all warm yet: {segments} segments have not been read."));
@@ -349,6 +355,17 @@ mod tests {
             assert_eq!(page.matches("<svg").count(), if seconds == 0 { 0 } else { FIGURES.len() });
             assert_eq!(page.matches("<figure hidden").count(), if seconds == 0 { FIGURES.len() } else { 0 });
         }
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_writes_is_a_warning() {
+        let warned = |failing_exports| {
+            let (mut history, mut report) = (History::default(), a_report(1.0));
+            report.now.failing_exports = failing_exports;
+            history.note(report, std::time::Instant::now());
+            parts(&history)["warnings"].contains("1 of the disks takes no writes")
+        };
+        assert!(warned(1) && !warned(0));
     }
 
     #[test]
