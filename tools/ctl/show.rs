@@ -58,9 +58,10 @@ fn stats(report: &Report) -> String {
         row("dirty in RAM", in_blocks(now.dirty_blocks)),
         row("dirty on the SSD", in_blocks(now.ssd_dirty_blocks)),
         row("lost", in_blocks(now.lost_blocks)),
+        row("exports whose disk takes nothing", show_count(now.failing_exports)),
         row("written to the SSD", show_bytes(counters.ssd_bytes_written)),
         row("read from the disks", show_bytes(counters.disk_read_bytes)),
-        row("written to the disks", show_bytes(counters.disk_write_bytes)),
+        row("written to the disks, with what failed", show_bytes(counters.disk_write_bytes)),
         row("clients", show_count(report.clients.connections)),
     ];
     let mut text = table(&["tiers", ""], rows).to_string();

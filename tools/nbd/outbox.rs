@@ -257,6 +257,13 @@ impl Outbox {
         (state.requests, state.bytes)
     }
 
+    /// Whether one request is at the export, and no reply waits for the client. One on its way to the socket has gone: the
+    /// client may have it before whoever sends it knows.
+    pub(crate) fn has_only_one(&self) -> bool {
+        let state = self.state.lock();
+        state.at_export == 1 && state.queue.replies.is_empty()
+    }
+
     /// Deals with a client that takes nothing: what was lent is copied, and after the time for that the connection is cut.
     pub(crate) fn look(&self, now: Instant) {
         let mut state = self.state.lock();

@@ -299,7 +299,7 @@ impl<'a> Transmission<'a> {
     /// A read that cannot be answered at once: here when it is all that the client wants, elsewhere when more may come.
     fn read(&mut self, ticket: Ticket) {
         let (export, offset, bytes) = (&self.session.export, ticket.offset, ticket.bytes as u32);
-        let is_only_one = self.input.is_empty() && self.outbox.in_flight().0 == 1;
+        let is_only_one = self.input.is_empty() && self.outbox.has_only_one();
         let done = Done::of_read(self.outbox.clone(), ticket);
         if !is_only_one || self.crowd_left > 0 {
             self.crowd_left = self.crowd_left.saturating_sub(1);

@@ -23,6 +23,7 @@ pub(crate) mod control;
 mod doors;
 mod errors;
 mod export;
+mod health;
 mod helpers;
 mod history;
 mod http;
@@ -47,6 +48,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use args::ServeArgs;
 use check::Checked;
+use health::Health;
 use notify::Manager;
 use service::Service;
 use signals::Event;
@@ -54,6 +56,8 @@ use signals::Event;
 use crate::failure::{Failure, Result};
 use crate::memory;
 
+/// How often it is looked whether something fails.
+const LOOK: Duration = Duration::from_secs(5);
 /// A service manager waits so much longer than the service takes.
 const MARGIN: Duration = Duration::from_secs(5);
 /// How often a service manager hears that the service is being opened, which is to go on for [`PATIENCE`].
@@ -152,12 +156,10 @@ struct Life {
 impl Life {
     /// Does what events ask for, until one asks to end.
     fn wait_for_end(&self, events: &Receiver<Event>, reloads: &SyncSender<()>) {
+        let mut health = Health::default();
+        let interval = self.manager.watchdog_interval().map_or(LOOK, |interval| interval.min(LOOK));
         loop {
-            let event = match self.manager.watchdog_interval() {
-                Some(interval) => events.recv_timeout(interval),
-                None => events.recv().map_err(RecvTimeoutError::from),
-            };
-            match event {
+            match events.recv_timeout(interval) {
                 // If there is no room one is yet to begin, which will find the file as it is now.
                 Ok(Event::Reload) => drop(reloads.try_send(())),
                 Ok(Event::Stop | Event::Ended(_)) | Err(RecvTimeoutError::Disconnected) => return,
@@ -165,7 +167,7 @@ impl Life {
                 Ok(Event::Opened) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     // It takes every lock that requests take: one that nobody gets keeps the watchdog waiting.
-                    self.service.cache.stats();
+                    health.look(&self.service.cache.stats());
                     self.manager.alive();
                 }
             }
