@@ -90,6 +90,9 @@ fn constraints_are_kept_and_a_trace_without_times_is_asked_for_its_length() {
     let report = json(&ground.terrace(&[&tune[..], &["--trace-time", "1d", "--json"]].concat()));
     let taken = &report["recommendation"];
     assert!(taken["ssd_bytes"] == 0 || taken["life_years"].as_f64() >= Some(2.0), "{taken}");
+    let report = json(&ground.terrace(&["tune", "ids", "--block-size", "4k", "--within", "0", "--json"]));
+    let [taken, fastest] = ["recommendation", "fastest"].map(|which| &report[which]["read_mean_us"]);
+    assert!(taken.is_number() && taken == fastest, "no candidate may be faster: {taken}, {fastest}");
     let report = json(&ground.terrace(&["tune", "ids", "--block-size", "4k", "--ram-max", "1MiB", "--json"]));
     assert!(report["recommendation"]["ram_bytes_total"].as_u64() <= Some(1 << 20));
 }

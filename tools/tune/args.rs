@@ -144,7 +144,7 @@ pub(crate) struct TuneArgs {
     pub(crate) p99: Option<u64>,
 
     /// How much slower than the best the answer may be for being cheaper, in percent of the mean read latency
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = positive, help_heading = "Constraints")]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = share, help_heading = "Constraints")]
     pub(crate) within: f64,
 
     /// Simulate all of the trace, or samples of it; by itself: all of it where that takes seconds. A trace that fits 192 MiB
@@ -206,6 +206,11 @@ fn parse_span_us(text: &str) -> Result<u64, String> {
         0 => Err("expected a time above 0, such as 90m, 2h or 7d".into()),
         us => Ok(us),
     }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number >= 0.0 && number.is_finite());
+    number.ok_or_else(|| "expected a number from 0 on".into())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
