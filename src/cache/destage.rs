@@ -26,7 +26,7 @@ use terrace_tiers::block::{SECTOR_BYTES, Version, mask};
 use terrace_tiers::device::PageBuf;
 use terrace_tiers::ssd::{DestageRun, LogRead, ReadVerdict, Tombstone};
 
-use super::dirty::{Failure, RETRY_MAX, RETRY_MIN, VolumeState};
+use super::dirty::{Began, Failure, RETRY_MAX, RETRY_MIN, VolumeState};
 use super::discard::discard_below;
 use super::flush::FlushDone;
 use super::ssd::SsdTier;
@@ -54,6 +54,8 @@ pub(super) struct Destage {
     /// Who waits until the log has nothing of the volume.
     pub(super) drains: Vec<FlushDone>,
     failure: Option<Failure>,
+    /// Something was written or discarded below that no sync has covered since: the log has it too.
+    is_unsynced: bool,
     /// The volume is on its way out of a log that takes nothing any more: see `fall_back`.
     pub(super) is_leaving: bool,
     /// Who waits for the end of that.
@@ -73,6 +75,8 @@ struct Written {
     bytes: u64,
     /// Syncs below that had failed when the first of them was written.
     failures_before: u64,
+    /// How things stood then: a flush that came later is not told of what failed.
+    began: Option<Began>,
     /// What could not be done since, and why the last of it; that ends the round if nothing else could.
     failures: u32,
     failure: Option<TierError>,
@@ -153,6 +157,16 @@ impl Inner {
         result
     }
 
+    /// The log is about to lose what it has of `volume`, of which nothing is being destaged: what was written below, and could
+    /// not be synced, is synced now. A backing store that takes nothing any more is given up.
+    pub(super) fn sync_what_was_destaged(&self, volume: &VolumeState) {
+        if volume.destage.lock().is_unsynced {
+            let result = volume.device.sync();
+            self.counters.disk_syncs.fetch_add(1, Ordering::Relaxed);
+            volume.destage.lock().is_unsynced = result.is_err();
+        }
+    }
+
     /// Whether dirty blocks or discards wait for room in the log: a flush that closes the cache may be behind them. What
     /// fills the log may be another volume's, which nothing else has destaged then.
     fn needs_room(&self, volume: &VolumeState) -> bool {
@@ -200,7 +214,8 @@ impl Inner {
     /// One run, and what comes after it.
     fn run_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, mut written: Written) {
         if written.is_empty() && written.failures == 0 {
-            written.failures_before = volume.dirty.lock().syncs.failures;
+            let began = volume.dirty.lock().begin();
+            (written.failures_before, written.began) = (began.sync_failures, Some(began));
         }
         let run = if self.may_destage(volume) { self.next_run(volume, &written) } else { None };
         match run {
@@ -258,6 +273,7 @@ impl Inner {
         let blocks = tombstone.blocks();
         let (start, end) = (blocks.start << volume.block_shift, blocks.end << volume.block_shift);
         let bytes = end.min(volume.len_bytes).saturating_sub(start);
+        volume.destage.lock().is_unsynced = true;
         let discarded =
             if bytes == 0 { Ok(()) } else { discard_below(volume, start, bytes).map_err(Arc::new) };
         self.note_below(volume);
@@ -289,6 +305,7 @@ impl Inner {
             }
         }
         self.make_voids_durable();
+        volume.destage.lock().is_unsynced = true;
         if self.write_destaged(volume, &reads, &buffer).is_err() {
             let alone =
                 reads.iter().map(|read| self.write_destaged(volume, std::slice::from_ref(read), &buffer));
@@ -340,7 +357,7 @@ impl Inner {
     /// Ends a round, or a part of it, with a sync below.
     fn sync_destaged(self: &Arc<Self>, volume: &Arc<VolumeState>, written: Written) {
         if written.is_empty() {
-            return self.end_destage(volume, written.failure.map_or(Ok(()), Err));
+            return self.end_destage(volume, written.began, written.failure.map_or(Ok(()), Err));
         }
         let (inner, volume_again) = (self.clone(), volume.clone());
         let done = move |result| inner.finish_destaged(&volume_again, &written, result);
@@ -354,7 +371,7 @@ impl Inner {
         match result {
             Ok(()) if !has_failed => {
                 if let Err(cause) = self.finish_tombstones(&written.tombstones) {
-                    return self.end_destage(volume, Err(cause));
+                    return self.end_destage(volume, written.began, Err(cause));
                 }
                 ssd.with(|tier| {
                     written.reads.iter().for_each(|read| tier.finish_destage(read));
@@ -366,12 +383,15 @@ impl Inner {
                 if self.leaves_logs_be() {
                     self.ticker.watched_volumes().iter().for_each(|other| self.take_put_off(other));
                 }
-                volume.destage.lock().failure = None;
+                {
+                    let mut destage = volume.destage.lock();
+                    (destage.failure, destage.is_unsynced) = (None, false);
+                }
                 self.submit_destage(volume, Written::default());
             }
             Ok(()) => self.submit_destage(volume, Written::default()),
-            Err(Error::StillDirty { cause, .. }) => self.end_destage(volume, Err(cause)),
-            Err(_) => self.end_destage(volume, Ok(())),
+            Err(Error::StillDirty { cause, .. }) => self.end_destage(volume, written.began, Err(cause)),
+            Err(_) => self.end_destage(volume, written.began, Ok(())),
         }
     }
 
@@ -400,7 +420,12 @@ impl Inner {
     }
 
     /// The round found nothing, or failed, or the cache closes.
-    fn end_destage(self: &Arc<Self>, volume: &Arc<VolumeState>, result: Result<(), TierError>) {
+    fn end_destage(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeState>,
+        began: Option<Began>,
+        result: Result<(), TierError>,
+    ) {
         let ssd = self.ssd().expect("there is a log to destage");
         let is_needed = self.needs_room(volume);
         let mut destage = volume.destage.lock();
@@ -437,7 +462,7 @@ impl Inner {
         if let Err(error) = result {
             let (waits_for_room, began) = {
                 let dirty = volume.dirty.lock();
-                (dirty.put_off.len() as u64, dirty.begin())
+                (dirty.put_off.len() as u64, began.unwrap_or_else(|| dirty.begin()))
             };
             // An opened file has room that nobody may use before all of it is read: that comes without destage.
             if waits_for_room > 0 && !ssd.with(|tier| tier.is_recovering()) {

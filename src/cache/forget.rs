@@ -51,7 +51,10 @@ impl Inner {
             return self.forget_at_rest(volume, blocks, false);
         }
         // What was read from the log must not be written below after this returned, nor after a read behind the fence.
-        self.without_destage(volume, || self.forget_at_rest(volume, blocks, true))
+        self.without_destage(volume, || {
+            self.sync_what_was_destaged(volume);
+            self.forget_at_rest(volume, blocks, true)
+        })
     }
 
     /// Nothing is being destaged, if the volume `has_log`.

@@ -297,8 +297,9 @@ impl Volume {
     /// that is waited for. Both ends lie between blocks, or at the end of the volume.
     ///
     /// What was acknowledged and not flushed is lost: this is for a backing store that was changed behind the cache, or
-    /// one that takes no writes any more. A flush does not wait for blocks that were forgotten. Not for callbacks to
-    /// call.
+    /// one that takes no writes any more. A flush does not wait for blocks that were forgotten. Of what was on its way from
+    /// the log on the SSD when a sync of the backing store failed, that one has what it has: it is synced once more, and
+    /// given up if it cannot be. Not for callbacks to call.
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::NotWholeBlocks`].

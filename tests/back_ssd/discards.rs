@@ -128,3 +128,30 @@ fn what_is_forgotten_does_not_come_back_from_the_log_after_a_crash_nor_go_below(
     (0..12).for_each(|block| assert!(stored(&*devices.disk, block * BLOCK as u64, BLOCK) == wanted(block)));
     cache.assert_quiet();
 }
+
+/// It read as it was written, a flush came back, and after a crash it was older: the crash sweep found it.
+#[test]
+fn what_a_destage_wrote_and_could_not_sync_is_synced_before_the_log_forgets_it() {
+    let devices = Devices::recorded(&Arc::new(Journal::default()));
+    // Nothing goes below by itself.
+    let config = Config { background: Background::OnSettle, ..devices.config() };
+    let cache = Cache::open(&config).expect("the cache opens");
+    let volume = cache.attach("disk", devices.disk.clone(), WriteMode::BackSsd).expect("the volume attaches");
+    let log_what_cannot_be_synced = || {
+        (0..8).for_each(|block| write(&volume, block, 1));
+        volume.flush().expect("the log is there");
+        devices.disk.fail(Fault::every(Operation::Sync));
+        cache.settle().expect_err("what is below cannot be synced");
+    };
+    let syncs_of_a_forget = || {
+        let before = devices.disk.counters().syncs;
+        volume.forget(0, 8 * BLOCK as u64).expect("a forget succeeds");
+        volume.flush().expect("nothing is dirty");
+        devices.disk.counters().syncs - before
+    };
+    log_what_cannot_be_synced();
+    devices.disk.clear_faults();
+    assert_eq!([syncs_of_a_forget(), syncs_of_a_forget()], [1, 0]);
+    log_what_cannot_be_synced();
+    assert_eq!(syncs_of_a_forget(), 1, "a disk that is dead is given up");
+}
