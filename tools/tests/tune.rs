@@ -200,7 +200,7 @@ fn bad_sizes_and_places_end_in_one_line_and_2() {
         &["--report", "."],
         &["--trace-time", "0s"],
         &["--probe", "missing"],
-        &["--within", "0"],
+        &["--within=-1"],
         &["--life-years", "0"],
         &["--life-years", "101"],
         &["--ssd-latency", "5ms,1ms"],
