@@ -102,15 +102,21 @@ impl Drop for Terminal {
     }
 }
 
-#[test]
-fn in_a_terminal_it_draws_outlives_the_service_and_leaves_the_terminal_as_it_was() {
+/// A service, and a terminal in which it is watched; none where there is no terminal to be had.
+fn watched() -> Option<(Playground, Server, Terminal)> {
     if !have(&["script"]) {
-        return;
+        return None;
     }
     let ground = Playground::new();
     make_disk(&ground, "disk", 4 * MIB);
     let server = Server::of_disk(&ground, &[]);
-    let mut terminal = Terminal::of(&ground);
+    let terminal = Terminal::of(&ground);
+    Some((ground, server, terminal))
+}
+
+#[test]
+fn in_a_terminal_it_draws_outlives_the_service_and_leaves_the_terminal_as_it_was() {
+    let Some((_ground, server, mut terminal)) = watched() else { return };
     terminal.until("terrace");
     terminal.until("operation");
     assert_eq!(server.stop().code, Some(0));
@@ -127,13 +133,7 @@ fn in_a_terminal_it_draws_outlives_the_service_and_leaves_the_terminal_as_it_was
 /// It waited for the answer, ten seconds long, before it looked at the keys.
 #[test]
 fn it_quits_at_once_while_the_service_hangs() {
-    if !have(&["script"]) {
-        return;
-    }
-    let ground = Playground::new();
-    make_disk(&ground, "disk", 4 * MIB);
-    let server = Server::of_disk(&ground, &[]);
-    let mut terminal = Terminal::of(&ground);
+    let Some((_ground, server, mut terminal)) = watched() else { return };
     terminal.until("operation");
     server.signal(Signal::STOP);
     // It asks meanwhile.
